@@ -1,0 +1,3 @@
+//! The `netlab` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Hairpin: a STUN/TURN server for the public Internet.
