@@ -1,1 +1,5 @@
 //! Hairpin: a STUN/TURN server for the public Internet.
+
+pub mod shard;
+pub mod stun;
+pub mod turn;

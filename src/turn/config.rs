@@ -1,0 +1,199 @@
+//! What the machine may rely on: already checked, the same for all shards.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::PeerPolicy;
+use crate::stun::{AddressFamily, integrity};
+
+/// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// REALM, at most 128 bytes.
+    pub realm: String,
+    /// SOFTWARE in authenticated responses, at most 128 bytes.
+    pub software: Option<String>,
+    /// Who may allocate.
+    pub credentials: Credentials,
+    /// What nonces are made with.
+    pub nonces: NonceKeys,
+    /// Where relays live. A family without an address here is answered 440.
+    pub relays: Vec<RelayAddress>,
+    /// Ports of relayed transport addresses, of all shards together.
+    pub ports: PortRange,
+    /// Which peers may be reached.
+    pub peers: PeerPolicy,
+    /// How long things live.
+    pub lifetimes: Lifetimes,
+    /// How many there may be.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Whether this is the address of relays, as peers see it.
+    pub(super) fn is_relay_ip(&self, ip: IpAddr) -> bool {
+        self.relays.iter().any(|relay| relay.advertise == ip)
+    }
+}
+
+/// Static users and shared secrets, both at once.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// Long-lived users by name.
+    pub users: HashMap<String, StaticUser>,
+    /// Secrets from which a web back end derives time-limited credentials (requirement REST-01). Any of them is
+    /// accepted, so that one can be replaced by the next.
+    pub secrets: Vec<SharedSecret>,
+    /// How far in the future a time-limited user name may expire, in seconds (abuse S14).
+    pub ttl_secs_max: u64,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Credentials({} users, {} secrets)",
+            self.users.len(),
+            self.secrets.len()
+        )
+    }
+}
+
+/// The keys of one user; the password itself is not kept (TURN-8656-6-02).
+#[derive(Clone, PartialEq, Eq)]
+pub struct StaticUser {
+    /// Key under MD5, unless that is all that is missing.
+    pub key_md5: Option<[u8; 16]>,
+    /// Key under SHA-256, if it is known.
+    pub key_sha256: Option<[u8; 32]>,
+}
+
+impl StaticUser {
+    /// Both keys, from a password. The strings must be prepared already.
+    pub fn from_password(username: &str, realm: &str, password: &str) -> Self {
+        Self {
+            key_md5: Some(integrity::long_term_key_md5(username, realm, password)),
+            key_sha256: Some(integrity::long_term_key_sha256(username, realm, password)),
+        }
+    }
+}
+
+impl fmt::Debug for StaticUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StaticUser(…)")
+    }
+}
+
+/// A secret shared with web back ends.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SharedSecret(pub Vec<u8>);
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedSecret(…)")
+    }
+}
+
+/// Keys of the stateless nonces; the same in all shards, so that a nonce outlives the shard that made it.
+#[derive(Clone)]
+pub struct NonceKeys {
+    /// Makes and checks.
+    pub current: [u8; 32],
+    /// Still checks, after a change of keys.
+    pub previous: Option<[u8; 32]>,
+    /// Seconds until 438, at most 3600 (TURN-8656-5-02).
+    pub lifetime_secs: u32,
+}
+
+impl fmt::Debug for NonceKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NonceKeys(…, {} s)", self.lifetime_secs)
+    }
+}
+
+/// A local address to bind relay sockets to, and what peers see of it (1:1 NAT, TURN-8656-7.2-35).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// On an interface of this machine.
+    pub bind: IpAddr,
+    /// In XOR-RELAYED-ADDRESS; of the same family.
+    pub advertise: IpAddr,
+}
+
+impl RelayAddress {
+    /// The family of both.
+    pub const fn family(&self) -> AddressFamily {
+        AddressFamily::of(self.bind)
+    }
+}
+
+/// Ports for relayed transport addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// First port, at least 1024.
+    pub first: u16,
+    /// Last port, inclusive.
+    pub last: u16,
+    /// How long a freed port rests before it is given out again, in seconds (abuse S11).
+    pub quarantine_secs: u32,
+}
+
+impl PortRange {
+    /// Whether the port lies in the range.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+/// Lifetimes in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Granted when a client asks for less, or for nothing (RFC 8656 §7.2).
+    pub allocation_default_secs: u32,
+    /// The most that is granted.
+    pub allocation_max_secs: u32,
+}
+
+/// The lifetime of a permission is exactly this (RFC 8656 §9, TURN-8656-9-02), in seconds.
+pub(super) const PERMISSION_SECS: u32 = 300;
+
+/// The lifetime of a channel binding (RFC 8656 §12, TURN-8656-12-02), in seconds.
+pub(super) const CHANNEL_SECS: u32 = 600;
+
+/// Sizes of tables and queues; reaching one is answered 508.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Allocations of one shard.
+    pub allocations: usize,
+    /// Permissions of one allocation.
+    pub permissions_per_allocation: usize,
+    /// Channels of one allocation.
+    pub channels_per_allocation: usize,
+    /// Effects not yet taken by the shell.
+    pub effects: usize,
+}
+
+/// Which of how many shards a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardIndex {
+    /// From 0.
+    pub index: u16,
+    /// At least 1.
+    pub count: u16,
+}
+
+impl ShardIndex {
+    /// The only one.
+    pub const SINGLE: Self = Self { index: 0, count: 1 };
+
+    /// The shard that owns a relay port. Pairs (even, odd) stay together, for EVEN-PORT.
+    pub const fn owner_of(self, port: u16) -> u16 {
+        (port / 2) % self.count
+    }
+
+    /// Whether this shard owns the port.
+    pub const fn owns(self, port: u16) -> bool {
+        self.owner_of(port) == self.index
+    }
+}

@@ -1,0 +1,123 @@
+//! What the machine counts, and the closed vocabularies it counts by.
+//!
+//! Each enum here is at once a metric label, a log field and the name of a test. Plain integers: the shard copies them
+//! to where a scrape can read them.
+
+use super::Traffic;
+use crate::stun::{ErrorCode, Method};
+
+/// Declares a field-less enum with its labels and the list of its variants.
+macro_rules! vocabulary {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $label:literal,)+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$inner])* $variant,)+ }
+
+        impl $name {
+            /// Every variant, in order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word used in metrics and logs.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),+ }
+            }
+        }
+    };
+}
+
+vocabulary! {
+    /// Why a packet was dropped without an answer.
+    Reason {
+        /// The first byte belongs to no protocol served here (RFC 7983).
+        NotStun = "not_stun",
+        /// The STUN header or its length field is wrong, or the method is unknown.
+        BadHeader = "bad_header",
+        /// An attribute runs past the end of an indication or response.
+        MalformedAttribute = "malformed_attribute",
+        /// FINGERPRINT does not match.
+        BadFingerprint = "bad_fingerprint",
+        /// A response, or an indication only servers send.
+        UnexpectedClass = "unexpected_class",
+        /// An indication with an attribute that must be understood and is not.
+        UnknownAttribute = "unknown_attribute",
+        /// An indication whose attributes are missing or ill-formed.
+        BadIndication = "bad_indication",
+        /// ChannelData whose length exceeds the packet.
+        BadChannelData = "bad_channel_data",
+        /// Data from a client without an allocation.
+        NoAllocation = "no_allocation",
+        /// ChannelData on a number that is not bound (any more).
+        NoChannel = "no_channel",
+        /// No permission for this peer (any more).
+        NoPermission = "no_permission",
+        /// A Send indication to a peer that policy refuses, own listeners included.
+        PeerRefused = "peer_refused",
+        /// A relayed address of this server at which nobody lives.
+        NoSuchRelay = "no_such_relay",
+        /// The request is being worked on; its answer will come.
+        RetransmissionPending = "retransmission_pending",
+        /// A datagram too large for the framing in front of the client.
+        TooLarge = "too_large",
+        /// A peer of the other family, which no socket of the allocation can reach.
+        PeerFamily = "peer_family",
+    }
+}
+
+vocabulary! {
+    /// Which check of the long-term credential mechanism a request failed.
+    Rejection {
+        /// No integrity attribute: every client's first request looks like this.
+        NoCredentials = "no_credentials",
+        /// Integrity without USERNAME, REALM or NONCE: 400.
+        Incomplete = "incomplete",
+        /// PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS do not fit what was offered: 400.
+        BadAlgorithms = "bad_algorithms",
+        /// A realm this server does not serve.
+        WrongRealm = "wrong_realm",
+        /// Nobody of this name.
+        UnknownUser = "unknown_user",
+        /// A time-limited user name whose time is over.
+        ExpiredCredential = "expired_credential",
+        /// A time-limited user name that would live longer than allowed.
+        CredentialTooLong = "credential_too_long",
+        /// The MAC does not verify: wrong password.
+        WrongPassword = "wrong_password",
+        /// The nonce is not ours, not this client's, or too old: 438.
+        StaleNonce = "stale_nonce",
+    }
+}
+
+vocabulary! {
+    /// Why an allocation ended.
+    EndReason {
+        /// Its client asked for a lifetime of zero.
+        Refreshed = "deleted_by_client",
+        /// Nobody refreshed it.
+        Expired = "expired",
+        /// The client's TCP connection closed (TURN-8656-LIFE-01).
+        PathClosed = "connection_closed",
+        /// The server is shutting down.
+        Shutdown = "shutdown",
+    }
+}
+
+/// Sums since the server was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests by method, as in [`Method::ALL`].
+    pub requests: [u64; Method::ALL.len()],
+    /// Success responses by method.
+    pub successes: [u64; Method::ALL.len()],
+    /// Error responses by code, as in [`ErrorCode::ALL`].
+    pub errors: [u64; ErrorCode::ALL.len()],
+    /// Drops by reason, as in [`Reason::ALL`].
+    pub drops: [u64; Reason::ALL.len()],
+    /// Failed authentications, as in [`Rejection::ALL`].
+    pub rejections: [u64; Rejection::ALL.len()],
+    /// Allocations made.
+    pub allocations_created: u64,
+    /// Allocations ended, as in [`EndReason::ALL`].
+    pub allocations_ended: [u64; EndReason::ALL.len()],
+    /// Application data relayed; relay-to-relay counts once in each direction, as both clients saw it.
+    pub traffic: Traffic,
+}

@@ -1,0 +1,399 @@
+//! RFC 8656 as a machine: told packets and the time, it answers with verdicts.
+//!
+//! No socket, clock, lock, thread, random source or secret-bearing log in this room, and of ours it imports only
+//! `stun`. Whoever runs a [`Server`] (a shard thread, the simulation, a test) owns the sockets, passes the time and a
+//! seed in, and does what comes back. Same inputs, same outputs: any run can be replayed.
+//!
+//! The contract, in one paragraph: every call that brings bytes returns one [`Verdict`], which says what to do with
+//! exactly these bytes, now. Slow or indirect work comes out of [`Server::next_effect`], to be drained after every
+//! call; each [`Effect`] that asks something is answered by exactly one call. Then arm a timer for
+//! [`Server::next_timeout`] and call [`Server::handle_timeout`] when it is due; a late call changes no decision, since
+//! every lifetime is compared with the clock at the moment it matters.
+//! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
+//!
+//! Reading order: this file, `relay.rs` (the hot path), `request.rs` (how a request is taken apart and answered),
+//! `authenticate.rs`, then one file a method. Tables: `allocation.rs`, `allocations.rs`, `ports.rs`, `timers.rs`.
+//! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
+//! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
+
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
+
+mod config;
+mod counters;
+mod packet;
+mod peer_policy;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use config::{
+    Config, Credentials, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex, SharedSecret, StaticUser,
+};
+pub use counters::{Counters, EndReason, Reason, Rejection};
+pub use packet::{IpFields, Packet, ReplyBuffer};
+pub use peer_policy::{PeerPolicy, PeerRefusal};
+
+use crate::stun::AddressFamily;
+
+/// A point in time: CLOCK_MONOTONIC in nanoseconds, read once per batch by the shard. Valid across processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// The moment this many seconds later.
+    #[must_use]
+    pub const fn plus_secs(self, secs: u32) -> Self {
+        Self(self.0.saturating_add(secs as u64 * 1_000_000_000))
+    }
+
+    /// Whole seconds from `self` until `later`, rounded up; zero if that has passed.
+    #[must_use]
+    pub const fn secs_until(self, later: Self) -> u32 {
+        let nanos = later.0.saturating_sub(self.0);
+        let secs = nanos.div_ceil(1_000_000_000);
+        if secs > u32::MAX as u64 { u32::MAX } else { secs as u32 }
+    }
+}
+
+/// The two clocks the machine needs: lifetimes run on the monotonic one (TURN-8656-LIFE-05), expiring credentials are
+/// written in Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Monotonic.
+    pub now: Now,
+    /// Wall clock, seconds since 1970.
+    pub unix_secs: u64,
+}
+
+/// The transport between client and server. (Towards the peer it is always UDP for now.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Datagrams; the client may retransmit.
+    Udp,
+    /// A byte stream; ChannelData is padded.
+    Tcp,
+}
+
+impl Transport {
+    /// Every transport.
+    pub const ALL: [Transport; 2] = [Transport::Udp, Transport::Tcp];
+
+    /// Whether messages travel in a byte stream.
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Tcp)
+    }
+
+    /// `udp` or `tcp`, as metrics and logs use it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// RFC 8656 §2: what identifies an allocation towards its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FiveTuple {
+    /// UDP and TCP from the same address are two allocations (TURN-8656-5-04).
+    pub transport: Transport,
+    /// The client as the server sees it.
+    pub client: SocketAddr,
+    /// The server's own address that the client sent to; answers leave from it (STUN-8489-6.3.1.2-01).
+    pub server: SocketAddr,
+}
+
+/// Names one relayed transport address of one allocation, for as long as that allocation lives.
+///
+/// It packs into 64 bits and so serves as the event token of the relay socket: no look-up by address is needed when a
+/// peer's datagram arrives. A slot is used again with another generation, so that a late event cannot hit a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RelayId {
+    /// Index into the allocation table, below 2^31.
+    pub(in crate::turn) slot: u32,
+    /// How often the slot was used before.
+    pub(in crate::turn) generation: u32,
+    /// An allocation has at most one relayed address of each family.
+    pub(in crate::turn) family: AddressFamily,
+}
+
+impl RelayId {
+    /// Packs into 64 bits.
+    pub const fn to_token(self) -> u64 {
+        let family = match self.family {
+            AddressFamily::Ipv4 => 0,
+            AddressFamily::Ipv6 => 1,
+        };
+        (self.generation as u64) << 32 | (self.slot as u64) << 1 | family
+    }
+
+    /// The reverse of [`RelayId::to_token`].
+    pub const fn from_token(token: u64) -> Self {
+        Self {
+            slot: (token as u32) >> 1,
+            generation: (token >> 32) as u32,
+            family: if token & 1 == 0 {
+                AddressFamily::Ipv4
+            } else {
+                AddressFamily::Ipv6
+            },
+        }
+    }
+
+    /// Index into dense per-relay tables of the shell: below twice the number of slots in use at the same time.
+    pub const fn index(self) -> usize {
+        (self.to_token() as u32) as usize
+    }
+}
+
+/// What to do with the bytes just handed in. `bytes` are ranges of the packet's whole buffer ([`Packet::buffer`]).
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send `bytes` of the packet from the socket of relay `from`.
+    ToPeer {
+        /// The relay whose socket sends.
+        from: RelayId,
+        /// The peer, of the relay's family.
+        to: SocketAddr,
+        /// Where in the packet's buffer the application data lies.
+        bytes: std::ops::Range<usize>,
+        /// Header fields to set where the platform can.
+        ip: IpFields,
+    },
+    /// Send `bytes` of the packet to a client (from `to.server`), framing included.
+    ToClient {
+        /// The client's 5-tuple.
+        to: FiveTuple,
+        /// Where in the packet's buffer the message lies.
+        bytes: std::ops::Range<usize>,
+        /// Header fields to set where the platform can.
+        ip: IpFields,
+    },
+    /// The peer is a relayed address of this very server, in another shard: carry `bytes` to
+    /// `ShardIndex::owner_of(relayed.port())` and hand them to [`Server::from_relay`] there.
+    ToRelay {
+        /// The receiving relayed transport address, as advertised.
+        relayed: SocketAddr,
+        /// The sending relayed transport address, as advertised.
+        from: SocketAddr,
+        /// Where in the packet's buffer the application data lies.
+        bytes: std::ops::Range<usize>,
+        /// Header fields to carry along.
+        ip: IpFields,
+    },
+    /// Answer the sender with the first `len` bytes of the reply buffer.
+    Reply {
+        /// Length in bytes.
+        len: usize,
+    },
+    /// Nothing now; an [`Effect::Send`] will answer.
+    Later,
+    /// Nothing at all.
+    Drop(Reason),
+}
+
+/// Work that is not "send these bytes now". Drained with [`Server::next_effect`] after every call.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Count this user's new allocation and bind a UDP socket to `local`; then call [`Server::relay_bound`].
+    BindRelay {
+        /// Its name from now on; the socket's event token.
+        relay: RelayId,
+        /// The local address, port included.
+        local: SocketAddr,
+        /// For quotas: the account the allocation counts for.
+        account: Arc<str>,
+    },
+    /// Close the socket of this relay (if there is one) and take the allocation off its account.
+    CloseRelay {
+        /// As in the `BindRelay` before.
+        relay: RelayId,
+        /// As in the `BindRelay` before.
+        account: Arc<str>,
+    },
+    /// Send a message that was not the answer to the call it came from.
+    Send {
+        /// The client's 5-tuple.
+        to: FiveTuple,
+        /// The whole message.
+        bytes: Box<[u8]>,
+    },
+    /// Something an operator may want to read in a log.
+    Record(Event),
+}
+
+/// Why [`Effect::BindRelay`] was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindError {
+    /// Somebody else has this port: the core tries another one, a bounded number of times.
+    PortInUse,
+    /// The account has as many allocations as allowed: 486.
+    UserQuotaReached,
+    /// The whole server has as many allocations as allowed, or is out of descriptors or memory: 508.
+    OutOfCapacity,
+}
+
+/// Something worth a log line. Closed and typed: the shell chooses the words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An allocation came to life.
+    Allocated {
+        /// Its relay.
+        relay: RelayId,
+        /// Its client.
+        path: FiveTuple,
+        /// Its relayed transport address, as advertised.
+        relayed: SocketAddr,
+        /// The account it counts for.
+        account: Arc<str>,
+        /// Granted seconds.
+        lifetime_secs: u32,
+    },
+    /// An allocation ended.
+    Ended {
+        /// Its relay.
+        relay: RelayId,
+        /// Its client.
+        path: FiveTuple,
+        /// Its relayed transport address, as advertised.
+        relayed: SocketAddr,
+        /// The account it counted for.
+        account: Arc<str>,
+        /// Why.
+        why: EndReason,
+        /// What it relayed.
+        traffic: Traffic,
+    },
+    /// A permission or channel towards this peer was refused by policy. Everyday traffic (L13): DEBUG at most.
+    PeerRefused {
+        /// The asking client.
+        path: FiveTuple,
+        /// The peer.
+        peer: SocketAddr,
+        /// Which rule.
+        why: PeerRefusal,
+    },
+    /// A request failed authentication.
+    AuthenticationFailed {
+        /// The asking client.
+        path: FiveTuple,
+        /// Which check.
+        why: Rejection,
+    },
+}
+
+/// Application data relayed for one allocation, without TURN framing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams client → peer.
+    pub packets_to_peer: u64,
+    /// Bytes client → peer.
+    pub bytes_to_peer: u64,
+    /// Datagrams peer → client.
+    pub packets_to_client: u64,
+    /// Bytes peer → client.
+    pub bytes_to_client: u64,
+}
+
+/// The machine of one shard.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    shard: ShardIndex,
+    counters: Counters,
+}
+
+impl Server {
+    /// An empty server. `seed` feeds everything here that must not be guessed: ports, transaction ids, hash order.
+    pub fn new(config: Arc<Config>, shard: ShardIndex, seed: [u8; 32]) -> Self {
+        let _ = seed;
+        Self {
+            config,
+            shard,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A message from a client: a whole datagram, or one frame of its stream.
+    pub fn from_client(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        packet: &mut Packet<'_>,
+        reply: &mut ReplyBuffer,
+    ) -> Verdict {
+        let _ = (clock, path, packet, reply, &self.config, self.shard);
+        Verdict::Drop(Reason::NotStun)
+    }
+
+    /// A datagram from a peer, at the socket of one of our relays.
+    pub fn from_peer(&mut self, clock: Clock, relay: RelayId, peer: SocketAddr, packet: &mut Packet<'_>) -> Verdict {
+        let _ = (clock, relay, peer, packet);
+        Verdict::Drop(Reason::NoPermission)
+    }
+
+    /// A packet for one of our relays that another shard's relay sent ([`Verdict::ToRelay`]).
+    pub fn from_relay(
+        &mut self,
+        clock: Clock,
+        relayed: SocketAddr,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
+        let _ = (clock, relayed, from, packet);
+        Verdict::Drop(Reason::NoPermission)
+    }
+
+    /// The answer to [`Effect::BindRelay`]. After an error nothing is bound and nothing counted.
+    pub fn relay_bound(&mut self, clock: Clock, relay: RelayId, result: Result<(), BindError>) {
+        let _ = (clock, relay, result);
+    }
+
+    /// A client's TCP connection is gone, and its allocation with it (TURN-8656-LIFE-01).
+    pub fn path_closed(&mut self, clock: Clock, path: FiveTuple) {
+        let _ = (clock, path);
+    }
+
+    /// From now on new allocations are answered 508; those that exist live on.
+    pub fn drain(&mut self) {}
+
+    /// Ends every allocation.
+    pub fn shut_down(&mut self, clock: Clock) {
+        let _ = clock;
+    }
+
+    /// Replaces the configuration. Relay addresses and ports of existing allocations stay as they are; permissions
+    /// that the new peer policy refuses end at once.
+    pub fn configure(&mut self, clock: Clock, config: Arc<Config>) {
+        let _ = clock;
+        self.config = config;
+    }
+
+    /// When [`Server::handle_timeout`] wants to be called next. O(1).
+    pub fn next_timeout(&self) -> Option<Now> {
+        None
+    }
+
+    /// Ends what has expired. Law: afterwards `next_timeout()` is `None` or later than `clock.now`.
+    pub fn handle_timeout(&mut self, clock: Clock) {
+        let _ = clock;
+    }
+
+    /// The next piece of indirect work, until `None`.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        None
+    }
+
+    /// Allocations alive now.
+    pub fn allocations(&self) -> usize {
+        0
+    }
+
+    /// Sums since this server was made.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
