@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::PeerPolicy;
+use super::{PeerPolicy, PeerRefusal};
 use crate::stun::{AddressFamily, integrity};
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -34,6 +34,19 @@ impl Config {
     /// Whether this is the address of relays, as peers see it.
     pub(super) fn is_relay_ip(&self, ip: IpAddr) -> bool {
         self.relays.iter().any(|relay| relay.advertise == ip)
+    }
+
+    /// Whether a client may have a permission for, or a channel to, this peer. A port of 0 stands for any.
+    ///
+    /// Relayed addresses of this very server are always allowed: two of its clients meet there. Its other ports are not.
+    pub(super) fn check_peer(&self, peer: SocketAddr) -> Result<(), PeerRefusal> {
+        if !self.is_relay_ip(peer.ip()) {
+            return self.peers.check(peer.ip());
+        }
+        if peer.port() == 0 || self.ports.contains(peer.port()) || self.peers.allows_by_name(peer.ip()) {
+            return Ok(());
+        }
+        Err(PeerRefusal::Own)
     }
 }
 

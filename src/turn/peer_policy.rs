@@ -77,6 +77,13 @@ impl PeerPolicy {
     }
 }
 
+impl PeerPolicy {
+    /// Whether an `allow` rule names this address.
+    pub(super) fn allows_by_name(&self, peer: IpAddr) -> bool {
+        contains(&self.allow, peer)
+    }
+}
+
 fn contains(prefixes: &[IpNet], ip: IpAddr) -> bool {
     prefixes.iter().any(|prefix| prefix.contains(&ip))
 }

@@ -1,0 +1,329 @@
+//! The table of allocations: slots with generations, found by 5-tuple, by relay, and by relayed address.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use ahash::RandomState;
+
+use super::allocate::Pending;
+use super::allocation::Allocation;
+use super::{FiveTuple, Now, RelayAddress, RelayId};
+use crate::stun::AddressFamily;
+
+/// Slots are reserved when a bind is asked for, so that the socket's name is known before the socket is.
+#[derive(Debug)]
+pub(super) struct Allocations {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_path: HashMap<FiveTuple, u32, RandomState>,
+    by_relayed: HashMap<SocketAddr, u32, RandomState>,
+    live: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all slots are live: a box would cost each a second block"
+)]
+enum State {
+    Free,
+    /// The shell is binding the socket; boxed, because it is rare and large.
+    Pending(Box<Pending>),
+    Live(Allocation),
+}
+
+/// What a 5-tuple has.
+pub(super) enum Found<'a> {
+    Nothing,
+    Pending(&'a Pending),
+    Live(RelayId, &'a mut Allocation),
+}
+
+impl Allocations {
+    pub(super) fn new(hashes: RandomState) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_path: HashMap::with_hasher(hashes.clone()),
+            by_relayed: HashMap::with_hasher(hashes),
+            live: 0,
+        }
+    }
+
+    /// Allocations alive.
+    pub(super) const fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Slots taken, by live allocations and pending ones.
+    pub(super) fn taken(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Reserves a slot. The 5-tuple must be free.
+    pub(super) fn reserve(&mut self, pending: Pending) -> RelayId {
+        let path = pending.path;
+        let family = pending.relay.address.family();
+        let state = State::Pending(Box::new(pending));
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize].state = state;
+                slot
+            }
+            None => {
+                self.slots.push(Slot { generation: 0, state });
+                u32::try_from(self.slots.len() - 1).expect("slots are limited by configuration")
+            }
+        };
+        let before = self.by_path.insert(path, slot);
+        debug_assert!(before.is_none(), "the 5-tuple was taken");
+        RelayId {
+            slot,
+            generation: self.slots[slot as usize].generation,
+            family,
+        }
+    }
+
+    /// The pending allocation of this name.
+    pub(super) fn pending_mut(&mut self, relay: RelayId) -> Option<&mut Pending> {
+        match self.slot_mut(relay)? {
+            State::Pending(pending) => Some(pending),
+            _ => None,
+        }
+    }
+
+    /// Turns a pending allocation into a live one.
+    pub(super) fn promote(&mut self, relay: RelayId, allocation: Allocation) {
+        self.by_relayed.insert(allocation.relay.relayed(), relay.slot);
+        let slot = &mut self.slots[relay.slot as usize];
+        debug_assert!(matches!(slot.state, State::Pending(_)));
+        slot.state = State::Live(allocation);
+        self.live += 1;
+    }
+
+    /// Frees the slot of a pending allocation. Its 5-tuple is freed unless that was done before.
+    pub(super) fn take_pending(&mut self, relay: RelayId) -> Option<Pending> {
+        let slot = self
+            .slots
+            .get_mut(relay.slot as usize)
+            .filter(|slot| slot.generation == relay.generation)?;
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Pending(pending) => {
+                slot.generation = slot.generation.wrapping_add(1);
+                self.free.push(relay.slot);
+                if !pending.abandoned {
+                    self.by_path.remove(&pending.path);
+                }
+                Some(*pending)
+            }
+            other => {
+                slot.state = other;
+                None
+            }
+        }
+    }
+
+    /// The client of a pending allocation is gone: its 5-tuple is free, the slot waits for the shell's answer.
+    pub(super) fn abandon(&mut self, path: &FiveTuple) {
+        if let Some(&slot) = self.by_path.get(path)
+            && let State::Pending(pending) = &mut self.slots[slot as usize].state
+        {
+            pending.abandoned = true;
+            self.by_path.remove(path);
+        }
+    }
+
+    /// Takes a live allocation out.
+    pub(super) fn remove(&mut self, relay: RelayId) -> Option<Allocation> {
+        let slot = self
+            .slots
+            .get_mut(relay.slot as usize)
+            .filter(|slot| slot.generation == relay.generation)?;
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Live(allocation) => {
+                slot.generation = slot.generation.wrapping_add(1);
+                self.free.push(relay.slot);
+                self.by_path.remove(&allocation.path);
+                self.by_relayed.remove(&allocation.relay.relayed());
+                self.live -= 1;
+                Some(allocation)
+            }
+            other => {
+                slot.state = other;
+                None
+            }
+        }
+    }
+
+    /// What this 5-tuple has. An allocation whose time is over counts as nothing, but still holds its 5-tuple: callers
+    /// that want to replace it run the timers first.
+    pub(super) fn find(&mut self, now: Now, path: &FiveTuple) -> Found<'_> {
+        let Some(&index) = self.by_path.get(path) else {
+            return Found::Nothing;
+        };
+        let slot = &mut self.slots[index as usize];
+        match &mut slot.state {
+            State::Pending(pending) => Found::Pending(pending),
+            State::Live(allocation) if now < allocation.expires => {
+                let family = allocation.relay.address.family();
+                Found::Live(
+                    RelayId {
+                        slot: index,
+                        generation: slot.generation,
+                        family,
+                    },
+                    allocation,
+                )
+            }
+            _ => Found::Nothing,
+        }
+    }
+
+    /// The live allocation of this 5-tuple.
+    pub(super) fn live_by_path(&mut self, now: Now, path: &FiveTuple) -> Option<(RelayId, &mut Allocation)> {
+        match self.find(now, path) {
+            Found::Live(relay, allocation) => Some((relay, allocation)),
+            _ => None,
+        }
+    }
+
+    /// The live allocation of this name.
+    pub(super) fn live_by_relay(&mut self, now: Now, relay: RelayId) -> Option<&mut Allocation> {
+        match self.slot_mut(relay)? {
+            State::Live(allocation) if now < allocation.expires => Some(allocation),
+            _ => None,
+        }
+    }
+
+    /// The allocation of this name, even when its time is over.
+    pub(super) fn get_mut(&mut self, relay: RelayId) -> Option<&mut Allocation> {
+        match self.slot_mut(relay)? {
+            State::Live(allocation) => Some(allocation),
+            _ => None,
+        }
+    }
+
+    /// The live allocation at this relayed transport address, as advertised.
+    pub(super) fn live_by_relayed(&mut self, now: Now, relayed: SocketAddr) -> Option<(RelayId, &mut Allocation)> {
+        let index = *self.by_relayed.get(&relayed)?;
+        let slot = &mut self.slots[index as usize];
+        match &mut slot.state {
+            State::Live(allocation) if now < allocation.expires => Some((
+                RelayId {
+                    slot: index,
+                    generation: slot.generation,
+                    family: family(relayed),
+                },
+                allocation,
+            )),
+            _ => None,
+        }
+    }
+
+    /// The name of this 5-tuple's allocation if its time is over.
+    pub(super) fn expired_at(&self, now: Now, path: &FiveTuple) -> Option<RelayId> {
+        let index = *self.by_path.get(path)?;
+        let slot = &self.slots[index as usize];
+        match &slot.state {
+            State::Live(allocation) if allocation.expires <= now => {
+                let family = allocation.relay.address.family();
+                Some(RelayId {
+                    slot: index,
+                    generation: slot.generation,
+                    family,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// How many allocations live at this relay address, expired ones included.
+    pub(super) fn count_at(&self, address: &RelayAddress) -> usize {
+        let at = |slot: &&Slot| matches!(&slot.state, State::Live(live) if live.relay.address == *address);
+        self.slots.iter().filter(at).count()
+    }
+
+    /// Every allocation and its name, expired ones included.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (RelayId, &mut Allocation)> {
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, slot)| match &mut slot.state {
+                State::Live(allocation) => {
+                    let family = allocation.relay.address.family();
+                    Some((
+                        RelayId {
+                            slot: index as u32,
+                            generation: slot.generation,
+                            family,
+                        },
+                        allocation,
+                    ))
+                }
+                _ => None,
+            })
+    }
+
+    /// Every pending allocation.
+    pub(super) fn iter_pending(&self) -> impl Iterator<Item = &Pending> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Pending(pending) => Some(&**pending),
+            _ => None,
+        })
+    }
+
+    fn slot_mut(&mut self, relay: RelayId) -> Option<&mut State> {
+        let slot = self.slots.get_mut(relay.slot as usize)?;
+        (slot.generation == relay.generation).then_some(&mut slot.state)
+    }
+
+    /// Panics where the indexes and the slots contradict each other.
+    pub(super) fn check_invariants(&self) {
+        let (mut live, mut paths, mut taken) = (0, 0, 0);
+        for (index, slot) in self.slots.iter().enumerate() {
+            let index = Some(index as u32);
+            match &slot.state {
+                State::Free => continue,
+                State::Pending(pending) if pending.abandoned => {}
+                State::Pending(pending) => {
+                    paths += 1;
+                    assert_eq!(
+                        self.by_path.get(&pending.path).copied(),
+                        index,
+                        "a pending 5-tuple is not indexed"
+                    );
+                }
+                State::Live(allocation) => {
+                    live += 1;
+                    paths += 1;
+                    assert_eq!(
+                        self.by_path.get(&allocation.path).copied(),
+                        index,
+                        "a 5-tuple is not indexed"
+                    );
+                    let relayed = allocation.relay.relayed();
+                    assert_eq!(
+                        self.by_relayed.get(&relayed).copied(),
+                        index,
+                        "a relayed address is not indexed"
+                    );
+                }
+            }
+            taken += 1;
+        }
+        assert_eq!(live, self.live, "live allocations are miscounted");
+        assert_eq!(paths, self.by_path.len(), "the index of 5-tuples has strays");
+        assert_eq!(live, self.by_relayed.len(), "the index of relayed addresses has strays");
+        assert_eq!(taken, self.taken(), "the free list is wrong");
+    }
+}
+
+fn family(address: SocketAddr) -> AddressFamily {
+    AddressFamily::of(address.ip())
+}

@@ -1,0 +1,45 @@
+//! ChannelBind (RFC 8656 §12.2).
+
+use super::allocation::BindRefusal;
+use super::authenticate::Authenticated;
+use super::request::Success;
+use super::{Clock, FiveTuple, Server};
+use crate::stun::{AttributeType, ChannelNumber, ErrorCode};
+
+impl Server {
+    pub(super) fn on_channel_bind(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        request: &Authenticated<'_, '_>,
+    ) -> Result<Success, ErrorCode> {
+        let limits = self.config.limits;
+        let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let number = request
+            .first_u32(AttributeType::CHANNEL_NUMBER)?
+            .ok_or(ErrorCode::BadRequest)?;
+        // The lower half is reserved and ignored (TURN-8656-18-01).
+        let number = ChannelNumber::new((number >> 16) as u16).ok_or(ErrorCode::BadRequest)?;
+        let peer = request.peers().next().ok_or(ErrorCode::BadRequest)??;
+        if peer.port() == 0 {
+            // A permission may leave the port open; a channel leads to exactly one, and nobody listens on port 0.
+            return Err(ErrorCode::BadRequest);
+        }
+        if !allocation.relay.serves(peer.ip()) {
+            return Err(ErrorCode::PeerAddressFamilyMismatch);
+        }
+        let checked = allocation.check_channel(clock.now, number, peer, limits.channels_per_allocation);
+        if checked == Err(BindRefusal::Taken) {
+            return Err(ErrorCode::BadRequest);
+        }
+        self.check_peer(path, peer)?;
+        checked.map_err(|_| ErrorCode::InsufficientCapacity)?;
+        let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        // Channel and permission stand or fall together (TURN-8656-12.2-08).
+        allocation
+            .permit(clock.now, &[peer.ip()], limits.permissions_per_allocation)
+            .map_err(|_| ErrorCode::InsufficientCapacity)?;
+        allocation.bind_channel(clock.now, number, peer);
+        Ok(Success::ChannelBind)
+    }
+}

@@ -1,0 +1,43 @@
+//! CreatePermission (RFC 8656 §10.2).
+
+use std::net::IpAddr;
+
+use super::authenticate::Authenticated;
+use super::request::Success;
+use super::{Clock, FiveTuple, Server};
+use crate::stun::ErrorCode;
+
+impl Server {
+    pub(super) fn on_create_permission(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        request: &Authenticated<'_, '_>,
+    ) -> Result<Success, ErrorCode> {
+        let limit = self.config.limits.permissions_per_allocation;
+        // Without an allocation 437, with somebody else's 441, whatever the attributes say.
+        let relay = self.own_allocation(clock, &path, request)?.1.relay;
+        let mut peers: Vec<IpAddr> = Vec::new();
+        for peer in request.peers() {
+            let peer = peer?;
+            if !relay.serves(peer.ip()) {
+                return Err(ErrorCode::PeerAddressFamilyMismatch);
+            }
+            self.check_peer(path, peer)?;
+            if !peers.contains(&peer.ip()) {
+                if peers.len() == limit {
+                    return Err(ErrorCode::InsufficientCapacity);
+                }
+                peers.push(peer.ip());
+            }
+        }
+        if peers.is_empty() {
+            return Err(ErrorCode::BadRequest);
+        }
+        let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        allocation
+            .permit(clock.now, &peers, limit)
+            .map_err(|_| ErrorCode::InsufficientCapacity)?;
+        Ok(Success::CreatePermission)
+    }
+}

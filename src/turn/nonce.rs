@@ -1,0 +1,172 @@
+//! Nonces that need no memory (RFC 8489 §9.2; requirement STUN-8489-9.2.4-23; abuse S10).
+//!
+//! A nonce is `obMatJos2`, four characters of security features, and 22 characters of base64: four bytes of Unix time
+//! and a 12-byte MAC over time, client address, transport and features. Any shard with the same key can check it, and
+//! nothing is kept for a client that was given one. It is bound to the client's address and port, so that it is of
+//! no use to anybody else (STUN-8489-9.2.4-02).
+
+use arrayvec::ArrayString;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use super::{FiveTuple, NonceKeys};
+
+/// Cookie and security features: only "Password algorithms", bit 0, the most significant one (STUN-8489-9.2-02).
+const PREFIX: &str = "obMatJos2gAAA";
+const TIME_LEN: usize = 4;
+const MAC_LEN: usize = 12;
+const NONCE_LEN: usize = PREFIX.len() + 22;
+/// How far ahead of this machine's clock another node's may be.
+const SKEW_SECS: u64 = 60;
+
+pub(super) type Nonce = ArrayString<NONCE_LEN>;
+
+/// Why a nonce does not count. Both are answered 438; only an expired one may still delete (requirement L12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// Ours, for this client, but too old.
+    Expired,
+    /// Not ours, altered, or made for another client.
+    Foreign,
+}
+
+impl NonceKeys {
+    /// A nonce for this client, now.
+    pub(super) fn issue(&self, unix_secs: u64, path: &FiveTuple) -> Nonce {
+        let time = (unix_secs as u32).to_be_bytes();
+        let mut payload = [0; TIME_LEN + MAC_LEN];
+        payload[..TIME_LEN].copy_from_slice(&time);
+        payload[TIME_LEN..].copy_from_slice(&mac(&self.current, time, path));
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
+        let len = STANDARD_NO_PAD
+            .encode_slice(payload, &mut nonce[PREFIX.len()..])
+            .expect("16 bytes are 22 characters");
+        debug_assert_eq!(len, NONCE_LEN - PREFIX.len());
+        ArrayString::from_byte_string(&nonce).expect("base64 is ASCII")
+    }
+
+    /// Whether `nonce` is one that [`NonceKeys::issue`] made for this client not too long ago.
+    ///
+    /// # Errors
+    /// See [`Stale`].
+    pub(super) fn check(&self, unix_secs: u64, path: &FiveTuple, nonce: &[u8]) -> Result<(), Stale> {
+        let encoded = nonce.strip_prefix(PREFIX.as_bytes()).ok_or(Stale::Foreign)?;
+        // The decoder wants room for its own estimate, which is above the 16 bytes that come out.
+        let mut payload = [0; TIME_LEN + MAC_LEN + 8];
+        let Ok(len) = STANDARD_NO_PAD.decode_slice(encoded, &mut payload) else {
+            return Err(Stale::Foreign);
+        };
+        let Some((time, given)) = payload[..len].split_first_chunk::<TIME_LEN>() else {
+            return Err(Stale::Foreign);
+        };
+        let ours = |key: &[u8; 32]| bool::from(mac(key, *time, path)[..].ct_eq(given));
+        if !ours(&self.current) && !self.previous.as_ref().is_some_and(ours) {
+            return Err(Stale::Foreign);
+        }
+        let issued = u64::from(u32::from_be_bytes(*time));
+        if unix_secs > issued + u64::from(self.lifetime_secs) || issued > unix_secs + SKEW_SECS {
+            return Err(Stale::Expired);
+        }
+        Ok(())
+    }
+}
+
+fn mac(key: &[u8; 32], time: [u8; TIME_LEN], path: &FiveTuple) -> [u8; MAC_LEN] {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(PREFIX.as_bytes());
+    mac.update(&time);
+    mac.update(path.transport.label().as_bytes());
+    match path.client.ip() {
+        std::net::IpAddr::V4(ip) => mac.update(&ip.to_ipv6_mapped().octets()),
+        std::net::IpAddr::V6(ip) => mac.update(&ip.octets()),
+    }
+    mac.update(&path.client.port().to_be_bytes());
+    let mut short = [0; MAC_LEN];
+    short.copy_from_slice(&mac.finalize().into_bytes()[..MAC_LEN]);
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::Transport;
+
+    fn path(client: &str) -> FiveTuple {
+        let server = "203.0.113.1:3478".parse().unwrap();
+        FiveTuple {
+            transport: Transport::Udp,
+            client: client.parse().unwrap(),
+            server,
+        }
+    }
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn keys(current: u8, previous: Option<u8>) -> NonceKeys {
+        NonceKeys {
+            current: [current; 32],
+            previous: previous.map(|byte| [byte; 32]),
+            lifetime_secs: 600,
+        }
+    }
+
+    #[test]
+    fn s10_any_flipped_bit_or_other_client_is_foreign() {
+        let keys = keys(1, None);
+        let nonce = keys.issue(NOW, &path("192.0.2.1:1000"));
+        assert_eq!(keys.check(NOW, &path("192.0.2.1:1000"), nonce.as_bytes()), Ok(()));
+        for place in 0..nonce.len() {
+            for bit in 0..8 {
+                let mut forged = nonce.as_bytes().to_vec();
+                forged[place] ^= 1 << bit;
+                assert_eq!(
+                    keys.check(NOW, &path("192.0.2.1:1000"), &forged),
+                    Err(Stale::Foreign),
+                    "{place}.{bit}"
+                );
+            }
+        }
+        for other in ["192.0.2.1:1001", "192.0.2.2:1000"] {
+            assert_eq!(keys.check(NOW, &path(other), nonce.as_bytes()), Err(Stale::Foreign));
+        }
+        for short in 0..nonce.len() {
+            assert_eq!(
+                keys.check(NOW, &path("192.0.2.1:1000"), &nonce.as_bytes()[..short]),
+                Err(Stale::Foreign)
+            );
+        }
+    }
+
+    #[test]
+    fn s10_expires_on_time_and_the_previous_key_still_counts() {
+        let client = path("[2001:db8::1]:1000");
+        let nonce = keys(1, None).issue(NOW, &client);
+        assert_eq!(keys(2, Some(1)).check(NOW + 600, &client, nonce.as_bytes()), Ok(()));
+        assert_eq!(
+            keys(2, Some(1)).check(NOW + 601, &client, nonce.as_bytes()),
+            Err(Stale::Expired)
+        );
+        assert_eq!(keys(2, None).check(NOW, &client, nonce.as_bytes()), Err(Stale::Foreign));
+        assert_eq!(
+            keys(1, None).check(NOW - 61, &client, nonce.as_bytes()),
+            Err(Stale::Expired)
+        );
+    }
+
+    /// STUN-8489-9.2-01, 9.2-02, 14.10-01.
+    #[test]
+    fn stun_8489_9_2_01_nonce_starts_with_the_cookie_and_the_feature_bits() {
+        let nonce = keys(1, None).issue(NOW, &path("192.0.2.1:1000"));
+        assert!(nonce.starts_with("obMatJos2gAAA"));
+        assert!(
+            nonce.len() < 128
+                && nonce
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+        );
+    }
+}

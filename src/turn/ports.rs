@@ -1,0 +1,133 @@
+//! The ports of one relay address that belong to one shard (RFC 8656 §7.2; abuse S11, S12).
+
+use std::collections::VecDeque;
+
+use rand_core::Rng;
+
+use super::{Now, PortRange, ShardIndex};
+
+/// Free ports, drawn uniformly with the server's cryptographic generator (RFC 6056, TURN-8656-7.2-28).
+#[derive(Debug)]
+pub(super) struct PortPool {
+    free: Vec<u16>,
+    /// Freed ports that rest, oldest first, with the moment they may be used again.
+    resting: VecDeque<(Now, u16)>,
+    quarantine_secs: u32,
+}
+
+impl PortPool {
+    /// The ports of `range` that this shard owns and `in_use` does not claim.
+    pub(super) fn new(range: PortRange, shard: ShardIndex, in_use: impl Fn(u16) -> bool) -> Self {
+        let free = (range.first..=range.last)
+            .filter(|port| shard.owns(*port) && !in_use(*port))
+            .collect();
+        Self {
+            free,
+            resting: VecDeque::new(),
+            quarantine_secs: range.quarantine_secs,
+        }
+    }
+
+    /// A random free port; `None` when all are taken or resting.
+    pub(super) fn take(&mut self, now: Now, random: &mut impl Rng) -> Option<u16> {
+        while let Some((_, port)) = self.resting.pop_front_if(|(until, _)| *until <= now) {
+            self.free.push(port);
+        }
+        let count = self.free.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        // Multiply-shift: the bias of 2^-18 at most is far below what 16 bits of port can show.
+        let place = (u64::from(random.next_u32()) * count) >> 32;
+        Some(self.free.swap_remove(place as usize))
+    }
+
+    /// Gives back a port that was in use: peers may still send to it, so it rests first.
+    pub(super) fn release(&mut self, now: Now, port: u16) {
+        self.resting.push_back((now.plus_secs(self.quarantine_secs), port));
+    }
+
+    /// Gives back a port that never was in use.
+    pub(super) fn release_unused(&mut self, port: u16) {
+        self.free.push(port);
+    }
+
+    /// Ports free or resting.
+    pub(super) fn idle(&self) -> usize {
+        self.free.len() + self.resting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    const RANGE: PortRange = PortRange {
+        first: 50_000,
+        last: 50_099,
+        quarantine_secs: 30,
+    };
+
+    #[test]
+    fn shards_share_the_range_without_overlap_and_keep_pairs_together() {
+        let mut all: Vec<u16> = (0..3)
+            .flat_map(|index| PortPool::new(RANGE, ShardIndex { index, count: 3 }, |_| false).free)
+            .collect();
+        all.sort_unstable();
+        assert_eq!(all, (50_000..=50_099).collect::<Vec<_>>());
+        let shard = ShardIndex { index: 0, count: 3 };
+        assert!(
+            (50_000..50_100)
+                .step_by(2)
+                .all(|even| shard.owner_of(even) == shard.owner_of(even + 1))
+        );
+    }
+
+    #[test]
+    fn s11_a_freed_port_rests_before_it_is_drawn_again() {
+        let mut random = ChaCha8Rng::from_seed([7; 32]);
+        let range = PortRange {
+            first: 50_000,
+            last: 50_001,
+            quarantine_secs: 30,
+        };
+        let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
+        let start = Now(1);
+        let first = pool.take(start, &mut random).unwrap();
+        let second = pool.take(start, &mut random).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(pool.take(start, &mut random), None);
+        pool.release(start, first);
+        assert_eq!(pool.take(start.plus_secs(29), &mut random), None);
+        assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(first));
+        pool.release_unused(second);
+        assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(second));
+    }
+
+    /// TURN-8656-7.2-28: not sequential, spread over the range.
+    #[test]
+    fn turn_8656_7_2_28_ports_are_spread_and_not_sequential() {
+        let mut random = ChaCha8Rng::from_seed([9; 32]);
+        let range = PortRange {
+            first: 49_152,
+            last: 65_535,
+            quarantine_secs: 0,
+        };
+        let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
+        let drawn: Vec<u16> = (0..1600).map(|_| pool.take(Now(0), &mut random).unwrap()).collect();
+        let neighbours = drawn.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
+        assert!(neighbours <= 6, "{neighbours} consecutive ports of 1600");
+        let mut sixteenths = [0u32; 16];
+        for port in &drawn {
+            sixteenths[usize::from((port - 49_152) / 1024)] += 1;
+        }
+        // Expected 100 each, standard deviation below 10: five of them either way.
+        assert!(
+            sixteenths.iter().all(|count| (50..150).contains(count)),
+            "{sixteenths:?}"
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! The hot path: application data from client to peer and back (RFC 8656 §11, §12).
+//!
+//! Nothing here allocates, and a packet is never moved: client → peer is a slice of what came in, peer → client gets
+//! its header written into the spare bytes in front.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use rand_core::Rng;
+
+use super::allocate::plain;
+use super::{Clock, FiveTuple, Packet, Reason, RelayId, Server, Verdict};
+use crate::stun::{
+    AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
+};
+
+/// The largest payload of an IPv4 UDP datagram.
+const DATAGRAM_LEN_MAX: usize = 65_507;
+/// The largest value of a 16-bit length that is a multiple of four.
+const STUN_BODY_LEN_MAX: usize = 65_532;
+
+impl Server {
+    pub(super) fn on_channel_data(&mut self, clock: Clock, path: FiveTuple, packet: &mut Packet<'_>) -> Verdict {
+        let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
+            return Verdict::Drop(Reason::NoAllocation);
+        };
+        let Some(ChannelData { number, data }) = ChannelData::parse(packet.message()) else {
+            return Verdict::Drop(Reason::BadChannelData);
+        };
+        let Some(peer) = allocation.channel_peer(clock.now, number) else {
+            return Verdict::Drop(Reason::NoChannel);
+        };
+        // A channel outlives its permission, but nothing passes without one (TURN-8656-12.6-05).
+        if !allocation.permits(clock.now, peer.ip()) {
+            return Verdict::Drop(Reason::NoPermission);
+        }
+        let start = packet.range().start + channel_data::HEADER_LEN;
+        let bytes = start..start + data.len();
+        self.forward_to_peer(clock, relay, peer, packet, bytes)
+    }
+
+    /// Sends permitted data on: out of the relay's socket, or straight to another relay of this server.
+    pub(super) fn forward_to_peer(
+        &mut self,
+        clock: Clock,
+        relay: RelayId,
+        to: SocketAddr,
+        packet: &mut Packet<'_>,
+        bytes: Range<usize>,
+    ) -> Verdict {
+        let to_own_ip = self.config.is_relay_ip(to.ip());
+        let to_relay = to_own_ip && self.config.ports.contains(to.port());
+        // The permission is for the whole address; of our own one it opens the relay ports only.
+        if to_own_ip && !to_relay && !self.config.peers.allows_by_name(to.ip()) {
+            return Verdict::Drop(Reason::PeerRefused);
+        }
+        let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
+            return Verdict::Drop(Reason::NoAllocation);
+        };
+        let from = allocation.relay.relayed();
+        allocation.traffic.packets_to_peer += 1;
+        allocation.traffic.bytes_to_peer += bytes.len() as u64;
+        self.counters.traffic.packets_to_peer += 1;
+        self.counters.traffic.bytes_to_peer += bytes.len() as u64;
+        let ip = packet.ip();
+        if !to_relay {
+            return Verdict::ToPeer {
+                from: relay,
+                to,
+                bytes,
+                ip,
+            };
+        }
+        if !self.shard.owns(to.port()) {
+            return Verdict::ToRelay {
+                relayed: to,
+                from,
+                bytes,
+                ip,
+            };
+        }
+        self.forward_from_relay(clock, to, from, packet, bytes)
+    }
+
+    /// Data that another relay of this server sent to one of ours.
+    pub(super) fn forward_from_relay(
+        &mut self,
+        clock: Clock,
+        relayed: SocketAddr,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+        bytes: Range<usize>,
+    ) -> Verdict {
+        match self.allocations.live_by_relayed(clock.now, relayed) {
+            Some((relay, _)) => self.forward_to_client(clock, relay, from, packet, bytes),
+            None => Verdict::Drop(Reason::NoSuchRelay),
+        }
+    }
+
+    /// Data from a peer: framed as its channel or as a Data indication, if the peer is permitted at all.
+    pub(super) fn forward_to_client(
+        &mut self,
+        clock: Clock,
+        relay: RelayId,
+        peer: SocketAddr,
+        packet: &mut Packet<'_>,
+        data: Range<usize>,
+    ) -> Verdict {
+        // The kernel adds flow label and scope to IPv6 senders; a peer is an address and a port.
+        let peer = plain(peer);
+        let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
+            return Verdict::Drop(Reason::NoAllocation);
+        };
+        if !allocation.permits(clock.now, peer.ip()) {
+            return Verdict::Drop(Reason::NoPermission);
+        }
+        let to = allocation.path;
+        let len = data.len() as u64;
+        let buffer = packet.buffer();
+        let framed = match allocation.channel_to(clock.now, peer) {
+            Some(number) => frame_channel_data(buffer, data, number, to.transport.is_stream()),
+            None => {
+                let mut transaction_id = [0; 12];
+                self.random.fill_bytes(&mut transaction_id);
+                frame_data_indication(buffer, data, peer, TransactionId(transaction_id))
+            }
+        };
+        let Some(bytes) = framed.filter(|bytes| to.transport.is_stream() || bytes.len() <= DATAGRAM_LEN_MAX) else {
+            return Verdict::Drop(Reason::TooLarge);
+        };
+        allocation.traffic.packets_to_client += 1;
+        allocation.traffic.bytes_to_client += len;
+        self.counters.traffic.packets_to_client += 1;
+        self.counters.traffic.bytes_to_client += len;
+        Verdict::ToClient {
+            to,
+            bytes,
+            ip: packet.ip(),
+        }
+    }
+}
+
+/// Puts number and length in front, on streams zeros behind up to a multiple of four (TURN-8656-12.5-02).
+fn frame_channel_data(
+    buffer: &mut [u8],
+    data: Range<usize>,
+    number: ChannelNumber,
+    padded: bool,
+) -> Option<Range<usize>> {
+    let length = u16::try_from(data.len()).ok()?;
+    let start = data.start - channel_data::HEADER_LEN;
+    buffer[start..data.start].copy_from_slice(&channel_data::header(number, length));
+    let end = if padded {
+        data.start + data.len().next_multiple_of(4)
+    } else {
+        data.end
+    };
+    buffer[data.end..end].fill(0);
+    Some(start..end)
+}
+
+/// Puts header, XOR-PEER-ADDRESS and the head of DATA in front, and zeros behind.
+fn frame_data_indication(
+    buffer: &mut [u8],
+    data: Range<usize>,
+    peer: SocketAddr,
+    transaction_id: TransactionId,
+) -> Option<Range<usize>> {
+    let peer_len = match AddressFamily::of(peer.ip()) {
+        AddressFamily::Ipv4 => 12,
+        AddressFamily::Ipv6 => 24,
+    };
+    let padded = data.len().next_multiple_of(4);
+    let body = u16::try_from(peer_len + 4 + padded)
+        .ok()
+        .filter(|body| usize::from(*body) <= STUN_BODY_LEN_MAX)?;
+    let start = data.start - (Packet::HEADROOM - 24 + peer_len);
+    let (front, _) = buffer[start..].split_at_mut(data.start - start);
+    let mut writer = MessageWriter::new(front, Method::Data, Class::Indication, transaction_id);
+    writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+    front[2..4].copy_from_slice(&body.to_be_bytes());
+    let head = front.len() - 4;
+    front[head..head + 2].copy_from_slice(&AttributeType::DATA.0.to_be_bytes());
+    front[head + 2..].copy_from_slice(&(data.len() as u16).to_be_bytes());
+    let end = data.start + padded;
+    buffer[data.end..end].fill(0);
+    Some(start..end)
+}

@@ -1,0 +1,312 @@
+//! What happens to a STUN message from a client: parse, authenticate, dispatch, answer.
+
+use super::authenticate::{Denial, PASSWORD_ALGORITHMS, Sealing, authenticate};
+use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
+use crate::stun::{
+    AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
+};
+use std::net::SocketAddr;
+
+/// Unknown attribute types listed in one 420; a request with more of them gets the first so many.
+const UNKNOWN_ATTRIBUTES_MAX: usize = 32;
+
+/// What a method handler decided. Only [`Server::respond`] turns it into bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Success(Success),
+    Failure(ErrorCode),
+    /// An effect will answer.
+    Later,
+    Drop(Reason),
+}
+
+impl From<Result<Success, ErrorCode>> for Outcome {
+    fn from(result: Result<Success, ErrorCode>) -> Self {
+        result.map_or_else(Self::Failure, Self::Success)
+    }
+}
+
+/// The attributes of a success response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Success {
+    Binding {
+        mapped: SocketAddr,
+    },
+    Allocate {
+        relayed: SocketAddr,
+        mapped: SocketAddr,
+        lifetime_secs: u32,
+    },
+    Refresh {
+        lifetime_secs: u32,
+    },
+    CreatePermission,
+    ChannelBind,
+}
+
+/// What a response must take over from its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answering {
+    pub(super) method: Method,
+    pub(super) transaction_id: TransactionId,
+    /// Responses have FINGERPRINT when the request had it (STUN-8489-7-03).
+    pub(super) fingerprint: bool,
+}
+
+impl Server {
+    pub(super) fn on_stun(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        packet: &mut Packet<'_>,
+        reply: &mut ReplyBuffer,
+    ) -> Verdict {
+        let message = match Message::parse(packet.message()) {
+            Ok(message) => message,
+            Err(ParseError::MalformedAttribute(header)) => return self.on_malformed(header, reply),
+            Err(_) => return Verdict::Drop(Reason::BadHeader),
+        };
+        if !message.fingerprint_holds() {
+            return Verdict::Drop(Reason::BadFingerprint);
+        }
+        match (message.class(), message.method()) {
+            (Class::Request, Method::Send | Method::Data) => Verdict::Drop(Reason::UnexpectedClass),
+            (Class::Request, _) => self.on_request(clock, path, &message, reply),
+            (Class::Indication, Method::Send) => {
+                let sent = super::send::read_send_indication(&message, packet.range().start);
+                self.on_send(clock, path, packet, sent)
+            }
+            _ => Verdict::Drop(Reason::UnexpectedClass),
+        }
+    }
+
+    /// STUN-8489-14-03: a request with a sound header and broken attributes is told so; anything else is dropped.
+    fn on_malformed(&mut self, header: Header, reply: &mut ReplyBuffer) -> Verdict {
+        if header.class != Class::Request || matches!(header.method, Method::Send | Method::Data) {
+            return Verdict::Drop(Reason::MalformedAttribute);
+        }
+        self.counters.requests[method_index(header.method)] += 1;
+        let answering = Answering {
+            method: header.method,
+            transaction_id: header.transaction_id,
+            fingerprint: false,
+        };
+        Verdict::Reply {
+            len: self.respond(reply, answering, Err(ErrorCode::BadRequest), None),
+        }
+    }
+
+    fn on_request(&mut self, clock: Clock, path: FiveTuple, message: &Message<'_>, reply: &mut ReplyBuffer) -> Verdict {
+        self.counters.requests[method_index(message.method())] += 1;
+        let answering = Answering {
+            method: message.method(),
+            transaction_id: message.transaction_id(),
+            fingerprint: message.has_fingerprint(),
+        };
+        if message.method() == Method::Binding {
+            // Binding needs no credentials, and looks at none (STUN-8489-12-01).
+            return match unknown_attributes(message) {
+                Some(unknown) => Verdict::Reply {
+                    len: self.refuse_unknown(reply, answering, unknown, None),
+                },
+                None => {
+                    let success = Success::Binding { mapped: path.client };
+                    Verdict::Reply {
+                        len: self.respond(reply, answering, Ok(success), None),
+                    }
+                }
+            };
+        }
+
+        let live_owner = self
+            .allocations
+            .live_by_path(clock.now, &path)
+            .map(|(_, allocation)| &allocation.owner);
+        let request = match authenticate(&self.config, clock, &path, message, live_owner) {
+            Ok(request) => request,
+            Err(denial) => {
+                return Verdict::Reply {
+                    len: self.challenge(clock, path, reply, answering, denial),
+                };
+            }
+        };
+        if let Some(unknown) = unknown_attributes(message) {
+            let len = self.refuse_unknown(reply, answering, unknown, Some(request.sealing()));
+            return Verdict::Reply { len };
+        }
+        let outcome = match message.method() {
+            Method::Allocate => self.on_allocate(clock, path, &request, answering),
+            Method::Refresh => self.on_refresh(clock, path, &request).into(),
+            Method::CreatePermission => self.on_create_permission(clock, path, &request).into(),
+            Method::ChannelBind => self.on_channel_bind(clock, path, &request).into(),
+            Method::Binding | Method::Send | Method::Data => unreachable!("handled above"),
+        };
+        let result = match outcome {
+            Outcome::Success(success) => Ok(success),
+            Outcome::Failure(code) => Err(code),
+            Outcome::Later => return Verdict::Later,
+            Outcome::Drop(reason) => return Verdict::Drop(reason),
+        };
+        Verdict::Reply {
+            len: self.respond(reply, answering, result, Some(request.sealing())),
+        }
+    }
+
+    /// Writes a response and counts it. With `sealing` it is an answer to somebody who was authenticated.
+    pub(super) fn respond(
+        &mut self,
+        reply: &mut ReplyBuffer,
+        answering: Answering,
+        result: Result<Success, ErrorCode>,
+        sealing: Option<&Sealing>,
+    ) -> usize {
+        let class = if result.is_ok() { Class::Success } else { Class::Error };
+        let mut writer = MessageWriter::new(reply, answering.method, class, answering.transaction_id);
+        match result {
+            Ok(success) => {
+                self.counters.successes[method_index(answering.method)] += 1;
+                success.write(&mut writer);
+            }
+            Err(code) => {
+                self.count_error(code);
+                writer.error_code(code);
+            }
+        }
+        self.finish(writer, answering, sealing)
+    }
+
+    fn refuse_unknown(
+        &mut self,
+        reply: &mut ReplyBuffer,
+        answering: Answering,
+        unknown: UnknownAttributes,
+        sealing: Option<&Sealing>,
+    ) -> usize {
+        self.count_error(ErrorCode::UnknownAttribute);
+        let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
+        writer.error_code(ErrorCode::UnknownAttribute);
+        let list: arrayvec::ArrayVec<u8, { 2 * UNKNOWN_ATTRIBUTES_MAX }> =
+            unknown.iter().flat_map(|kind| kind.0.to_be_bytes()).collect();
+        writer.attribute(AttributeType::UNKNOWN_ATTRIBUTES, &list);
+        self.finish(writer, answering, sealing)
+    }
+
+    /// Answers a request that is not authenticated: never sealed, and no larger than it must be (abuse S4).
+    fn challenge(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        reply: &mut ReplyBuffer,
+        answering: Answering,
+        denial: Denial,
+    ) -> usize {
+        self.count_error(denial.code);
+        let place = Rejection::ALL
+            .iter()
+            .position(|why| *why == denial.why)
+            .expect("ALL has every variant");
+        self.counters.rejections[place] += 1;
+        if denial.why != Rejection::NoCredentials {
+            self.record(Event::AuthenticationFailed { path, why: denial.why });
+        }
+        let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
+        writer.error_code(denial.code);
+        // 400 goes without REALM and NONCE (STUN-8489-9.2.4-07); 401 and 438 have all three, whatever the cause, so
+        // that they do not tell an unknown name from a wrong password (A06).
+        if denial.code != ErrorCode::BadRequest {
+            writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
+            let nonce = self.config.nonces.issue(clock.unix_secs, &path);
+            writer.attribute(AttributeType::NONCE, nonce.as_bytes());
+            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
+        }
+        writer.finish(Seal::None, answering.fingerprint)
+    }
+
+    fn finish(&self, mut writer: MessageWriter<'_>, answering: Answering, sealing: Option<&Sealing>) -> usize {
+        let Some(sealing) = sealing else {
+            return writer.finish(Seal::None, answering.fingerprint);
+        };
+        if let Some(software) = &self.config.software {
+            writer.attribute(AttributeType::SOFTWARE, software.as_bytes());
+        }
+        writer.finish(sealing.seal(), answering.fingerprint)
+    }
+
+    fn count_error(&mut self, code: ErrorCode) {
+        let place = ErrorCode::ALL
+            .iter()
+            .position(|known| *known == code)
+            .expect("ALL has every code");
+        self.counters.errors[place] += 1;
+    }
+}
+
+impl Success {
+    fn write(self, writer: &mut MessageWriter<'_>) {
+        match self {
+            Self::Binding { mapped } => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped),
+            // L06: browsers stall in silence when one of the three is missing.
+            Self::Allocate {
+                relayed,
+                mapped,
+                lifetime_secs,
+            } => {
+                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+                writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
+                writer.u32(AttributeType::LIFETIME, lifetime_secs);
+            }
+            Self::Refresh { lifetime_secs } => writer.u32(AttributeType::LIFETIME, lifetime_secs),
+            Self::CreatePermission | Self::ChannelBind => {}
+        }
+    }
+}
+
+type UnknownAttributes = arrayvec::ArrayVec<AttributeType, UNKNOWN_ATTRIBUTES_MAX>;
+
+/// The comprehension-required attributes we do not know, each once (STUN-8489-6.3.1-02).
+pub(super) fn unknown_attributes(message: &Message<'_>) -> Option<UnknownAttributes> {
+    let mut unknown = UnknownAttributes::new();
+    for attribute in message.attributes() {
+        if attribute.kind.is_comprehension_required()
+            && !is_known(attribute.kind)
+            && !unknown.contains(&attribute.kind)
+            && unknown.try_push(attribute.kind).is_err()
+        {
+            break;
+        }
+    }
+    (!unknown.is_empty()).then_some(unknown)
+}
+
+/// Attributes Hairpin implements. One that makes no sense in a message is ignored there (STUN-8489-6.3-05); one that
+/// is registered but not implemented is unknown (IANA-01).
+fn is_known(kind: AttributeType) -> bool {
+    use AttributeType as A;
+    matches!(
+        kind,
+        A::MAPPED_ADDRESS
+            | A::USERNAME
+            | A::MESSAGE_INTEGRITY
+            | A::ERROR_CODE
+            | A::UNKNOWN_ATTRIBUTES
+            | A::CHANNEL_NUMBER
+            | A::LIFETIME
+            | A::XOR_PEER_ADDRESS
+            | A::DATA
+            | A::REALM
+            | A::NONCE
+            | A::XOR_RELAYED_ADDRESS
+            | A::REQUESTED_ADDRESS_FAMILY
+            | A::REQUESTED_TRANSPORT
+            | A::MESSAGE_INTEGRITY_SHA256
+            | A::PASSWORD_ALGORITHM
+            | A::XOR_MAPPED_ADDRESS
+    )
+}
+
+fn method_index(method: Method) -> usize {
+    Method::ALL
+        .iter()
+        .position(|known| *known == method)
+        .expect("ALL has every method")
+}
