@@ -1,0 +1,17 @@
+//! The requirements of the checklist that the core alone can show, each in a test that carries its id.
+//!
+//! These tests drive `turn::Server` directly, with a clock of their own: no socket, no waiting. An id such as
+//! TURN-8656-12.2-08 becomes `turn_8656_12_2_08_…`. What needs real sockets (source addresses, TCP, DSCP) is tested in
+//! `tests/cli`, `src/shard` and the lab.
+
+mod allocate;
+mod authentication;
+mod channels;
+mod client;
+mod data;
+mod messages;
+mod permissions;
+mod policy;
+mod refresh;
+mod vectors;
+mod world;

@@ -1,0 +1,178 @@
+//! RFC 8656 §21, abuse S1: which peers may be reached, by every method that can name one.
+
+use hairpin::turn::{Event, PeerRefusal, Reason};
+
+use crate::client::{Client, data};
+use crate::world::{PEER, RELAY_V4, Seen, World, config, path, send_indication};
+use hairpin::stun::AttributeType;
+
+const CLIENT: &str = "192.0.2.10:40000";
+
+const REFUSED_V4: [&str; 22] = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "127.0.0.1",
+    "127.255.255.254",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.0.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "192.0.0.192",
+    "192.0.2.1",
+    "192.0.2.77",
+    "192.88.99.1",
+    "198.18.0.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "8.8.8.8",
+    "10.255.255.255",
+    "172.31.0.1",
+];
+
+const REFUSED_V6: [&str; 22] = [
+    "::",
+    "::1",
+    "::ffff:127.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b:1::7f00:1",
+    "2002:7f00:1::",
+    "2002::1",
+    "2001::1",
+    "2001:0:4136:e378:8000:63bf:80ff:fffe",
+    "fe80::1",
+    "fec0::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "ff02::1",
+    "100::1",
+    "2001:db8::1",
+    "::ffff:169.254.169.254",
+    "::ffff:8.8.4.4",
+    "5f00::1",
+    "3fff::1",
+];
+
+/// Alice with an IPv4 and an IPv6 allocation.
+fn world() -> (World, [(hairpin::turn::FiveTuple, Client); 2]) {
+    let mut world = World::new();
+    let (v4, v6) = (path(CLIENT), path("[2001:db8::9]:40000"));
+    let (alice, _) = world.allocated(v4);
+    let mut alice6 = world.alice(v6);
+    world.allocate(
+        v6,
+        &mut alice6,
+        vec![(AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0])],
+    );
+    (world, [(v4, alice), (v6, alice6)])
+}
+
+fn with_port(ip: &str, port: u16) -> String {
+    if ip.contains(':') {
+        format!("[{ip}]:{port}")
+    } else {
+        format!("{ip}:{port}")
+    }
+}
+
+/// TURN-8656-21.2.2-02, -03, 21.4-01, 9-06, abuse S1: exactly 403, so that browsers give up this peer only (F07).
+#[test]
+fn s1_refused_peers_by_every_method() {
+    let (mut world, [(v4, mut alice), (v6, mut alice6)]) = world();
+    let mut check = |here, client: &mut Client, ip: &str| {
+        for port in [0, 80, 7000] {
+            assert_eq!(
+                world.permit(here, client, &[&with_port(ip, port)]),
+                403,
+                "permission for {ip}"
+            );
+        }
+        assert_eq!(
+            world.bind_channel(here, client, 0x4000, &with_port(ip, 80)),
+            403,
+            "channel to {ip}"
+        );
+        let send = send_indication(&with_port(ip, 80), vec![data(b"x")]);
+        assert_eq!(
+            world.send(here, &send),
+            Some(Seen::Dropped(Reason::NoPermission)),
+            "data to {ip}"
+        );
+    };
+    for ip in REFUSED_V4 {
+        check(v4, &mut alice, ip);
+    }
+    for ip in REFUSED_V6 {
+        check(v6, &mut alice6, ip);
+    }
+    // And an allowed peer still works.
+    assert_eq!(world.permit(v4, &mut alice, &[PEER]), 0);
+    assert_eq!(world.permit(v4, &mut alice, &["9.9.9.9:1"]), 0);
+    assert_eq!(world.permit(v6, &mut alice6, &["[2620:fe::fe]:1"]), 0);
+}
+
+/// TURN-8656-21.1.7-01: our own listener is no peer, though relayed addresses at the same IP are.
+#[test]
+fn turn_8656_21_1_7_01_own_ports_are_refused_except_relays() {
+    let (mut world, [(here, mut alice), _]) = world();
+    assert_eq!(world.permit(here, &mut alice, &[&with_port(RELAY_V4, 3478)]), 403);
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::PeerRefused {
+            why: PeerRefusal::Own,
+            ..
+        })
+    ));
+    assert_eq!(
+        world.bind_channel(here, &mut alice, 0x4000, &with_port(RELAY_V4, 9641)),
+        403
+    );
+    assert_eq!(world.permit(here, &mut alice, &[&with_port(RELAY_V4, 50_500)]), 0);
+    // The permission is for the address; its other ports stay closed all the same.
+    let send = send_indication(&with_port(RELAY_V4, 3478), vec![data(b"x")]);
+    assert_eq!(world.send(here, &send), Some(Seen::Dropped(Reason::PeerRefused)));
+}
+
+/// The machine's own other addresses can be allowed by name, for a media server beside us.
+#[test]
+fn own_addresses_can_be_allowed_by_name() {
+    let mut config = config();
+    config.peers.allow.push("192.0.2.1/32".parse().unwrap());
+    config.peers.allow.push(format!("{RELAY_V4}/32").parse().unwrap());
+    let mut world = World::with(config);
+    let (mut alice, _) = world.allocated(path(CLIENT));
+    for peer in ["192.0.2.1:10000".to_owned(), with_port(RELAY_V4, 10_000)] {
+        assert_eq!(world.permit(path(CLIENT), &mut alice, &[&peer]), 0);
+        assert!(
+            world
+                .send(path(CLIENT), &send_indication(&peer, vec![data(b"x")]))
+                .unwrap()
+                .relayed()
+        );
+    }
+}
+
+/// TURN-8656-21.2.2-01, -03: a new policy takes away what it no longer allows, permissions and channels alike.
+#[test]
+fn turn_8656_21_2_2_03_a_new_policy_counts_at_once() {
+    let mut world = World::new();
+    let (mut alice, relay) = world.allocated(path(CLIENT));
+    assert_eq!(world.bind_channel(path(CLIENT), &mut alice, 0x4000, PEER), 0);
+    assert_eq!(world.permit(path(CLIENT), &mut alice, &["9.9.9.9:1"]), 0);
+    let mut stricter = config();
+    stricter.peers.allow.clear();
+    world.server.configure(std::sync::Arc::new(stricter));
+    assert_eq!(world.from_peer(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
+    let message = crate::client::channel_data(0x4000, b"x");
+    assert_eq!(
+        world.send(path(CLIENT), &message),
+        Some(Seen::Dropped(Reason::NoChannel))
+    );
+    assert!(world.from_peer(relay, "9.9.9.9:1", b"x").relayed());
+    world.server.check_invariants();
+}
