@@ -65,3 +65,83 @@ pub fn next_frame(buffered: &[u8]) -> Result<Frame, LostFraming> {
         Frame::Incomplete { needed: len }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client would write: a Binding request, padded ChannelData of every length, a reserved channel number.
+    fn messages() -> Vec<Vec<u8>> {
+        let binding = [&[0x00, 0x01, 0x00, 0x00][..], &MAGIC_COOKIE.to_be_bytes(), &[7; 12]].concat();
+        let channel_data = |number: u16, len: u16| {
+            let mut frame = [
+                &number.to_be_bytes()[..],
+                &len.to_be_bytes(),
+                &vec![0x16; usize::from(len)],
+            ]
+            .concat();
+            frame.resize(frame.len().next_multiple_of(4), 0);
+            frame
+        };
+        let mut all = vec![binding];
+        all.extend((0..6).map(|len| channel_data(0x4000, len)));
+        all.push(channel_data(0x5000, 3));
+        all
+    }
+
+    /// Abuse S7, TURN-8656-12.6-07, STUN-8489-6.2.2-01: whatever the segments, the same messages come out.
+    #[test]
+    fn s7_every_split_gives_the_same_messages() {
+        let sent = messages();
+        let stream = sent.concat();
+        for first in 0..=stream.len() {
+            for second in first..=stream.len() {
+                let mut buffered = Vec::new();
+                let mut received = Vec::new();
+                for segment in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    buffered.extend_from_slice(segment);
+                    while let Frame::Complete { len } = next_frame(&buffered).unwrap() {
+                        received.push(buffered.drain(..len).collect::<Vec<u8>>());
+                    }
+                }
+                assert_eq!(
+                    (received == sent, buffered.len()),
+                    (true, 0),
+                    "split at {first} and {second}"
+                );
+            }
+        }
+    }
+
+    /// What is asked for is never more than the longest frame, and never less than what would help.
+    #[test]
+    fn s7_the_longest_lengths_are_bounded() {
+        let longest = [0x40, 0x00, 0xFF, 0xFF];
+        assert_eq!(next_frame(&longest), Ok(Frame::Incomplete { needed: 4 + 65_536 }));
+        let stun = [0x00, 0x01, 0xFF, 0xFC];
+        assert_eq!(next_frame(&stun), Ok(Frame::Incomplete { needed: FRAME_LEN_MAX }));
+    }
+
+    /// STUN-8489-6.2.2-07, abuse S19: what cannot be framed loses the connection as soon as it can be known.
+    #[test]
+    fn stun_8489_6_2_2_07_garbage_loses_framing() {
+        for garbage in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            &[0x16, 0x03, 0x01, 0x02, 0x00],
+            &[0x80],
+            &[0x00, 0x01, 0x00, 0x02],
+        ] {
+            let expected = if garbage[0] == b'G' {
+                // `G` (0x47) is the range of channel numbers: the stream is in sync, the numbers lead nowhere.
+                Ok(Frame::Incomplete {
+                    needed: (4 + usize::from(u16::from_be_bytes(*b"T "))).next_multiple_of(4),
+                })
+            } else {
+                Err(LostFraming)
+            };
+            assert_eq!(next_frame(garbage), expected);
+        }
+        let other_cookie = [0x00, 0x01, 0x00, 0x00, 1, 2, 3, 4];
+        assert_eq!(next_frame(&other_cookie), Err(LostFraming));
+    }
+}

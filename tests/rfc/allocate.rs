@@ -315,11 +315,11 @@ fn turn_8656_6_05_expiry_frees_everything() {
     world.pass(301);
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.7:0"]), 0);
     world.pass(298);
-    assert!(world.from_peer(relay, "198.51.100.7:7000", b"x").relayed(), "at 599 s");
+    assert!(world.peer_sends(relay, "198.51.100.7:7000", b"x").relayed(), "at 599 s");
     // Not even a timer that comes late lets a packet through.
     world.pass_without_timers(1);
     assert_eq!(
-        world.from_peer(relay, "198.51.100.7:7000", b"x"),
+        world.peer_sends(relay, "198.51.100.7:7000", b"x"),
         Seen::Dropped(Reason::NoAllocation)
     );
     assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![]).error(), 437);

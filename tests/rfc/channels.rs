@@ -52,7 +52,7 @@ fn turn_8656_12_02_a_binding_lives_600_seconds() {
         Some(Seen::Dropped(Reason::NoChannel)),
         "at 600 s"
     );
-    read_data_indication(&world.from_peer(relay, PEER, b"x").at_client());
+    read_data_indication(&world.peer_sends(relay, PEER, b"x").at_client());
     assert_eq!(
         world.bind_channel(path(CLIENT), &mut alice, 0x4001, "198.51.100.8:1"),
         0
@@ -174,13 +174,13 @@ fn turn_8656_12_2_07_too_many_channels_are_insufficient_capacity() {
 fn turn_8656_12_2_08_a_channel_brings_its_permission() {
     let mut world = World::new();
     let (mut alice, relay) = bound(&mut world);
-    assert!(world.from_peer(relay, "198.51.100.7:1", b"x").relayed());
+    assert!(world.peer_sends(relay, "198.51.100.7:1", b"x").relayed());
     world.pass(240);
     assert_eq!(world.bind_channel(path(CLIENT), &mut alice, 0x4001, PEER), 0);
     world.pass(299);
-    assert!(world.from_peer(relay, PEER, b"x").relayed());
+    assert!(world.peer_sends(relay, PEER, b"x").relayed());
     world.pass(1);
-    assert!(!world.from_peer(relay, PEER, b"x").relayed());
+    assert!(!world.peer_sends(relay, PEER, b"x").relayed());
 }
 
 /// TURN-8656-12.6-05 (A12): the channel lives to 600 s, but without permission nothing passes in either direction.
@@ -194,7 +194,7 @@ fn turn_8656_12_6_05_channel_data_needs_a_live_permission() {
         world.send(path(CLIENT), &message),
         Some(Seen::Dropped(Reason::NoPermission))
     );
-    assert_eq!(world.from_peer(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
+    assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
     world.permit(path(CLIENT), &mut alice, &[PEER]);
     assert_eq!(world.send(path(CLIENT), &message).unwrap().data_at_peer(), b"abc");
 }
@@ -205,10 +205,10 @@ fn turn_8656_11_3_02_channel_data_for_the_bound_peer_alone() {
     let mut world = World::new();
     let (_, relay) = bound(&mut world);
     assert_eq!(
-        world.from_peer(relay, PEER, b"abc").at_client(),
+        world.peer_sends(relay, PEER, b"abc").at_client(),
         channel_data(0x4001, b"abc")
     );
-    let other = world.from_peer(relay, "198.51.100.7:7001", b"abc").at_client();
+    let other = world.peer_sends(relay, "198.51.100.7:7001", b"abc").at_client();
     assert_eq!(
         read_data_indication(&other),
         ("198.51.100.7:7001".parse().unwrap(), b"abc".to_vec())
@@ -223,7 +223,7 @@ fn turn_8656_12_5_02_padding_on_streams_only() {
         let mut world = World::new();
         let (_, relay) = bound(&mut world);
         assert_eq!(
-            world.from_peer(relay, PEER, &payload).at_client(),
+            world.peer_sends(relay, PEER, &payload).at_client(),
             channel_data(0x4001, &payload)
         );
 
@@ -232,7 +232,7 @@ fn turn_8656_12_5_02_padding_on_streams_only() {
         world.bind_channel(here, &mut alice, 0x4001, PEER);
         let mut padded = channel_data(0x4001, &payload);
         padded.resize(padded.len().next_multiple_of(4), 0);
-        assert_eq!(world.from_peer(relay, PEER, &payload).at_client(), padded);
+        assert_eq!(world.peer_sends(relay, PEER, &payload).at_client(), padded);
         assert_eq!(world.send(here, &padded).unwrap().data_at_peer(), payload);
     }
 }

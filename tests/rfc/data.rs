@@ -77,7 +77,7 @@ fn turn_8656_11_2_04_send_makes_no_permission() {
         world.send(path(CLIENT), &send),
         Some(Seen::Dropped(Reason::NoPermission))
     );
-    assert!(!world.from_peer(relay, PEER, b"x").relayed());
+    assert!(!world.peer_sends(relay, PEER, b"x").relayed());
 }
 
 /// STUN-8489-6.3.2-01, TURN-8656-11.2-05: with an attribute that must be understood and is not.
@@ -130,7 +130,7 @@ fn turn_8656_11_3_01_a_data_indication_has_peer_and_data() {
     for (relay, peer) in [(relay, PEER), (relay6, "[2001:db8:1::7]:7000")] {
         for len in (0..9).chain([1200]) {
             let payload = vec![0xAB; len];
-            let message = world.from_peer(relay, peer, &payload).at_client();
+            let message = world.peer_sends(relay, peer, &payload).at_client();
             assert_eq!(
                 read_data_indication(&message),
                 (peer.parse::<SocketAddr>().unwrap(), payload.clone())
@@ -150,7 +150,7 @@ fn turn_8656_11_3_04_stun_from_a_peer_is_relayed_not_answered() {
     let mut world = World::new();
     let (_, relay) = permitted(&mut world);
     let request = bare(hairpin::stun::Method::Binding, vec![]);
-    let message = world.from_peer(relay, PEER, &request).at_client();
+    let message = world.peer_sends(relay, PEER, &request).at_client();
     assert_eq!(read_data_indication(&message).1, request);
 }
 
@@ -161,22 +161,22 @@ fn turn_8656_11_3_05_large_datagrams() {
     let (mut alice, relay) = permitted(&mut world);
     let large = vec![0x55; 65_000];
     assert_eq!(
-        read_data_indication(&world.from_peer(relay, PEER, &large).at_client()).1,
+        read_data_indication(&world.peer_sends(relay, PEER, &large).at_client()).1,
         large
     );
     let largest = vec![0x55; 65_507];
-    assert_eq!(world.from_peer(relay, PEER, &largest), Seen::Dropped(Reason::TooLarge));
+    assert_eq!(world.peer_sends(relay, PEER, &largest), Seen::Dropped(Reason::TooLarge));
     world.bind_channel(path(CLIENT), &mut alice, 0x4000, PEER);
-    assert_eq!(world.from_peer(relay, PEER, &largest), Seen::Dropped(Reason::TooLarge));
+    assert_eq!(world.peer_sends(relay, PEER, &largest), Seen::Dropped(Reason::TooLarge));
     assert_eq!(
-        world.from_peer(relay, PEER, &largest[4..]).at_client(),
+        world.peer_sends(relay, PEER, &largest[4..]).at_client(),
         channel_data(0x4000, &largest[4..])
     );
 
     let here = path_over(Transport::Tcp, CLIENT);
     let (mut alice, relay) = world.allocated(here);
     world.bind_channel(here, &mut alice, 0x4000, PEER);
-    assert_eq!(world.from_peer(relay, PEER, &largest).at_client().len(), 4 + 65_508);
+    assert_eq!(world.peer_sends(relay, PEER, &largest).at_client().len(), 4 + 65_508);
 }
 
 /// STUN-8489-5-08: transaction ids of indications are drawn, not counted.
@@ -187,7 +187,7 @@ fn stun_8489_5_08_transaction_ids_are_random() {
     let mut seen = HashSet::new();
     let mut ones = 0;
     for _ in 0..10_000 {
-        let id = Response(world.from_peer(relay, PEER, b"x").at_client())
+        let id = Response(world.peer_sends(relay, PEER, b"x").at_client())
             .message()
             .transaction_id();
         ones += id.0.iter().map(|byte| byte.count_ones()).sum::<u32>();
@@ -203,8 +203,8 @@ fn counters_count_application_data() {
     let mut world = World::new();
     let (_, relay) = permitted(&mut world);
     world.send(path(CLIENT), &send_indication(PEER, vec![data(&[1; 100])]));
-    let _ = world.from_peer(relay, PEER, &[1; 30]);
-    let _ = world.from_peer(relay, "198.51.100.9:1", &[1; 30]);
+    let _ = world.peer_sends(relay, PEER, &[1; 30]);
+    let _ = world.peer_sends(relay, "198.51.100.9:1", &[1; 30]);
     let traffic = world.server.traffic(relay).unwrap();
     assert_eq!((traffic.packets_to_peer, traffic.bytes_to_peer), (1, 100));
     assert_eq!((traffic.packets_to_client, traffic.bytes_to_client), (1, 30));
@@ -308,9 +308,9 @@ fn relay_to_relay_across_shards() {
             data: b"abc".to_vec()
         })
     );
-    assert_eq!(second.from_relay(b, a, b"abc"), Seen::Dropped(Reason::NoPermission));
+    assert_eq!(second.relay_sends(b, a, b"abc"), Seen::Dropped(Reason::NoPermission));
     assert_eq!(second.bind_channel(path(OTHER), &mut bob, 0x4001, &a.to_string()), 0);
-    let seen = second.from_relay(b, a, b"abc");
+    let seen = second.relay_sends(b, a, b"abc");
     assert_eq!(
         seen,
         Seen::AtClient {

@@ -13,9 +13,9 @@ const CLIENT: &str = "192.0.2.10:40000";
 fn turn_8656_9_03_without_permission_nothing_passes() {
     let mut world = World::new();
     let (mut alice, relay) = world.allocated(path(CLIENT));
-    assert_eq!(world.from_peer(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
+    assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.8:0"]), 0);
-    assert_eq!(world.from_peer(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
+    assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn turn_8656_9_01_a_permission_is_for_an_address_whatever_the_port() {
         let mut world = World::new();
         let (mut alice, relay) = world.allocated(path(CLIENT));
         assert_eq!(world.permit(path(CLIENT), &mut alice, &[named]), 0);
-        assert!(world.from_peer(relay, "198.51.100.7:7001", b"x").relayed());
+        assert!(world.peer_sends(relay, "198.51.100.7:7001", b"x").relayed());
     }
 }
 
@@ -36,7 +36,7 @@ fn turn_8656_9_02_a_permission_lives_300_seconds() {
     world.permit(path(CLIENT), &mut alice, &[PEER]);
     for _ in 0..299 {
         world.pass(1);
-        assert!(world.from_peer(relay, PEER, b"x").relayed());
+        assert!(world.peer_sends(relay, PEER, b"x").relayed());
         assert!(
             world
                 .send(path(CLIENT), &send_indication(PEER, vec![data(b"x")]))
@@ -45,7 +45,7 @@ fn turn_8656_9_02_a_permission_lives_300_seconds() {
         );
     }
     world.pass(1);
-    assert_eq!(world.from_peer(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
+    assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
     let send = send_indication(PEER, vec![data(b"x")]);
     assert_eq!(
         world.send(path(CLIENT), &send),
@@ -56,7 +56,7 @@ fn turn_8656_9_02_a_permission_lives_300_seconds() {
     world.pass(200);
     world.permit(path(CLIENT), &mut alice, &[PEER]);
     world.pass(299);
-    assert!(world.from_peer(relay, PEER, b"x").relayed());
+    assert!(world.peer_sends(relay, PEER, b"x").relayed());
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn turn_8656_9_05_permissions_of_one_allocation_are_no_others() {
     let (mut alice, _) = world.allocated(path(CLIENT));
     let (_, other) = world.allocated(path("192.0.2.10:40001"));
     world.permit(path(CLIENT), &mut alice, &[PEER]);
-    assert!(!world.from_peer(other, PEER, b"x").relayed());
+    assert!(!world.peer_sends(other, PEER, b"x").relayed());
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn turn_8656_10_2_02_several_peers_in_one_request() {
     assert!(first.is_success());
     assert_eq!(world.exchange(path(CLIENT), &request), first);
     for last in 1..=10 {
-        assert!(world.from_peer(relay, &format!("198.51.100.{last}:9"), b"x").relayed());
+        assert!(world.peer_sends(relay, &format!("198.51.100.{last}:9"), b"x").relayed());
     }
 }
 
@@ -107,7 +107,7 @@ fn turn_8656_10_2_03_one_refused_peer_refuses_all() {
             let mut world = World::new();
             let (mut alice, relay) = world.allocated(path(CLIENT));
             assert_eq!(world.permit(path(CLIENT), &mut alice, &peers), code);
-            assert!(!world.from_peer(relay, PEER, b"x").relayed());
+            assert!(!world.peer_sends(relay, PEER, b"x").relayed());
         }
     }
 }
@@ -126,7 +126,7 @@ fn turn_8656_10_2_06_too_many_permissions_are_insufficient_capacity() {
         world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0", "198.51.100.13:0"]),
         508
     );
-    assert!(!world.from_peer(relay, "198.51.100.13:1", b"x").relayed());
+    assert!(!world.peer_sends(relay, "198.51.100.13:1", b"x").relayed());
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0"]), 0);
     world.pass(299);
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0"]), 0);

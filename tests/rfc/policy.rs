@@ -167,12 +167,12 @@ fn turn_8656_21_2_2_03_a_new_policy_counts_at_once() {
     let mut stricter = config();
     stricter.peers.allow.clear();
     world.server.configure(std::sync::Arc::new(stricter));
-    assert_eq!(world.from_peer(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
+    assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
     let message = crate::client::channel_data(0x4000, b"x");
     assert_eq!(
         world.send(path(CLIENT), &message),
         Some(Seen::Dropped(Reason::NoChannel))
     );
-    assert!(world.from_peer(relay, "9.9.9.9:1", b"x").relayed());
+    assert!(world.peer_sends(relay, "9.9.9.9:1", b"x").relayed());
     world.server.check_invariants();
 }

@@ -43,7 +43,7 @@ fn turn_8656_8_2_08_after_deletion_the_path_is_free() {
     let (second, _) = world.allocate(path(CLIENT), &mut alice, vec![]);
     assert_ne!(first, second, "a name is never used twice");
     assert_eq!(
-        world.from_peer(first, "198.51.100.7:7000", b"late"),
+        world.peer_sends(first, "198.51.100.7:7000", b"late"),
         Seen::Dropped(Reason::NoAllocation)
     );
 }

@@ -188,7 +188,7 @@ impl World {
     }
 
     /// A datagram from a peer to a relayed transport address.
-    pub fn from_peer(&mut self, relay: RelayId, peer: &str, data: &[u8]) -> Seen {
+    pub fn peer_sends(&mut self, relay: RelayId, peer: &str, data: &[u8]) -> Seen {
         let peer = peer.parse().unwrap();
         let seen = with_packet(data, |packet| {
             let verdict = self.server.from_peer(self.clock, relay, peer, packet);
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// A packet that another shard's relay sent.
-    pub fn from_relay(&mut self, relayed: SocketAddr, from: SocketAddr, data: &[u8]) -> Seen {
+    pub fn relay_sends(&mut self, relayed: SocketAddr, from: SocketAddr, data: &[u8]) -> Seen {
         let seen = with_packet(data, |packet| {
             let verdict = self.server.from_relay(self.clock, relayed, from, packet);
             seen(verdict, packet, &ReplyBuffer::new())
