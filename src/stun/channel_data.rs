@@ -37,10 +37,7 @@ impl<'b> ChannelData<'b> {
     pub fn parse(bytes: &'b [u8]) -> Option<Self> {
         let (&[n0, n1, l0, l1], rest) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
-        Some(Self {
-            number: u16::from_be_bytes([n0, n1]),
-            data,
-        })
+        Some(Self { number: u16::from_be_bytes([n0, n1]), data })
     }
 }
 

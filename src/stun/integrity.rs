@@ -17,18 +17,12 @@ const FINGERPRINT_ATTRIBUTE_LEN: usize = 4 + 4;
 
 /// MESSAGE-INTEGRITY over `covered`, the message up to the attribute.
 pub fn sha1(covered: &[u8], key: &[u8]) -> [u8; 20] {
-    mac::<Hmac<Sha1>>(covered, key, SHA1_ATTRIBUTE_LEN)
-        .finalize()
-        .into_bytes()
-        .into()
+    mac::<Hmac<Sha1>>(covered, key, SHA1_ATTRIBUTE_LEN).finalize().into_bytes().into()
 }
 
 /// MESSAGE-INTEGRITY-SHA256 over `covered`, untruncated.
 pub fn sha256(covered: &[u8], key: &[u8]) -> [u8; 32] {
-    mac::<Hmac<Sha256>>(covered, key, SHA256_ATTRIBUTE_LEN)
-        .finalize()
-        .into_bytes()
-        .into()
+    mac::<Hmac<Sha256>>(covered, key, SHA256_ATTRIBUTE_LEN).finalize().into_bytes().into()
 }
 
 /// FINGERPRINT over `covered`, the message up to the attribute.
@@ -42,16 +36,12 @@ pub fn fingerprint(covered: &[u8]) -> u32 {
 
 /// Compares in constant time; a value of another length than 20 never verifies (STUN-8489-14.5-02).
 pub fn verify_sha1(covered: &[u8], key: &[u8], value: &[u8]) -> bool {
-    mac::<Hmac<Sha1>>(covered, key, SHA1_ATTRIBUTE_LEN)
-        .verify_slice(value)
-        .is_ok()
+    mac::<Hmac<Sha1>>(covered, key, SHA1_ATTRIBUTE_LEN).verify_slice(value).is_ok()
 }
 
 /// Compares in constant time; a value of another length than 32 never verifies.
 pub fn verify_sha256(covered: &[u8], key: &[u8], value: &[u8]) -> bool {
-    mac::<Hmac<Sha256>>(covered, key, SHA256_ATTRIBUTE_LEN)
-        .verify_slice(value)
-        .is_ok()
+    mac::<Hmac<Sha256>>(covered, key, SHA256_ATTRIBUTE_LEN).verify_slice(value).is_ok()
 }
 
 /// The MD5 long-term key (STUN-8489-9.2.2-01). The strings must have been prepared by the caller.
@@ -91,10 +81,7 @@ struct Covered<'b> {
 fn with_length(covered: &[u8], attribute_len: usize) -> Covered<'_> {
     let length =
         u16::try_from(covered.len() + attribute_len - HEADER_LEN).expect("a STUN body is at most 65,535 bytes");
-    Covered {
-        bytes: covered,
-        length: length.to_be_bytes(),
-    }
+    Covered { bytes: covered, length: length.to_be_bytes() }
 }
 
 impl Covered<'_> {

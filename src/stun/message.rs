@@ -52,23 +52,10 @@ impl<'b> Message<'b> {
     /// See [`ParseError`].
     pub fn parse(bytes: &'b [u8]) -> Result<Self, ParseError> {
         let header = Header::parse(bytes)?;
-        let mut message = Self {
-            bytes,
-            header,
-            obeyed_end: bytes.len(),
-            integrity: None,
-            integrity_sha256: None,
-            fingerprint: None,
-        };
-        let mut walk = Attributes {
-            bytes,
-            at: HEADER_LEN,
-            end: bytes.len(),
-        };
-        while let Some(attribute) = walk
-            .try_next()
-            .map_err(|RunsPastEnd| ParseError::MalformedAttribute(header))?
-        {
+        let mut message =
+            Self { bytes, header, obeyed_end: bytes.len(), integrity: None, integrity_sha256: None, fingerprint: None };
+        let mut walk = Attributes { bytes, at: HEADER_LEN, end: bytes.len() };
+        while let Some(attribute) = walk.try_next().map_err(|RunsPastEnd| ParseError::MalformedAttribute(header))? {
             message.note_protection(attribute);
         }
         Ok(message)
@@ -113,11 +100,7 @@ impl<'b> Message<'b> {
 
     /// The attributes to be obeyed, in order: those before any integrity attribute and FINGERPRINT.
     pub fn attributes(&self) -> impl Iterator<Item = Attribute<'b>> + use<'b> {
-        Attributes {
-            bytes: self.bytes,
-            at: HEADER_LEN,
-            end: self.obeyed_end,
-        }
+        Attributes { bytes: self.bytes, at: HEADER_LEN, end: self.obeyed_end }
     }
 
     /// The value of the first obeyed attribute of this type: duplicates are ignored (STUN-8489-14-04).
@@ -186,11 +169,7 @@ impl<'b> Attributes<'b> {
         let value = self.bytes.get(offset..offset + length).ok_or(RunsPastEnd)?;
         // The message is a multiple of four long, so padding never runs past an end that the value itself respects.
         self.at = offset + length.next_multiple_of(4);
-        Ok(Some(Attribute {
-            kind: AttributeType(u16::from_be_bytes([head[0], head[1]])),
-            value,
-            offset,
-        }))
+        Ok(Some(Attribute { kind: AttributeType(u16::from_be_bytes([head[0], head[1]])), value, offset }))
     }
 }
 

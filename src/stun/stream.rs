@@ -31,9 +31,7 @@ pub struct LostFraming;
 /// checked: a well-framed but senseless message is the parser's business and does not cost the connection.
 pub fn next_frame(buffered: &[u8]) -> Result<Frame, LostFraming> {
     let Some(&first) = buffered.first() else {
-        return Ok(Frame::Incomplete {
-            needed: channel_data::HEADER_LEN,
-        });
+        return Ok(Frame::Incomplete { needed: channel_data::HEADER_LEN });
     };
     let is_stun = match first {
         0x00..=0x03 => true,
@@ -42,28 +40,18 @@ pub fn next_frame(buffered: &[u8]) -> Result<Frame, LostFraming> {
         _ => return Err(LostFraming),
     };
     let Some(&[_, _, l0, l1]) = buffered.first_chunk() else {
-        return Ok(Frame::Incomplete {
-            needed: channel_data::HEADER_LEN,
-        });
+        return Ok(Frame::Incomplete { needed: channel_data::HEADER_LEN });
     };
     let length = usize::from(u16::from_be_bytes([l0, l1]));
     let len = if !is_stun {
         // TURN-8656-12.6-07: padded to four on streams, padding not counted.
         (channel_data::HEADER_LEN + length).next_multiple_of(4)
-    } else if length.is_multiple_of(4)
-        && buffered
-            .get(4..8)
-            .is_none_or(|cookie| cookie == MAGIC_COOKIE.to_be_bytes())
-    {
+    } else if length.is_multiple_of(4) && buffered.get(4..8).is_none_or(|cookie| cookie == MAGIC_COOKIE.to_be_bytes()) {
         HEADER_LEN + length
     } else {
         return Err(LostFraming);
     };
-    Ok(if buffered.len() >= len {
-        Frame::Complete { len }
-    } else {
-        Frame::Incomplete { needed: len }
-    })
+    Ok(if buffered.len() >= len { Frame::Complete { len } } else { Frame::Incomplete { needed: len } })
 }
 
 #[cfg(test)]
@@ -74,12 +62,7 @@ mod tests {
     fn messages() -> Vec<Vec<u8>> {
         let binding = [&[0x00, 0x01, 0x00, 0x00][..], &MAGIC_COOKIE.to_be_bytes(), &[7; 12]].concat();
         let channel_data = |number: u16, len: u16| {
-            let mut frame = [
-                &number.to_be_bytes()[..],
-                &len.to_be_bytes(),
-                &vec![0x16; usize::from(len)],
-            ]
-            .concat();
+            let mut frame = [&number.to_be_bytes()[..], &len.to_be_bytes(), &vec![0x16; usize::from(len)]].concat();
             frame.resize(frame.len().next_multiple_of(4), 0);
             frame
         };
@@ -104,11 +87,7 @@ mod tests {
                         received.push(buffered.drain(..len).collect::<Vec<u8>>());
                     }
                 }
-                assert_eq!(
-                    (received == sent, buffered.len()),
-                    (true, 0),
-                    "split at {first} and {second}"
-                );
+                assert_eq!((received == sent, buffered.len()), (true, 0), "split at {first} and {second}");
             }
         }
     }
@@ -125,17 +104,11 @@ mod tests {
     /// STUN-8489-6.2.2-07, abuse S19: what cannot be framed loses the connection as soon as it can be known.
     #[test]
     fn stun_8489_6_2_2_07_garbage_loses_framing() {
-        for garbage in [
-            &b"GET / HTTP/1.1\r\n"[..],
-            &[0x16, 0x03, 0x01, 0x02, 0x00],
-            &[0x80],
-            &[0x00, 0x01, 0x00, 0x02],
-        ] {
+        for garbage in [&b"GET / HTTP/1.1\r\n"[..], &[0x16, 0x03, 0x01, 0x02, 0x00], &[0x80], &[0x00, 0x01, 0x00, 0x02]]
+        {
             let expected = if garbage[0] == b'G' {
                 // `G` (0x47) is the range of channel numbers: the stream is in sync, the numbers lead nowhere.
-                Ok(Frame::Incomplete {
-                    needed: (4 + usize::from(u16::from_be_bytes(*b"T "))).next_multiple_of(4),
-                })
+                Ok(Frame::Incomplete { needed: (4 + usize::from(u16::from_be_bytes(*b"T "))).next_multiple_of(4) })
             } else {
                 Err(LostFraming)
             };

@@ -36,10 +36,7 @@ impl<'b> MessageWriter<'b> {
         buffer[2..4].fill(0);
         buffer[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
         buffer[8..HEADER_LEN].copy_from_slice(&transaction_id.0);
-        Self {
-            buffer,
-            len: HEADER_LEN,
-        }
+        Self { buffer, len: HEADER_LEN }
     }
 
     /// Appends an attribute and its padding.

@@ -32,10 +32,7 @@ pub(super) struct Pending {
 impl Lifetimes {
     /// min(asked, maximum), and never less than the default (TURN-8656-7.2-29).
     pub(super) fn grant(&self, asked_secs: Option<u32>) -> u32 {
-        asked_secs
-            .unwrap_or(0)
-            .min(self.allocation_max_secs)
-            .max(self.allocation_default_secs)
+        asked_secs.unwrap_or(0).min(self.allocation_max_secs).max(self.allocation_default_secs)
     }
 }
 
@@ -77,9 +74,7 @@ impl Server {
         request: &Authenticated<'_, '_>,
         answering: Answering,
     ) -> Result<(), ErrorCode> {
-        let transport = request
-            .first_u32(AttributeType::REQUESTED_TRANSPORT)?
-            .ok_or(ErrorCode::BadRequest)?;
+        let transport = request.first_u32(AttributeType::REQUESTED_TRANSPORT)?.ok_or(ErrorCode::BadRequest)?;
         let family = request.first_u32(AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         let lifetime_secs = self.config.lifetimes.grant(request.first_u32(AttributeType::LIFETIME)?);
         // The first byte counts, the other three are reserved and ignored (TURN-8656-18-01).
@@ -108,22 +103,9 @@ impl Server {
         let owner = request.owner().clone();
         let account = owner.account.clone();
         let sealing = request.sealing().clone();
-        let pending = Pending {
-            path,
-            relay,
-            abandoned: false,
-            owner,
-            answering,
-            sealing,
-            lifetime_secs,
-            attempts: 1,
-        };
+        let pending = Pending { path, relay, abandoned: false, owner, answering, sealing, lifetime_secs, attempts: 1 };
         let name = self.allocations.reserve(pending);
-        self.effects.push_back(Effect::BindRelay {
-            relay: name,
-            local: relay.local(),
-            account,
-        });
+        self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), account });
         Ok(())
     }
 
@@ -136,10 +118,7 @@ impl Server {
             if address.family() == family
                 && let Some(port) = pool.take(clock.now, &mut self.random)
             {
-                return Some(Relay {
-                    address: *address,
-                    port,
-                });
+                return Some(Relay { address: *address, port });
             }
         }
         None
@@ -161,40 +140,21 @@ impl Server {
         if pending.abandoned {
             let pending = self.allocations.take_pending(relay).expect("it was there a moment ago");
             self.release_port(clock, pending.relay);
-            self.effects.push_back(Effect::CloseRelay {
-                relay,
-                account: pending.owner.account,
-            });
+            self.effects.push_back(Effect::CloseRelay { relay, account: pending.owner.account });
             return;
         }
         let path = pending.path;
         let lifetime_secs = pending.lifetime_secs;
         let (answering, sealing) = (pending.answering, pending.sealing.clone());
         let expires = clock.now.plus_secs(lifetime_secs);
-        let allocation = Allocation::new(
-            path,
-            pending.owner.clone(),
-            answering.transaction_id,
-            pending.relay,
-            expires,
-        );
+        let allocation = Allocation::new(path, pending.owner.clone(), answering.transaction_id, pending.relay, expires);
         let relayed = allocation.relay.relayed();
         let account = allocation.owner.account.clone();
         self.allocations.promote(relay, allocation);
         self.timers.arm(clock.now, expires, relay);
         self.counters.allocations_created += 1;
-        self.record(Event::Allocated {
-            relay,
-            path,
-            relayed,
-            account,
-            lifetime_secs,
-        });
-        let success = Success::Allocate {
-            relayed,
-            mapped: path.client,
-            lifetime_secs,
-        };
+        self.record(Event::Allocated { relay, path, relayed, account, lifetime_secs });
+        let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs };
         self.send_response(path, answering, Ok(success), &sealing);
     }
 
@@ -212,15 +172,8 @@ impl Server {
         self.release_port(clock, taken);
         match next {
             Some(next) => {
-                self.allocations
-                    .pending_mut(relay)
-                    .expect("it was there a moment ago")
-                    .relay = next;
-                self.effects.push_back(Effect::BindRelay {
-                    relay,
-                    local: next.local(),
-                    account,
-                });
+                self.allocations.pending_mut(relay).expect("it was there a moment ago").relay = next;
+                self.effects.push_back(Effect::BindRelay { relay, local: next.local(), account });
             }
             None => self.refuse_pending(relay, ErrorCode::InsufficientCapacity),
         }
@@ -256,10 +209,7 @@ impl Server {
     ) {
         let mut reply = ReplyBuffer::new();
         let len = self.respond(&mut reply, answering, result, Some(sealing));
-        self.effects.push_back(Effect::Send {
-            to,
-            bytes: reply[..len].into(),
-        });
+        self.effects.push_back(Effect::Send { to, bytes: reply[..len].into() });
     }
 }
 

@@ -106,9 +106,7 @@ impl Allocation {
     /// Whether this peer may send and be sent to: by IP address alone, and only while the permission lives
     /// (TURN-8656-9-01, 12.6-05).
     pub(super) fn permits(&self, now: Now, peer: IpAddr) -> bool {
-        self.permissions
-            .iter()
-            .any(|permission| permission.peer == peer && now < permission.expires)
+        self.permissions.iter().any(|permission| permission.peer == peer && now < permission.expires)
     }
 
     /// Installs or refreshes permissions, all or none of them (TURN-8656-10.2-03).
@@ -138,8 +136,7 @@ impl Allocation {
 
     /// Takes permissions and channels away from peers that policy now refuses.
     pub(super) fn revoke(&mut self, refused: impl Fn(SocketAddr) -> bool) {
-        self.permissions
-            .retain(|permission| !refused(SocketAddr::new(permission.peer, 0)));
+        self.permissions.retain(|permission| !refused(SocketAddr::new(permission.peer, 0)));
         self.channels.retain(|channel| !refused(channel.peer));
     }
 
@@ -153,10 +150,7 @@ impl Allocation {
 
     /// The channel bound to exactly this peer address and port, while the binding lives (TURN-8656-11.3-02).
     pub(super) fn channel_to(&self, now: Now, peer: SocketAddr) -> Option<ChannelNumber> {
-        self.channels
-            .iter()
-            .find(|channel| channel.peer == peer && now < channel.expires)
-            .map(|channel| channel.number)
+        self.channels.iter().find(|channel| channel.peer == peer && now < channel.expires).map(|channel| channel.number)
     }
 
     /// Whether a binding would be accepted; changes nothing, so that a refusal moves no timer (TURN-8656-12.2-09).
@@ -201,21 +195,12 @@ impl Allocation {
         assert!(self.armed <= self.expires, "the timer wheel would come too late");
         for (place, channel) in self.channels.iter().enumerate() {
             let rest = &self.channels[place + 1..];
-            assert!(
-                rest.iter().all(|other| other.number != channel.number),
-                "a number bound twice"
-            );
-            assert!(
-                rest.iter().all(|other| other.peer != channel.peer),
-                "a peer bound twice"
-            );
+            assert!(rest.iter().all(|other| other.number != channel.number), "a number bound twice");
+            assert!(rest.iter().all(|other| other.peer != channel.peer), "a peer bound twice");
         }
         for (place, permission) in self.permissions.iter().enumerate() {
             let rest = &self.permissions[place + 1..];
-            assert!(
-                rest.iter().all(|other| other.peer != permission.peer),
-                "a peer permitted twice"
-            );
+            assert!(rest.iter().all(|other| other.peer != permission.peer), "a peer permitted twice");
         }
     }
 }

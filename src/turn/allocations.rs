@@ -27,10 +27,7 @@ struct Slot {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all slots are live: a box would cost each a second block"
-)]
+#[expect(clippy::large_enum_variant, reason = "nearly all slots are live: a box would cost each a second block")]
 enum State {
     Free,
     /// The shell is binding the socket; boxed, because it is rare and large.
@@ -83,11 +80,7 @@ impl Allocations {
         };
         let before = self.by_path.insert(path, slot);
         debug_assert!(before.is_none(), "the 5-tuple was taken");
-        RelayId {
-            slot,
-            generation: self.slots[slot as usize].generation,
-            family,
-        }
+        RelayId { slot, generation: self.slots[slot as usize].generation, family }
     }
 
     /// The pending allocation of this name.
@@ -109,10 +102,7 @@ impl Allocations {
 
     /// Frees the slot of a pending allocation. Its 5-tuple is freed unless that was done before.
     pub(super) fn take_pending(&mut self, relay: RelayId) -> Option<Pending> {
-        let slot = self
-            .slots
-            .get_mut(relay.slot as usize)
-            .filter(|slot| slot.generation == relay.generation)?;
+        let slot = self.slots.get_mut(relay.slot as usize).filter(|slot| slot.generation == relay.generation)?;
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Pending(pending) => {
                 slot.generation = slot.generation.wrapping_add(1);
@@ -141,10 +131,7 @@ impl Allocations {
 
     /// Takes a live allocation out.
     pub(super) fn remove(&mut self, relay: RelayId) -> Option<Allocation> {
-        let slot = self
-            .slots
-            .get_mut(relay.slot as usize)
-            .filter(|slot| slot.generation == relay.generation)?;
+        let slot = self.slots.get_mut(relay.slot as usize).filter(|slot| slot.generation == relay.generation)?;
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Live(allocation) => {
                 slot.generation = slot.generation.wrapping_add(1);
@@ -172,14 +159,7 @@ impl Allocations {
             State::Pending(pending) => Found::Pending(pending),
             State::Live(allocation) if now < allocation.expires => {
                 let family = allocation.relay.address.family();
-                Found::Live(
-                    RelayId {
-                        slot: index,
-                        generation: slot.generation,
-                        family,
-                    },
-                    allocation,
-                )
+                Found::Live(RelayId { slot: index, generation: slot.generation, family }, allocation)
             }
             _ => Found::Nothing,
         }
@@ -214,14 +194,9 @@ impl Allocations {
         let index = *self.by_relayed.get(&relayed)?;
         let slot = &mut self.slots[index as usize];
         match &mut slot.state {
-            State::Live(allocation) if now < allocation.expires => Some((
-                RelayId {
-                    slot: index,
-                    generation: slot.generation,
-                    family: family(relayed),
-                },
-                allocation,
-            )),
+            State::Live(allocation) if now < allocation.expires => {
+                Some((RelayId { slot: index, generation: slot.generation, family: family(relayed) }, allocation))
+            }
             _ => None,
         }
     }
@@ -233,11 +208,7 @@ impl Allocations {
         match &slot.state {
             State::Live(allocation) if allocation.expires <= now => {
                 let family = allocation.relay.address.family();
-                Some(RelayId {
-                    slot: index,
-                    generation: slot.generation,
-                    family,
-                })
+                Some(RelayId { slot: index, generation: slot.generation, family })
             }
             _ => None,
         }
@@ -251,23 +222,13 @@ impl Allocations {
 
     /// Every allocation and its name, expired ones included.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (RelayId, &mut Allocation)> {
-        self.slots
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(index, slot)| match &mut slot.state {
-                State::Live(allocation) => {
-                    let family = allocation.relay.address.family();
-                    Some((
-                        RelayId {
-                            slot: index as u32,
-                            generation: slot.generation,
-                            family,
-                        },
-                        allocation,
-                    ))
-                }
-                _ => None,
-            })
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| match &mut slot.state {
+            State::Live(allocation) => {
+                let family = allocation.relay.address.family();
+                Some((RelayId { slot: index as u32, generation: slot.generation, family }, allocation))
+            }
+            _ => None,
+        })
     }
 
     /// Every pending allocation.
@@ -293,26 +254,14 @@ impl Allocations {
                 State::Pending(pending) if pending.abandoned => {}
                 State::Pending(pending) => {
                     paths += 1;
-                    assert_eq!(
-                        self.by_path.get(&pending.path).copied(),
-                        index,
-                        "a pending 5-tuple is not indexed"
-                    );
+                    assert_eq!(self.by_path.get(&pending.path).copied(), index, "a pending 5-tuple is not indexed");
                 }
                 State::Live(allocation) => {
                     live += 1;
                     paths += 1;
-                    assert_eq!(
-                        self.by_path.get(&allocation.path).copied(),
-                        index,
-                        "a 5-tuple is not indexed"
-                    );
+                    assert_eq!(self.by_path.get(&allocation.path).copied(), index, "a 5-tuple is not indexed");
                     let relayed = allocation.relay.relayed();
-                    assert_eq!(
-                        self.by_relayed.get(&relayed).copied(),
-                        index,
-                        "a relayed address is not indexed"
-                    );
+                    assert_eq!(self.by_relayed.get(&relayed).copied(), index, "a relayed address is not indexed");
                 }
             }
             taken += 1;

@@ -55,10 +55,7 @@ impl<'b> Authenticated<'_, 'b> {
     /// # Errors
     /// 400 if it is not four bytes long.
     pub(super) fn first_u32(&self, kind: AttributeType) -> Result<Option<u32>, ErrorCode> {
-        self.first(kind)
-            .map(read_u32)
-            .transpose()
-            .map_err(|_| ErrorCode::BadRequest)
+        self.first(kind).map(read_u32).transpose().map_err(|_| ErrorCode::BadRequest)
     }
 
     /// Every XOR-PEER-ADDRESS, the one attribute that may stand there more than once.
@@ -84,11 +81,7 @@ pub(super) struct Sealing {
 
 impl Sealing {
     pub(super) fn seal(&self) -> Seal<'_> {
-        if self.sha256 {
-            Seal::Sha256(self.key.bytes())
-        } else {
-            Seal::Sha1(self.key.bytes())
-        }
+        if self.sha256 { Seal::Sha256(self.key.bytes()) } else { Seal::Sha1(self.key.bytes()) }
     }
 }
 
@@ -164,10 +157,7 @@ pub(super) fn authenticate<'m, 'b>(
         // There is no rule for a wrong realm; it is a credential failure, not a mismatch (A16, STUN-8489-9.2.4-25).
         return Err(denied(Unauthenticated, Rejection::WrongRealm));
     }
-    let username = std::str::from_utf8(username)
-        .ok()
-        .filter(|name| name.len() <= USERNAME_LEN_MAX)
-        .unwrap_or("");
+    let username = std::str::from_utf8(username).ok().filter(|name| name.len() <= USERNAME_LEN_MAX).unwrap_or("");
     let live_owner = live_owner.filter(|owner| *owner.username == *username);
     let who = identify(&config.credentials, clock.unix_secs, username, live_owner.is_some());
     let key = who.find_key(config, username, algorithm, |key| message.integrity_holds(key))?;
@@ -181,15 +171,8 @@ pub(super) fn authenticate<'m, 'b>(
     }
 
     let owner = live_owner.cloned().unwrap_or_else(|| who.owner(username));
-    let sealing = Sealing {
-        key,
-        sha256: knows_sha256 || message.has_integrity_sha256(),
-    };
-    Ok(Authenticated {
-        message,
-        owner,
-        sealing,
-    })
+    let sealing = Sealing { key, sha256: knows_sha256 || message.has_integrity_sha256() };
+    Ok(Authenticated { message, owner, sealing })
 }
 
 /// STUN-8489-9.2.4-08 to -11: neither attribute means MD5; both must be there, the list as we sent it, the choice in it.
@@ -215,10 +198,7 @@ fn is_deletion(message: &Message<'_>) -> bool {
 /// Where the key of a user name can come from.
 enum Who<'c> {
     Static(&'c super::StaticUser),
-    TimeLimited {
-        secrets: &'c [super::SharedSecret],
-        userid: Option<usize>,
-    },
+    TimeLimited { secrets: &'c [super::SharedSecret], userid: Option<usize> },
     Nobody(Rejection),
 }
 
@@ -244,10 +224,7 @@ fn identify<'c>(credentials: &'c Credentials, unix_secs: u64, username: &str, is
     if expiry > unix_secs.saturating_add(credentials.ttl_secs_max) {
         return Who::Nobody(Rejection::CredentialTooLong);
     }
-    Who::TimeLimited {
-        secrets: &credentials.secrets,
-        userid,
-    }
+    Who::TimeLimited { secrets: &credentials.secrets, userid }
 }
 
 impl Who<'_> {
@@ -265,8 +242,7 @@ impl Who<'_> {
                     Algorithm::Md5 => user.key_md5.map(Key::Md5),
                     Algorithm::Sha256 => user.key_sha256.map(Key::Sha256),
                 };
-                key.filter(|key| verifies(key.bytes()))
-                    .ok_or(reject(Rejection::WrongPassword))
+                key.filter(|key| verifies(key.bytes())).ok_or(reject(Rejection::WrongPassword))
             }
             Self::TimeLimited { secrets, .. } => secrets
                 .iter()
@@ -287,15 +263,10 @@ impl Who<'_> {
     fn owner(&self, username: &str) -> Owner {
         let name: Arc<str> = username.into();
         let account = match self {
-            Self::TimeLimited {
-                userid: Some(start), ..
-            } => username[*start..].into(),
+            Self::TimeLimited { userid: Some(start), .. } => username[*start..].into(),
             _ => Arc::clone(&name),
         };
-        Owner {
-            username: name,
-            account,
-        }
+        Owner { username: name, account }
     }
 }
 
@@ -319,13 +290,7 @@ mod tests {
 
     #[test]
     fn rest_01_password_of_a_time_limited_user_name() {
-        assert_eq!(
-            time_limited_password(b"north", "1893456000:alice"),
-            "MME/7rvfb/gOjpkB59+7AxlCLvk="
-        );
-        assert_eq!(
-            time_limited_password(b"north", "1893456000"),
-            "sqdTDrNuKKg7b57nGt21S56Eu5s="
-        );
+        assert_eq!(time_limited_password(b"north", "1893456000:alice"), "MME/7rvfb/gOjpkB59+7AxlCLvk=");
+        assert_eq!(time_limited_password(b"north", "1893456000"), "sqdTDrNuKKg7b57nGt21S56Eu5s=");
     }
 }

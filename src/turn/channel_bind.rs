@@ -15,9 +15,7 @@ impl Server {
     ) -> Result<Success, ErrorCode> {
         let limits = self.config.limits;
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
-        let number = request
-            .first_u32(AttributeType::CHANNEL_NUMBER)?
-            .ok_or(ErrorCode::BadRequest)?;
+        let number = request.first_u32(AttributeType::CHANNEL_NUMBER)?.ok_or(ErrorCode::BadRequest)?;
         // The lower half is reserved and ignored (TURN-8656-18-01).
         let number = ChannelNumber::new((number >> 16) as u16).ok_or(ErrorCode::BadRequest)?;
         let peer = request.peers().next().ok_or(ErrorCode::BadRequest)??;

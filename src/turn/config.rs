@@ -64,12 +64,7 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Credentials({} users, {} secrets)",
-            self.users.len(),
-            self.secrets.len()
-        )
+        write!(f, "Credentials({} users, {} secrets)", self.users.len(), self.secrets.len())
     }
 }
 

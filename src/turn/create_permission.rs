@@ -35,9 +35,7 @@ impl Server {
             return Err(ErrorCode::BadRequest);
         }
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
-        allocation
-            .permit(clock.now, &peers, limit)
-            .map_err(|_| ErrorCode::InsufficientCapacity)?;
+        allocation.permit(clock.now, &peers, limit).map_err(|_| ErrorCode::InsufficientCapacity)?;
         Ok(Success::CreatePermission)
     }
 }

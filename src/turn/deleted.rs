@@ -24,9 +24,6 @@ impl Deleted {
     }
 
     pub(super) fn contains(&self, now: Now, path: &FiveTuple, transaction_id: TransactionId) -> bool {
-        self.0
-            .iter()
-            .rev()
-            .any(|(until, other, id)| now < *until && *id == transaction_id && other == path)
+        self.0.iter().rev().any(|(until, other, id)| now < *until && *id == transaction_id && other == path)
     }
 }

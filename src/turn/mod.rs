@@ -11,7 +11,7 @@
 //! every lifetime is compared with the clock at the moment it matters.
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
-//! Reading order: this file, `relay.rs` (the hot path), `request.rs` (how a request is taken apart and answered),
+//! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path), `request.rs` (how a request is taken apart and answered),
 //! `authenticate.rs`, then one file a method. Tables: `allocation.rs`, `allocations.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
@@ -36,22 +36,11 @@ mod refresh;
 mod relay;
 mod request;
 mod send;
+mod server;
 mod timers;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
-
-use self::allocation::{Allocation, Relay};
-use self::allocations::Allocations;
-use self::authenticate::Authenticated;
-use self::deleted::Deleted;
-use self::ports::PortPool;
-use self::timers::Timers;
-use crate::stun::ErrorCode;
 
 pub use authenticate::time_limited_password;
 pub use config::{
@@ -60,6 +49,7 @@ pub use config::{
 pub use counters::{Counters, EndReason, Reason, Rejection};
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_policy::{PeerPolicy, PeerRefusal};
+pub use server::Server;
 
 use crate::stun::AddressFamily;
 
@@ -160,11 +150,7 @@ impl RelayId {
         Self {
             slot: (token as u32) >> 1,
             generation: (token >> 32) as u32,
-            family: if token & 1 == 0 {
-                AddressFamily::Ipv4
-            } else {
-                AddressFamily::Ipv6
-            },
+            family: if token & 1 == 0 { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 },
         }
     }
 
@@ -323,322 +309,4 @@ pub struct Traffic {
     pub packets_to_client: u64,
     /// Bytes peer → client.
     pub bytes_to_client: u64,
-}
-
-/// The machine of one shard.
-#[derive(Debug)]
-pub struct Server {
-    config: Arc<Config>,
-    shard: ShardIndex,
-    random: ChaCha8Rng,
-    allocations: Allocations,
-    /// The ports of this shard at each relay address.
-    pools: Vec<(RelayAddress, PortPool)>,
-    timers: Timers<RelayId>,
-    deleted: Deleted,
-    effects: VecDeque<Effect>,
-    draining: bool,
-    counters: Counters,
-}
-
-impl Server {
-    /// An empty server. `seed` feeds everything here that must not be guessed: ports, transaction ids, hash order.
-    pub fn new(config: Arc<Config>, shard: ShardIndex, seed: [u8; 32]) -> Self {
-        let mut random = ChaCha8Rng::from_seed(seed);
-        let mut key = || random.next_u64();
-        let hashes = ahash::RandomState::with_seeds(key(), key(), key(), key());
-        let pools = config
-            .relays
-            .iter()
-            .map(|address| (*address, PortPool::new(config.ports, shard, |_| false)))
-            .collect();
-        Self {
-            config,
-            shard,
-            random,
-            allocations: Allocations::new(hashes),
-            pools,
-            timers: Timers::new(),
-            deleted: Deleted::default(),
-            effects: VecDeque::new(),
-            draining: false,
-            counters: Counters::default(),
-        }
-    }
-
-    /// A message from a client: a whole datagram, or one frame of its stream.
-    pub fn from_client(
-        &mut self,
-        clock: Clock,
-        path: FiveTuple,
-        packet: &mut Packet<'_>,
-        reply: &mut ReplyBuffer,
-    ) -> Verdict {
-        let verdict = match packet.message().first() {
-            // Streams carry reserved channel numbers to here too, to be dropped without losing sync.
-            Some(0x40..=0x7F) => self.on_channel_data(clock, path, packet),
-            Some(0x00..=0x03) => self.on_stun(clock, path, packet, reply),
-            _ => Verdict::Drop(Reason::NotStun),
-        };
-        self.counted(verdict)
-    }
-
-    /// A datagram from a peer, at the socket of one of our relays.
-    pub fn from_peer(&mut self, clock: Clock, relay: RelayId, peer: SocketAddr, packet: &mut Packet<'_>) -> Verdict {
-        let bytes = packet.range();
-        let verdict = self.forward_to_client(clock, relay, peer, packet, bytes);
-        self.counted(verdict)
-    }
-
-    /// A packet for one of our relays that another shard's relay sent ([`Verdict::ToRelay`]).
-    pub fn from_relay(
-        &mut self,
-        clock: Clock,
-        relayed: SocketAddr,
-        from: SocketAddr,
-        packet: &mut Packet<'_>,
-    ) -> Verdict {
-        let bytes = packet.range();
-        let verdict = self.forward_from_relay(clock, relayed, from, packet, bytes);
-        self.counted(verdict)
-    }
-
-    /// The answer to [`Effect::BindRelay`]. After an error nothing is bound and nothing counted.
-    pub fn relay_bound(&mut self, clock: Clock, relay: RelayId, result: Result<(), BindError>) {
-        self.on_relay_bound(clock, relay, result);
-    }
-
-    /// A client's TCP connection is gone, and its allocation with it (TURN-8656-LIFE-01).
-    pub fn path_closed(&mut self, clock: Clock, path: FiveTuple) {
-        self.allocations.abandon(&path);
-        if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path) {
-            self.end(clock, relay, EndReason::PathClosed);
-        }
-    }
-
-    /// From now on new allocations are answered 508; those that exist live on.
-    pub fn drain(&mut self) {
-        self.draining = true;
-    }
-
-    /// Ends every allocation, and accepts no new one.
-    pub fn shut_down(&mut self, clock: Clock) {
-        self.draining = true;
-        let pending: Vec<FiveTuple> = self.allocations.iter_pending().map(|pending| pending.path).collect();
-        for path in &pending {
-            self.allocations.abandon(path);
-        }
-        let relays: Vec<RelayId> = self.allocations.iter_mut().map(|(relay, _)| relay).collect();
-        for relay in relays {
-            self.end(clock, relay, EndReason::Shutdown);
-        }
-    }
-
-    /// Replaces the configuration. Relay addresses and ports of existing allocations stay as they are; permissions
-    /// and channels that the new peer policy refuses end at once.
-    pub fn configure(&mut self, config: Arc<Config>) {
-        let mut old_pools = std::mem::take(&mut self.pools);
-        let same_ports = config.ports == self.config.ports;
-        self.config = config;
-        for address in self.config.relays.clone() {
-            let kept = old_pools
-                .iter()
-                .position(|(old, _)| *old == address)
-                .filter(|_| same_ports);
-            let pool = match kept {
-                Some(place) => old_pools.swap_remove(place).1,
-                None => {
-                    let mut used: Vec<u16> = Vec::new();
-                    used.extend(
-                        self.allocations
-                            .iter_pending()
-                            .filter_map(|pending| pending.relay.port_at(&address)),
-                    );
-                    used.extend(
-                        self.allocations
-                            .iter_mut()
-                            .filter_map(|(_, live)| live.relay.port_at(&address)),
-                    );
-                    PortPool::new(self.config.ports, self.shard, |port| used.contains(&port))
-                }
-            };
-            self.pools.push((address, pool));
-        }
-        let config = Arc::clone(&self.config);
-        for (_, allocation) in self.allocations.iter_mut() {
-            allocation.revoke(|peer| config.check_peer(peer).is_err());
-        }
-    }
-
-    /// When [`Server::handle_timeout`] wants to be called next. O(1).
-    pub fn next_timeout(&self) -> Option<Now> {
-        self.timers.next()
-    }
-
-    /// Ends what has expired. Law: afterwards `next_timeout()` is `None` or later than `clock.now`.
-    pub fn handle_timeout(&mut self, clock: Clock) {
-        if self.timers.next().is_none_or(|next| next > clock.now) {
-            return;
-        }
-        let mut woken = Vec::new();
-        self.timers
-            .expire(clock.now, |deadline, relay| woken.push((deadline, relay)));
-        for (deadline, relay) in woken {
-            match self.allocations.get_mut(relay) {
-                Some(allocation) if allocation.expires <= clock.now => self.end(clock, relay, EndReason::Expired),
-                // Refreshed meanwhile. Of several entries the earliest armed one stands for the allocation.
-                Some(allocation) if allocation.armed == deadline => {
-                    allocation.armed = allocation.expires;
-                    let armed = allocation.armed;
-                    self.timers.arm(clock.now, armed, relay);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The next piece of indirect work, until `None`.
-    pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
-    }
-
-    /// Allocations alive now.
-    pub fn allocations(&self) -> usize {
-        self.allocations.live()
-    }
-
-    /// Sums since this server was made.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// What one allocation has relayed so far.
-    pub fn traffic(&mut self, relay: RelayId) -> Option<Traffic> {
-        self.allocations.get_mut(relay).map(|allocation| allocation.traffic)
-    }
-
-    /// Panics where the tables contradict each other; the simulation calls it after every step.
-    pub fn check_invariants(&mut self) {
-        self.allocations.check_invariants();
-        let limits = self.config.limits;
-        for (_, allocation) in self.allocations.iter_mut() {
-            allocation.check_invariants(limits.permissions_per_allocation, limits.channels_per_allocation);
-        }
-        let ports = self.config.ports;
-        let owned = (ports.first..=ports.last).filter(|port| self.shard.owns(*port)).count();
-        for (address, pool) in &self.pools {
-            let pending = self
-                .allocations
-                .iter_pending()
-                .filter(|pending| pending.relay.address == *address)
-                .count();
-            let used = self.allocations.count_at(address) + pending;
-            assert_eq!(
-                pool.idle() + used,
-                owned,
-                "a port of {} was lost or given out twice",
-                address.bind
-            );
-        }
-    }
-}
-
-/// What several rooms of the machine share.
-impl Server {
-    /// The allocation of this 5-tuple, if the requester owns it.
-    fn own_allocation(
-        &mut self,
-        clock: Clock,
-        path: &FiveTuple,
-        request: &Authenticated<'_, '_>,
-    ) -> Result<(RelayId, &mut Allocation), ErrorCode> {
-        match self.allocations.live_by_path(clock.now, path) {
-            None => Err(ErrorCode::AllocationMismatch),
-            // By name, so that a fresh time-limited name of the same person is another user, as the RFC has it.
-            Some((_, allocation)) if allocation.owner.username != request.owner().username => {
-                Err(ErrorCode::WrongCredentials)
-            }
-            Some(found) => Ok(found),
-        }
-    }
-
-    /// Asks the peer policy, and puts a refusal on record.
-    fn check_peer(&mut self, path: FiveTuple, peer: SocketAddr) -> Result<(), ErrorCode> {
-        self.config.check_peer(peer).map_err(|why| {
-            self.record(Event::PeerRefused { path, peer, why });
-            ErrorCode::Forbidden
-        })
-    }
-
-    /// Ends an allocation and gives back all it held.
-    fn end(&mut self, clock: Clock, relay: RelayId, why: EndReason) {
-        let Some(allocation) = self.allocations.remove(relay) else {
-            return;
-        };
-        let place = EndReason::ALL
-            .iter()
-            .position(|known| *known == why)
-            .expect("ALL has every variant");
-        self.counters.allocations_ended[place] += 1;
-        self.release_port(clock, allocation.relay);
-        let Allocation {
-            path,
-            owner,
-            relay: Relay { .. },
-            traffic,
-            ..
-        } = allocation;
-        let relayed = allocation.relay.relayed();
-        let account = owner.account;
-        self.effects.push_back(Effect::CloseRelay {
-            relay,
-            account: Arc::clone(&account),
-        });
-        self.record(Event::Ended {
-            relay,
-            path,
-            relayed,
-            account,
-            why,
-            traffic,
-        });
-    }
-
-    /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.
-    fn end_expired_at(&mut self, clock: Clock, path: &FiveTuple) {
-        if let Some(relay) = self.allocations.expired_at(clock.now, path) {
-            self.end(clock, relay, EndReason::Expired);
-        }
-    }
-
-    fn release_port(&mut self, clock: Clock, relay: Relay) {
-        if let Some(pool) = self.pool_mut(relay) {
-            pool.release(clock.now, relay.port);
-        }
-    }
-
-    /// The pool a port came from, unless the configuration has dropped it since.
-    fn pool_mut(&mut self, relay: Relay) -> Option<&mut PortPool> {
-        if !self.config.ports.contains(relay.port) {
-            return None;
-        }
-        self.pools
-            .iter_mut()
-            .find(|(address, _)| *address == relay.address)
-            .map(|(_, pool)| pool)
-    }
-
-    /// Queues an event. Events are for people: when the shell is behind they are what is left out.
-    fn record(&mut self, event: Event) {
-        if self.effects.len() < self.config.limits.effects {
-            self.effects.push_back(Effect::Record(event));
-        }
-    }
-
-    fn counted(&mut self, verdict: Verdict) -> Verdict {
-        if let Verdict::Drop(reason) = &verdict {
-            self.counters.drops[*reason as usize] += 1;
-        }
-        verdict
-    }
 }

@@ -42,9 +42,8 @@ impl NonceKeys {
         payload[TIME_LEN..].copy_from_slice(&mac(&self.current, time, path));
         let mut nonce = [0; NONCE_LEN];
         nonce[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
-        let len = STANDARD_NO_PAD
-            .encode_slice(payload, &mut nonce[PREFIX.len()..])
-            .expect("16 bytes are 22 characters");
+        let len =
+            STANDARD_NO_PAD.encode_slice(payload, &mut nonce[PREFIX.len()..]).expect("16 bytes are 22 characters");
         debug_assert_eq!(len, NONCE_LEN - PREFIX.len());
         ArrayString::from_byte_string(&nonce).expect("base64 is ASCII")
     }
@@ -97,21 +96,13 @@ mod tests {
 
     fn path(client: &str) -> FiveTuple {
         let server = "203.0.113.1:3478".parse().unwrap();
-        FiveTuple {
-            transport: Transport::Udp,
-            client: client.parse().unwrap(),
-            server,
-        }
+        FiveTuple { transport: Transport::Udp, client: client.parse().unwrap(), server }
     }
 
     const NOW: u64 = 1_800_000_000;
 
     fn keys(current: u8, previous: Option<u8>) -> NonceKeys {
-        NonceKeys {
-            current: [current; 32],
-            previous: previous.map(|byte| [byte; 32]),
-            lifetime_secs: 600,
-        }
+        NonceKeys { current: [current; 32], previous: previous.map(|byte| [byte; 32]), lifetime_secs: 600 }
     }
 
     #[test]
@@ -123,21 +114,14 @@ mod tests {
             for bit in 0..8 {
                 let mut forged = nonce.as_bytes().to_vec();
                 forged[place] ^= 1 << bit;
-                assert_eq!(
-                    keys.check(NOW, &path("192.0.2.1:1000"), &forged),
-                    Err(Stale::Foreign),
-                    "{place}.{bit}"
-                );
+                assert_eq!(keys.check(NOW, &path("192.0.2.1:1000"), &forged), Err(Stale::Foreign), "{place}.{bit}");
             }
         }
         for other in ["192.0.2.1:1001", "192.0.2.2:1000"] {
             assert_eq!(keys.check(NOW, &path(other), nonce.as_bytes()), Err(Stale::Foreign));
         }
         for short in 0..nonce.len() {
-            assert_eq!(
-                keys.check(NOW, &path("192.0.2.1:1000"), &nonce.as_bytes()[..short]),
-                Err(Stale::Foreign)
-            );
+            assert_eq!(keys.check(NOW, &path("192.0.2.1:1000"), &nonce.as_bytes()[..short]), Err(Stale::Foreign));
         }
     }
 
@@ -146,15 +130,9 @@ mod tests {
         let client = path("[2001:db8::1]:1000");
         let nonce = keys(1, None).issue(NOW, &client);
         assert_eq!(keys(2, Some(1)).check(NOW + 600, &client, nonce.as_bytes()), Ok(()));
-        assert_eq!(
-            keys(2, Some(1)).check(NOW + 601, &client, nonce.as_bytes()),
-            Err(Stale::Expired)
-        );
+        assert_eq!(keys(2, Some(1)).check(NOW + 601, &client, nonce.as_bytes()), Err(Stale::Expired));
         assert_eq!(keys(2, None).check(NOW, &client, nonce.as_bytes()), Err(Stale::Foreign));
-        assert_eq!(
-            keys(1, None).check(NOW - 61, &client, nonce.as_bytes()),
-            Err(Stale::Expired)
-        );
+        assert_eq!(keys(1, None).check(NOW - 61, &client, nonce.as_bytes()), Err(Stale::Expired));
     }
 
     /// STUN-8489-9.2-01, 9.2-02, 14.10-01.
@@ -163,10 +141,7 @@ mod tests {
         let nonce = keys(1, None).issue(NOW, &path("192.0.2.1:1000"));
         assert!(nonce.starts_with("obMatJos2gAAA"));
         assert!(
-            nonce.len() < 128
-                && nonce
-                    .bytes()
-                    .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+            nonce.len() < 128 && nonce.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
         );
     }
 }

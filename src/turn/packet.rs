@@ -32,10 +32,7 @@ impl<'b> Packet<'b> {
     /// If [`Self::HEADROOM`] bytes in front or [`Self::TAILROOM`] behind are missing.
     pub fn new(buffer: &'b mut [u8], message: Range<usize>, ip: IpFields) -> Self {
         assert!(message.start >= Self::HEADROOM, "no head room in front of the packet");
-        assert!(
-            message.end + Self::TAILROOM <= buffer.len(),
-            "no room for padding behind the packet"
-        );
+        assert!(message.end + Self::TAILROOM <= buffer.len(), "no room for padding behind the packet");
         Self { buffer, message, ip }
     }
 

@@ -115,10 +115,7 @@ fn embedded_ipv4(ip: IpAddr) -> Option<Embedded> {
     if ip.is_unspecified() || ip.is_loopback() {
         return None;
     }
-    DISGUISES
-        .iter()
-        .any(|prefix| prefix.contains(&ip))
-        .then_some(Embedded::Disguise)
+    DISGUISES.iter().any(|prefix| prefix.contains(&ip)).then_some(Embedded::Disguise)
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
@@ -228,14 +225,7 @@ mod tests {
         for peer in refused {
             assert!(policy.check(peer.parse().unwrap()).is_err(), "{peer} must be refused");
         }
-        for peer in [
-            "8.8.8.8",
-            "100.63.255.255",
-            "100.128.0.0",
-            "172.32.0.1",
-            "2606:4700::1111",
-            "2a00::1",
-        ] {
+        for peer in ["8.8.8.8", "100.63.255.255", "100.128.0.0", "172.32.0.1", "2606:4700::1111", "2a00::1"] {
             assert_eq!(policy.check(peer.parse().unwrap()), Ok(()), "{peer} must be allowed");
         }
     }

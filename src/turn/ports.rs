@@ -18,14 +18,8 @@ pub(super) struct PortPool {
 impl PortPool {
     /// The ports of `range` that this shard owns and `in_use` does not claim.
     pub(super) fn new(range: PortRange, shard: ShardIndex, in_use: impl Fn(u16) -> bool) -> Self {
-        let free = (range.first..=range.last)
-            .filter(|port| shard.owns(*port) && !in_use(*port))
-            .collect();
-        Self {
-            free,
-            resting: VecDeque::new(),
-            quarantine_secs: range.quarantine_secs,
-        }
+        let free = (range.first..=range.last).filter(|port| shard.owns(*port) && !in_use(*port)).collect();
+        Self { free, resting: VecDeque::new(), quarantine_secs: range.quarantine_secs }
     }
 
     /// A random free port; `None` when all are taken or resting.
@@ -65,35 +59,22 @@ mod tests {
 
     use super::*;
 
-    const RANGE: PortRange = PortRange {
-        first: 50_000,
-        last: 50_099,
-        quarantine_secs: 30,
-    };
+    const RANGE: PortRange = PortRange { first: 50_000, last: 50_099, quarantine_secs: 30 };
 
     #[test]
     fn shards_share_the_range_without_overlap_and_keep_pairs_together() {
-        let mut all: Vec<u16> = (0..3)
-            .flat_map(|index| PortPool::new(RANGE, ShardIndex { index, count: 3 }, |_| false).free)
-            .collect();
+        let mut all: Vec<u16> =
+            (0..3).flat_map(|index| PortPool::new(RANGE, ShardIndex { index, count: 3 }, |_| false).free).collect();
         all.sort_unstable();
         assert_eq!(all, (50_000..=50_099).collect::<Vec<_>>());
         let shard = ShardIndex { index: 0, count: 3 };
-        assert!(
-            (50_000..50_100)
-                .step_by(2)
-                .all(|even| shard.owner_of(even) == shard.owner_of(even + 1))
-        );
+        assert!((50_000..50_100).step_by(2).all(|even| shard.owner_of(even) == shard.owner_of(even + 1)));
     }
 
     #[test]
     fn s11_a_freed_port_rests_before_it_is_drawn_again() {
         let mut random = ChaCha8Rng::from_seed([7; 32]);
-        let range = PortRange {
-            first: 50_000,
-            last: 50_001,
-            quarantine_secs: 30,
-        };
+        let range = PortRange { first: 50_000, last: 50_001, quarantine_secs: 30 };
         let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
         let start = Now(1);
         let first = pool.take(start, &mut random).unwrap();
@@ -111,11 +92,7 @@ mod tests {
     #[test]
     fn turn_8656_7_2_28_ports_are_spread_and_not_sequential() {
         let mut random = ChaCha8Rng::from_seed([9; 32]);
-        let range = PortRange {
-            first: 49_152,
-            last: 65_535,
-            quarantine_secs: 0,
-        };
+        let range = PortRange { first: 49_152, last: 65_535, quarantine_secs: 0 };
         let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
         let drawn: Vec<u16> = (0..1600).map(|_| pool.take(Now(0), &mut random).unwrap()).collect();
         let neighbours = drawn.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
@@ -125,9 +102,6 @@ mod tests {
             sixteenths[usize::from((port - 49_152) / 1024)] += 1;
         }
         // Expected 100 each, standard deviation below 10: five of them either way.
-        assert!(
-            sixteenths.iter().all(|count| (50..150).contains(count)),
-            "{sixteenths:?}"
-        );
+        assert!(sixteenths.iter().all(|count| (50..150).contains(count)), "{sixteenths:?}");
     }
 }

@@ -64,20 +64,10 @@ impl Server {
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
         let ip = packet.ip();
         if !to_relay {
-            return Verdict::ToPeer {
-                from: relay,
-                to,
-                bytes,
-                ip,
-            };
+            return Verdict::ToPeer { from: relay, to, bytes, ip };
         }
         if !self.shard.owns(to.port()) {
-            return Verdict::ToRelay {
-                relayed: to,
-                from,
-                bytes,
-                ip,
-            };
+            return Verdict::ToRelay { relayed: to, from, bytes, ip };
         }
         self.forward_from_relay(clock, to, from, packet, bytes)
     }
@@ -132,11 +122,7 @@ impl Server {
         allocation.traffic.bytes_to_client += len;
         self.counters.traffic.packets_to_client += 1;
         self.counters.traffic.bytes_to_client += len;
-        Verdict::ToClient {
-            to,
-            bytes,
-            ip: packet.ip(),
-        }
+        Verdict::ToClient { to, bytes, ip: packet.ip() }
     }
 }
 
@@ -150,11 +136,7 @@ fn frame_channel_data(
     let length = u16::try_from(data.len()).ok()?;
     let start = data.start - channel_data::HEADER_LEN;
     buffer[start..data.start].copy_from_slice(&channel_data::header(number, length));
-    let end = if padded {
-        data.start + data.len().next_multiple_of(4)
-    } else {
-        data.end
-    };
+    let end = if padded { data.start + data.len().next_multiple_of(4) } else { data.end };
     buffer[data.end..end].fill(0);
     Some(start..end)
 }
@@ -171,9 +153,7 @@ fn frame_data_indication(
         AddressFamily::Ipv6 => 24,
     };
     let padded = data.len().next_multiple_of(4);
-    let body = u16::try_from(peer_len + 4 + padded)
-        .ok()
-        .filter(|body| usize::from(*body) <= STUN_BODY_LEN_MAX)?;
+    let body = u16::try_from(peer_len + 4 + padded).ok().filter(|body| usize::from(*body) <= STUN_BODY_LEN_MAX)?;
     let start = data.start - (Packet::HEADROOM - 24 + peer_len);
     let (front, _) = buffer[start..].split_at_mut(data.start - start);
     let mut writer = MessageWriter::new(front, Method::Data, Class::Indication, transaction_id);

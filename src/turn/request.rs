@@ -29,17 +29,9 @@ impl From<Result<Success, ErrorCode>> for Outcome {
 /// The attributes of a success response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Success {
-    Binding {
-        mapped: SocketAddr,
-    },
-    Allocate {
-        relayed: SocketAddr,
-        mapped: SocketAddr,
-        lifetime_secs: u32,
-    },
-    Refresh {
-        lifetime_secs: u32,
-    },
+    Binding { mapped: SocketAddr },
+    Allocate { relayed: SocketAddr, mapped: SocketAddr, lifetime_secs: u32 },
+    Refresh { lifetime_secs: u32 },
     CreatePermission,
     ChannelBind,
 }
@@ -86,14 +78,8 @@ impl Server {
             return Verdict::Drop(Reason::MalformedAttribute);
         }
         self.counters.requests[method_index(header.method)] += 1;
-        let answering = Answering {
-            method: header.method,
-            transaction_id: header.transaction_id,
-            fingerprint: false,
-        };
-        Verdict::Reply {
-            len: self.respond(reply, answering, Err(ErrorCode::BadRequest), None),
-        }
+        let answering = Answering { method: header.method, transaction_id: header.transaction_id, fingerprint: false };
+        Verdict::Reply { len: self.respond(reply, answering, Err(ErrorCode::BadRequest), None) }
     }
 
     fn on_request(&mut self, clock: Clock, path: FiveTuple, message: &Message<'_>, reply: &mut ReplyBuffer) -> Verdict {
@@ -106,28 +92,19 @@ impl Server {
         if message.method() == Method::Binding {
             // Binding needs no credentials, and looks at none (STUN-8489-12-01).
             return match unknown_attributes(message) {
-                Some(unknown) => Verdict::Reply {
-                    len: self.refuse_unknown(reply, answering, unknown, None),
-                },
+                Some(unknown) => Verdict::Reply { len: self.refuse_unknown(reply, answering, unknown, None) },
                 None => {
                     let success = Success::Binding { mapped: path.client };
-                    Verdict::Reply {
-                        len: self.respond(reply, answering, Ok(success), None),
-                    }
+                    Verdict::Reply { len: self.respond(reply, answering, Ok(success), None) }
                 }
             };
         }
 
-        let live_owner = self
-            .allocations
-            .live_by_path(clock.now, &path)
-            .map(|(_, allocation)| &allocation.owner);
+        let live_owner = self.allocations.live_by_path(clock.now, &path).map(|(_, allocation)| &allocation.owner);
         let request = match authenticate(&self.config, clock, &path, message, live_owner) {
             Ok(request) => request,
             Err(denial) => {
-                return Verdict::Reply {
-                    len: self.challenge(clock, path, reply, answering, denial),
-                };
+                return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
             }
         };
         if let Some(unknown) = unknown_attributes(message) {
@@ -147,9 +124,7 @@ impl Server {
             Outcome::Later => return Verdict::Later,
             Outcome::Drop(reason) => return Verdict::Drop(reason),
         };
-        Verdict::Reply {
-            len: self.respond(reply, answering, result, Some(request.sealing())),
-        }
+        Verdict::Reply { len: self.respond(reply, answering, result, Some(request.sealing())) }
     }
 
     /// Writes a response and counts it. With `sealing` it is an answer to somebody who was authenticated.
@@ -201,11 +176,7 @@ impl Server {
         denial: Denial,
     ) -> usize {
         self.count_error(denial.code);
-        let place = Rejection::ALL
-            .iter()
-            .position(|why| *why == denial.why)
-            .expect("ALL has every variant");
-        self.counters.rejections[place] += 1;
+        self.counters.rejections[denial.why as usize] += 1;
         if denial.why != Rejection::NoCredentials {
             self.record(Event::AuthenticationFailed { path, why: denial.why });
         }
@@ -233,10 +204,7 @@ impl Server {
     }
 
     fn count_error(&mut self, code: ErrorCode) {
-        let place = ErrorCode::ALL
-            .iter()
-            .position(|known| *known == code)
-            .expect("ALL has every code");
+        let place = ErrorCode::ALL.iter().position(|known| *known == code).expect("ALL has every code");
         self.counters.errors[place] += 1;
     }
 }
@@ -246,11 +214,7 @@ impl Success {
         match self {
             Self::Binding { mapped } => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped),
             // L06: browsers stall in silence when one of the three is missing.
-            Self::Allocate {
-                relayed,
-                mapped,
-                lifetime_secs,
-            } => {
+            Self::Allocate { relayed, mapped, lifetime_secs } => {
                 writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
                 writer.u32(AttributeType::LIFETIME, lifetime_secs);
@@ -305,8 +269,5 @@ fn is_known(kind: AttributeType) -> bool {
 }
 
 fn method_index(method: Method) -> usize {
-    Method::ALL
-        .iter()
-        .position(|known| *known == method)
-        .expect("ALL has every method")
+    Method::ALL.iter().position(|known| *known == method).expect("ALL has every method")
 }

@@ -15,14 +15,10 @@ pub(super) fn read_send_indication(message: &Message<'_>, start: usize) -> Sent 
     if unknown_attributes(message).is_some() {
         return Err(Reason::UnknownAttribute);
     }
-    let peer = message
-        .first(AttributeType::XOR_PEER_ADDRESS)
-        .ok_or(Reason::BadIndication)?;
+    let peer = message.first(AttributeType::XOR_PEER_ADDRESS).ok_or(Reason::BadIndication)?;
     let peer = read_xor_address(peer, message.transaction_id()).map_err(|_| Reason::BadIndication)?;
     // No data is bad; empty data is an empty datagram (TURN-8656-11.2-02).
-    let data = message
-        .first_attribute(AttributeType::DATA)
-        .ok_or(Reason::BadIndication)?;
+    let data = message.first_attribute(AttributeType::DATA).ok_or(Reason::BadIndication)?;
     let data_start = start + data.offset;
     Ok((peer, data_start..data_start + data.value.len()))
 }

@@ -25,12 +25,7 @@ pub(super) struct Timers<T> {
 
 impl<T> Timers<T> {
     pub(super) fn new() -> Self {
-        Self {
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            occupied: [0; WORDS],
-            cursor: 0,
-            next: None,
-        }
+        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), occupied: [0; WORDS], cursor: 0, next: None }
     }
 
     /// Wakes `what` at `deadline` or up to a tick later.
@@ -42,10 +37,7 @@ impl<T> Timers<T> {
     }
 
     fn insert(&mut self, deadline: Now, what: T) {
-        let tick = deadline
-            .0
-            .div_ceil(TICK_NANOS)
-            .clamp(self.cursor + 1, self.cursor + SLOTS - 1);
+        let tick = deadline.0.div_ceil(TICK_NANOS).clamp(self.cursor + 1, self.cursor + SLOTS - 1);
         let slot = (tick % SLOTS) as usize;
         self.slots[slot].push((deadline, what));
         self.occupied[slot / 64] |= 1 << (slot % 64);

@@ -34,10 +34,7 @@ fn turn_8656_7_2_31_success_has_relayed_mapped_and_lifetime() {
     assert_eq!(relayed.ip().to_string(), RELAY_V4);
     assert!((50_000..=50_999).contains(&relayed.port()));
     assert_eq!(world.binds, [relayed]);
-    assert_eq!(
-        response.address(AttributeType::XOR_MAPPED_ADDRESS),
-        Some(CLIENT.parse().unwrap())
-    );
+    assert_eq!(response.address(AttributeType::XOR_MAPPED_ADDRESS), Some(CLIENT.parse().unwrap()));
     assert_eq!(response.lifetime(), Some(600));
     assert!(response.first(AttributeType::NONCE).is_none());
 }
@@ -87,11 +84,7 @@ fn turn_8656_5_11_a_retransmission_during_the_bind_is_answered_once() {
 #[test]
 fn turn_8656_7_2_05_requested_transport_must_be_there_and_well_formed() {
     let transport = AttributeType::REQUESTED_TRANSPORT;
-    for attributes in [
-        vec![],
-        vec![(transport, vec![17])],
-        vec![(transport, vec![17, 0, 0, 0, 0])],
-    ] {
+    for attributes in [vec![], vec![(transport, vec![17])], vec![(transport, vec![17, 0, 0, 0, 0])]] {
         assert_eq!(error_of(&mut World::new(), attributes), 400);
     }
 }
@@ -118,11 +111,7 @@ fn turn_8656_18_01_reserved_bytes_are_ignored() {
 /// TURN-8656-7.2-07, IANA-01: what is not implemented is an unknown attribute, not a silent success.
 #[test]
 fn turn_8656_7_2_07_unimplemented_attributes_are_refused_by_name() {
-    for kind in [
-        AttributeType::DONT_FRAGMENT,
-        AttributeType::EVEN_PORT,
-        AttributeType::RESERVATION_TOKEN,
-    ] {
+    for kind in [AttributeType::DONT_FRAGMENT, AttributeType::EVEN_PORT, AttributeType::RESERVATION_TOKEN] {
         let mut world = World::new();
         let mut alice = world.alice(path(CLIENT));
         let request = alice.signed(Method::Allocate, vec![udp(), (kind, vec![])]);
@@ -146,23 +135,10 @@ fn turn_8656_7_2_11_families() {
         let mut alice = world.alice(path(client));
         let request = alice.signed(Method::Allocate, attributes);
         let response = world.exchange(path(client), &request);
-        assert_eq!(
-            response
-                .address(AttributeType::XOR_RELAYED_ADDRESS)
-                .unwrap()
-                .ip()
-                .to_string(),
-            expected
-        );
+        assert_eq!(response.address(AttributeType::XOR_RELAYED_ADDRESS).unwrap().ip().to_string(), expected);
     }
     assert_eq!(error_of(&mut World::new(), vec![udp(), family(9)]), 440);
-    assert_eq!(
-        error_of(
-            &mut World::new(),
-            vec![udp(), (AttributeType::REQUESTED_ADDRESS_FAMILY, vec![1])]
-        ),
-        400
-    );
+    assert_eq!(error_of(&mut World::new(), vec![udp(), (AttributeType::REQUESTED_ADDRESS_FAMILY, vec![1])]), 400);
     for (kept, asked) in [(RELAY_V4, family(2)), (RELAY_V6, family(1))] {
         let mut config = config();
         config.relays.retain(|relay| relay.bind.to_string() == kept);
@@ -173,37 +149,22 @@ fn turn_8656_7_2_11_families() {
 /// TURN-8656-7.2-29, -30, A15.
 #[test]
 fn turn_8656_7_2_29_lifetime_is_bounded_below_and_above() {
-    for (asked, granted) in [
-        (0, 600),
-        (60, 600),
-        (600, 600),
-        (1200, 1200),
-        (3600, 3600),
-        (7200, 3600),
-        (u32::MAX, 3600),
-    ] {
+    for (asked, granted) in
+        [(0, 600), (60, 600), (600, 600), (1200, 1200), (3600, 3600), (7200, 3600), (u32::MAX, 3600)]
+    {
         let mut world = World::new();
         let mut alice = world.alice(path(CLIENT));
         let (_, response) = world.allocate(path(CLIENT), &mut alice, vec![lifetime(asked)]);
         assert_eq!(response.lifetime(), Some(granted), "asked for {asked}");
     }
-    assert_eq!(
-        error_of(&mut World::new(), vec![udp(), (AttributeType::LIFETIME, vec![0, 0, 1])]),
-        400
-    );
+    assert_eq!(error_of(&mut World::new(), vec![udp(), (AttributeType::LIFETIME, vec![0, 0, 1])]), 400);
 }
 
 /// TURN-8656-7.2-35: behind 1:1 NAT the public address is told and the private one bound.
 #[test]
 fn turn_8656_7_2_35_the_advertised_address_is_told() {
-    let relay = RelayAddress {
-        bind: "10.0.0.5".parse().unwrap(),
-        advertise: RELAY_V4.parse().unwrap(),
-    };
-    let mut world = World::with(Config {
-        relays: vec![relay],
-        ..config()
-    });
+    let relay = RelayAddress { bind: "10.0.0.5".parse().unwrap(), advertise: RELAY_V4.parse().unwrap() };
+    let mut world = World::with(Config { relays: vec![relay], ..config() });
     let mut alice = world.alice(path(CLIENT));
     let (_, response) = world.allocate(path(CLIENT), &mut alice, vec![]);
     let relayed = response.address(AttributeType::XOR_RELAYED_ADDRESS).unwrap();
@@ -214,11 +175,7 @@ fn turn_8656_7_2_35_the_advertised_address_is_told() {
 /// TURN-8656-6-01, 7.2-33: addresses are unique, and when the ports are used up the answer is 508.
 #[test]
 fn turn_8656_7_2_33_no_ports_left_is_insufficient_capacity() {
-    let ports = PortRange {
-        first: 50_000,
-        last: 50_019,
-        quarantine_secs: 0,
-    };
+    let ports = PortRange { first: 50_000, last: 50_019, quarantine_secs: 0 };
     let mut world = World::with(Config { ports, ..config() });
     let mut seen = HashSet::new();
     for port in 1..=20 {
@@ -257,21 +214,15 @@ fn the_limit_on_effects_is_insufficient_capacity() {
 #[test]
 fn turn_8656_7_2_36_a_failed_allocate_leaves_nothing_behind() {
     let mut world = World::new();
-    for (refusal, code) in [
-        (BindError::UserQuotaReached, 486),
-        (BindError::OutOfCapacity, 508),
-        (BindError::PortInUse, 508),
-    ] {
+    for (refusal, code) in
+        [(BindError::UserQuotaReached, 486), (BindError::OutOfCapacity, 508), (BindError::PortInUse, 508)]
+    {
         world.bind_answer = Some(Box::new(move |_| Err(refusal)));
         for _ in 0..2000 {
             assert_eq!(error_of(&mut world, vec![udp()]), code);
         }
     }
-    for attributes in [
-        vec![],
-        vec![udp(), family(9)],
-        vec![(AttributeType::REQUESTED_TRANSPORT, vec![6, 0, 0, 0])],
-    ] {
+    for attributes in [vec![], vec![udp(), family(9)], vec![(AttributeType::REQUESTED_TRANSPORT, vec![6, 0, 0, 0])]] {
         assert_ne!(error_of(&mut world, attributes), 0);
     }
     world.server.check_invariants();
@@ -287,11 +238,7 @@ fn a_port_in_use_is_passed_over() {
     let mut refusals = 3;
     world.bind_answer = Some(Box::new(move |_| {
         refusals -= 1;
-        if refusals < 0 {
-            Ok(())
-        } else {
-            Err(BindError::PortInUse)
-        }
+        if refusals < 0 { Ok(()) } else { Err(BindError::PortInUse) }
     }));
     assert_eq!(error_of(&mut world, vec![udp()]), 0);
     assert_eq!(world.binds.iter().collect::<HashSet<_>>().len(), 4);
@@ -318,20 +265,11 @@ fn turn_8656_6_05_expiry_frees_everything() {
     assert!(world.peer_sends(relay, "198.51.100.7:7000", b"x").relayed(), "at 599 s");
     // Not even a timer that comes late lets a packet through.
     world.pass_without_timers(1);
-    assert_eq!(
-        world.peer_sends(relay, "198.51.100.7:7000", b"x"),
-        Seen::Dropped(Reason::NoAllocation)
-    );
+    assert_eq!(world.peer_sends(relay, "198.51.100.7:7000", b"x"), Seen::Dropped(Reason::NoAllocation));
     assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![]).error(), 437);
     world.pass(2);
     assert_eq!((world.server.allocations(), &world.closed[..]), (0, &[relay][..]));
-    assert!(matches!(
-        world.events.last(),
-        Some(Event::Ended {
-            why: EndReason::Expired,
-            ..
-        })
-    ));
+    assert!(matches!(world.events.last(), Some(Event::Ended { why: EndReason::Expired, .. })));
     assert_eq!(world.server.next_timeout(), None);
 }
 

@@ -19,20 +19,12 @@ fn allocate(world: &mut World, client: &mut Client) -> u16 {
 /// STUN-8489-9.2.4-01, 9.2-01, 9.2.1-01, 9.2.4-03, 9.2.4-05, 14.11-01, TURN-8656-5-01, 7.2-01.
 #[test]
 fn stun_8489_9_2_4_01_a_bare_request_is_challenged() {
-    for method in [
-        Method::Allocate,
-        Method::Refresh,
-        Method::CreatePermission,
-        Method::ChannelBind,
-    ] {
+    for method in [Method::Allocate, Method::Refresh, Method::CreatePermission, Method::ChannelBind] {
         let challenge = World::new().exchange(path(CLIENT), &bare(method, vec![udp()]));
         assert_eq!(challenge.error(), 401);
         assert_eq!(challenge.first(AttributeType::REALM).unwrap(), REALM.as_bytes());
         assert!(challenge.nonce().starts_with(b"obMatJos2gAAA"));
-        assert_eq!(
-            challenge.first(AttributeType::PASSWORD_ALGORITHMS).unwrap(),
-            [0, 2, 0, 0, 0, 1, 0, 0]
-        );
+        assert_eq!(challenge.first(AttributeType::PASSWORD_ALGORITHMS).unwrap(), [0, 2, 0, 0, 0, 1, 0, 0]);
         assert!(challenge.first(AttributeType::USERNAME).is_none());
         assert!(!challenge.message().has_integrity() && !challenge.message().has_integrity_sha256());
     }
@@ -135,11 +127,9 @@ fn stun_8489_9_2_4_10_algorithms_must_come_back_as_they_were_sent() {
 #[test]
 fn stun_8489_9_2_4_17_failures_look_alike() {
     let mut answers = Vec::new();
-    for (name, password, realm) in [
-        ("nobody", "s3cret", REALM),
-        ("alice", "wrong", REALM),
-        ("alice", "s3cret", "other.example"),
-    ] {
+    for (name, password, realm) in
+        [("nobody", "s3cret", REALM), ("alice", "wrong", REALM), ("alice", "s3cret", "other.example")]
+    {
         let mut world = World::new();
         let mut client = world.client(path(CLIENT), name, password);
         client.realm = realm.into();
@@ -181,10 +171,7 @@ fn l12_an_expired_nonce_may_still_delete() {
     world.refresh(path(CLIENT), &mut alice, vec![lifetime(3600)]);
     world.pass(1801);
     assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![]).error(), 438);
-    assert_eq!(
-        world.refresh(path(CLIENT), &mut alice, vec![lifetime(0)]).lifetime(),
-        Some(0)
-    );
+    assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![lifetime(0)]).lifetime(), Some(0));
     assert_eq!(world.server.allocations(), 0);
 }
 
@@ -205,11 +192,7 @@ fn stun_8489_9_01_attributes_behind_message_integrity_are_ignored() {
     let mut request = alice.signed(Method::Allocate, vec![udp()]);
     append(
         &mut request,
-        &vec![
-            (AttributeType(0x7FFF), vec![]),
-            lifetime(3600),
-            (AttributeType(0xFF05), b"log-id".to_vec()),
-        ],
+        &vec![(AttributeType(0x7FFF), vec![]), lifetime(3600), (AttributeType(0xFF05), b"log-id".to_vec())],
     );
     let response = world.exchange(path(CLIENT), &request);
     assert_eq!(response.lifetime(), Some(600));
@@ -224,10 +207,7 @@ fn stun_8489_9_02_attributes_behind_message_integrity_sha256_are_ignored() {
     let mut request = alice.signed(Method::Allocate, vec![udp()]);
     append(
         &mut request,
-        &vec![
-            (AttributeType::EVEN_PORT, vec![0x80]),
-            (AttributeType::MESSAGE_INTEGRITY, vec![0; 20]),
-        ],
+        &vec![(AttributeType::EVEN_PORT, vec![0x80]), (AttributeType::MESSAGE_INTEGRITY, vec![0; 20])],
     );
     assert!(world.exchange(path(CLIENT), &request).is_success());
 }
@@ -245,10 +225,7 @@ fn stun_8489_9_1_3_03_the_sha256_mac_decides() {
         }
         let mut mac = integrity::sha256(&request, &alice.key());
         mac[0] ^= u8::from(break_sha256);
-        append(
-            &mut request,
-            &vec![(AttributeType::MESSAGE_INTEGRITY_SHA256, mac.to_vec())],
-        );
+        append(&mut request, &vec![(AttributeType::MESSAGE_INTEGRITY_SHA256, mac.to_vec())]);
         assert_eq!(world.exchange(path(CLIENT), &request).error(), expected);
     }
 }
@@ -280,13 +257,7 @@ fn stun_8489_14_5_02_a_mac_of_the_wrong_length_is_a_wrong_mac() {
 /// STUN-8489-14.3-01, -02.
 #[test]
 fn stun_8489_14_3_01_odd_user_names_are_unknown_users() {
-    for name in [
-        vec![b'x'; 700],
-        vec![b'x'; 763],
-        vec![b'x'; 2000],
-        vec![0xFF, 0xFE],
-        vec![],
-    ] {
+    for name in [vec![b'x'; 700], vec![b'x'; 763], vec![b'x'; 2000], vec![0xFF, 0xFE], vec![]] {
         let mut world = World::new();
         let alice = world.alice(path(CLIENT));
         let mut attributes = alice.credentials();
@@ -309,22 +280,13 @@ fn stun_8489_14_04_the_first_of_two_attributes_counts() {
 #[test]
 fn stun_8489_6_3_1_1_03_errors_after_authentication_are_sealed() {
     for software in [None, Some("hairpin".to_owned())] {
-        let mut world = World::with(hairpin::turn::Config {
-            software: software.clone(),
-            ..config()
-        });
+        let mut world = World::with(hairpin::turn::Config { software: software.clone(), ..config() });
         let mut alice = world.alice(path(CLIENT));
-        let request = alice.signed(
-            Method::Allocate,
-            vec![(AttributeType::REQUESTED_TRANSPORT, vec![132, 0, 0, 0])],
-        );
+        let request = alice.signed(Method::Allocate, vec![(AttributeType::REQUESTED_TRANSPORT, vec![132, 0, 0, 0])]);
         let response = world.exchange(path(CLIENT), &request);
         assert_eq!(response.error(), 442);
         assert!(response.message().integrity_holds(&alice.key()));
-        assert_eq!(
-            response.first(AttributeType::SOFTWARE),
-            software.map(String::into_bytes)
-        );
+        assert_eq!(response.first(AttributeType::SOFTWARE), software.map(String::into_bytes));
     }
 }
 
@@ -344,12 +306,7 @@ fn allocate_time_limited(name: &str, secret: &str) -> u16 {
 #[test]
 fn rest_05_several_secrets_count_at_the_same_time() {
     let soon = UNIX_START + 3600;
-    for name in [
-        format!("{soon}:carol"),
-        format!("{soon}"),
-        format!("{UNIX_START}:carol"),
-        format!("{soon}:a:b"),
-    ] {
+    for name in [format!("{soon}:carol"), format!("{soon}"), format!("{UNIX_START}:carol"), format!("{soon}:a:b")] {
         for secret in ["north", "south"] {
             assert_eq!(allocate_time_limited(&name, secret), 0, "{name}");
         }
@@ -400,9 +357,7 @@ fn rest_08_the_account_is_the_user_id() {
         let mut carol = time_limited(&format!("{}:carol", UNIX_START + secs), "north");
         carol.nonce = world.alice(here).nonce;
         world.allocate(here, &mut carol, vec![]);
-        let Some(hairpin::turn::Event::Allocated { account: counted, .. }) = world.events.last() else {
-            panic!()
-        };
+        let Some(hairpin::turn::Event::Allocated { account: counted, .. }) = world.events.last() else { panic!() };
         assert_eq!(&**counted, account);
     }
 }

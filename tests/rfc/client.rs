@@ -112,26 +112,12 @@ pub fn write(
 
 /// An unsigned request.
 pub fn bare(method: Method, attributes: Attributes) -> Vec<u8> {
-    write(
-        method,
-        Class::Request,
-        TransactionId([9; 12]),
-        &attributes,
-        Seal::None,
-        false,
-    )
+    write(method, Class::Request, TransactionId([9; 12]), &attributes, Seal::None, false)
 }
 
 /// An indication.
 pub fn indication(method: Method, attributes: Attributes) -> Vec<u8> {
-    write(
-        method,
-        Class::Indication,
-        TransactionId([8; 12]),
-        &attributes,
-        Seal::None,
-        false,
-    )
+    write(method, Class::Indication, TransactionId([8; 12]), &attributes, Seal::None, false)
 }
 
 /// Appends raw attributes behind a finished message and corrects its length.
@@ -150,10 +136,7 @@ pub fn append(message: &mut Vec<u8>, attributes: &Attributes) {
 pub fn peer_for(id: TransactionId, address: &str) -> (AttributeType, Vec<u8>) {
     let mut buffer = [0; 64];
     let mut writer = MessageWriter::new(&mut buffer, Method::Binding, Class::Request, id);
-    writer.xor_address(
-        AttributeType::XOR_PEER_ADDRESS,
-        address.parse().expect("an address with port"),
-    );
+    writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address.parse().expect("an address with port"));
     let len = writer.finish(Seal::None, false);
     (AttributeType::XOR_PEER_ADDRESS, buffer[24..len].to_vec())
 }
@@ -206,13 +189,11 @@ impl Response {
     }
 
     pub fn lifetime(&self) -> Option<u32> {
-        self.first(AttributeType::LIFETIME)
-            .map(|value| read_u32(&value).unwrap())
+        self.first(AttributeType::LIFETIME).map(|value| read_u32(&value).unwrap())
     }
 
     pub fn address(&self, kind: AttributeType) -> Option<SocketAddr> {
-        self.first(kind)
-            .map(|value| read_xor_address(&value, self.message().transaction_id()).unwrap())
+        self.first(kind).map(|value| read_xor_address(&value, self.message().transaction_id()).unwrap())
     }
 
     pub fn nonce(&self) -> Vec<u8> {
@@ -221,12 +202,7 @@ impl Response {
 
     /// The 16-bit list of a 420.
     pub fn unknown(&self) -> Vec<u16> {
-        let value = self
-            .first(AttributeType::UNKNOWN_ATTRIBUTES)
-            .expect("a list of unknown attributes");
-        value
-            .chunks(2)
-            .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
-            .collect()
+        let value = self.first(AttributeType::UNKNOWN_ATTRIBUTES).expect("a list of unknown attributes");
+        value.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
     }
 }

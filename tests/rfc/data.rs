@@ -23,10 +23,7 @@ fn permitted(world: &mut World) -> (Client, hairpin::turn::RelayId) {
 fn turn_8656_5_06_data_without_an_allocation_is_dropped() {
     let mut world = World::new();
     let send = send_indication(PEER, vec![data(b"abc")]);
-    assert_eq!(
-        world.send(path(CLIENT), &send),
-        Some(Seen::Dropped(Reason::NoAllocation))
-    );
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::NoAllocation)));
 }
 
 #[test]
@@ -35,16 +32,11 @@ fn turn_8656_11_2_01_send_needs_peer_and_data() {
     permitted(&mut world);
     let no_data = send_indication(PEER, vec![]);
     let no_peer = indication(hairpin::stun::Method::Send, vec![data(b"abc")]);
-    let bad_peer = indication(
-        hairpin::stun::Method::Send,
-        vec![(AttributeType::XOR_PEER_ADDRESS, vec![0; 5]), data(b"abc")],
-    );
+    let bad_peer =
+        indication(hairpin::stun::Method::Send, vec![(AttributeType::XOR_PEER_ADDRESS, vec![0; 5]), data(b"abc")]);
     let port_zero = send_indication("198.51.100.7:0", vec![data(b"abc")]);
     for message in [no_data, no_peer, bad_peer, port_zero] {
-        assert_eq!(
-            world.send(path(CLIENT), &message),
-            Some(Seen::Dropped(Reason::BadIndication))
-        );
+        assert_eq!(world.send(path(CLIENT), &message), Some(Seen::Dropped(Reason::BadIndication)));
     }
 }
 
@@ -56,14 +48,7 @@ fn turn_8656_11_2_07_exactly_the_data_leaves_from_the_relay() {
     for len in (0..9).chain([1199, 1200, 65_000]) {
         let payload: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
         let seen = world.send(path(CLIENT), &send_indication(PEER, vec![data(&payload)]));
-        assert_eq!(
-            seen,
-            Some(Seen::AtPeer {
-                from: relay,
-                to: PEER.parse().unwrap(),
-                data: payload
-            })
-        );
+        assert_eq!(seen, Some(Seen::AtPeer { from: relay, to: PEER.parse().unwrap(), data: payload }));
     }
 }
 
@@ -73,10 +58,7 @@ fn turn_8656_11_2_04_send_makes_no_permission() {
     let mut world = World::new();
     let (_, relay) = world.allocated(path(CLIENT));
     let send = send_indication(PEER, vec![data(b"abc")]);
-    assert_eq!(
-        world.send(path(CLIENT), &send),
-        Some(Seen::Dropped(Reason::NoPermission))
-    );
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::NoPermission)));
     assert!(!world.peer_sends(relay, PEER, b"x").relayed());
 }
 
@@ -87,10 +69,7 @@ fn stun_8489_6_3_2_01_send_with_an_unknown_attribute_is_dropped() {
     permitted(&mut world);
     for unknown in [AttributeType(0x7FFF), AttributeType::DONT_FRAGMENT] {
         let send = send_indication(PEER, vec![data(b"abc"), (unknown, vec![])]);
-        assert_eq!(
-            world.send(path(CLIENT), &send),
-            Some(Seen::Dropped(Reason::UnknownAttribute))
-        );
+        assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::UnknownAttribute)));
     }
 }
 
@@ -101,20 +80,11 @@ fn f01_send_with_fingerprint() {
     let mut world = World::new();
     permitted(&mut world);
     let attributes = vec![peer_for(TransactionId([8; 12]), PEER), data(b"abc")];
-    let mut send = crate::client::write(
-        Method::Send,
-        Class::Indication,
-        TransactionId([8; 12]),
-        &attributes,
-        Seal::None,
-        true,
-    );
+    let mut send =
+        crate::client::write(Method::Send, Class::Indication, TransactionId([8; 12]), &attributes, Seal::None, true);
     assert_eq!(world.send(path(CLIENT), &send).unwrap().data_at_peer(), b"abc");
     *send.last_mut().unwrap() ^= 1;
-    assert_eq!(
-        world.send(path(CLIENT), &send),
-        Some(Seen::Dropped(Reason::BadFingerprint))
-    );
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::BadFingerprint)));
 }
 
 /// TURN-8656-11.3-01, -03: true source, exact data, zero padding, for both families and every length.
@@ -131,15 +101,9 @@ fn turn_8656_11_3_01_a_data_indication_has_peer_and_data() {
         for len in (0..9).chain([1200]) {
             let payload = vec![0xAB; len];
             let message = world.peer_sends(relay, peer, &payload).at_client();
-            assert_eq!(
-                read_data_indication(&message),
-                (peer.parse::<SocketAddr>().unwrap(), payload.clone())
-            );
+            assert_eq!(read_data_indication(&message), (peer.parse::<SocketAddr>().unwrap(), payload.clone()));
             let padding = len.next_multiple_of(4) - len;
-            assert!(
-                message[message.len() - padding..].iter().all(|byte| *byte == 0),
-                "abuse S18"
-            );
+            assert!(message[message.len() - padding..].iter().all(|byte| *byte == 0), "abuse S18");
         }
     }
 }
@@ -160,18 +124,12 @@ fn turn_8656_11_3_05_large_datagrams() {
     let mut world = World::new();
     let (mut alice, relay) = permitted(&mut world);
     let large = vec![0x55; 65_000];
-    assert_eq!(
-        read_data_indication(&world.peer_sends(relay, PEER, &large).at_client()).1,
-        large
-    );
+    assert_eq!(read_data_indication(&world.peer_sends(relay, PEER, &large).at_client()).1, large);
     let largest = vec![0x55; 65_507];
     assert_eq!(world.peer_sends(relay, PEER, &largest), Seen::Dropped(Reason::TooLarge));
     world.bind_channel(path(CLIENT), &mut alice, 0x4000, PEER);
     assert_eq!(world.peer_sends(relay, PEER, &largest), Seen::Dropped(Reason::TooLarge));
-    assert_eq!(
-        world.peer_sends(relay, PEER, &largest[4..]).at_client(),
-        channel_data(0x4000, &largest[4..])
-    );
+    assert_eq!(world.peer_sends(relay, PEER, &largest[4..]).at_client(), channel_data(0x4000, &largest[4..]));
 
     let here = path_over(Transport::Tcp, CLIENT);
     let (mut alice, relay) = world.allocated(here);
@@ -187,9 +145,7 @@ fn stun_8489_5_08_transaction_ids_are_random() {
     let mut seen = HashSet::new();
     let mut ones = 0;
     for _ in 0..10_000 {
-        let id = Response(world.peer_sends(relay, PEER, b"x").at_client())
-            .message()
-            .transaction_id();
+        let id = Response(world.peer_sends(relay, PEER, b"x").at_client()).message().transaction_id();
         ones += id.0.iter().map(|byte| byte.count_ones()).sum::<u32>();
         assert!(seen.insert(id));
     }
@@ -215,63 +171,29 @@ fn counters_count_application_data() {
 /// Two clients of one server: the packet goes straight from relay to relay, under both clients' permissions.
 #[test]
 fn relay_to_relay_stays_inside() {
-    let relay = RelayAddress {
-        bind: "10.0.0.5".parse().unwrap(),
-        advertise: "203.0.113.5".parse().unwrap(),
-    };
-    let mut world = World::with(Config {
-        relays: vec![relay],
-        ..config()
-    });
+    let relay = RelayAddress { bind: "10.0.0.5".parse().unwrap(), advertise: "203.0.113.5".parse().unwrap() };
+    let mut world = World::with(Config { relays: vec![relay], ..config() });
     let relayed = AttributeType::XOR_RELAYED_ADDRESS;
     let mut alice = world.alice(path(CLIENT));
-    let a = world
-        .allocate(path(CLIENT), &mut alice, vec![])
-        .1
-        .address(relayed)
-        .unwrap();
+    let a = world.allocate(path(CLIENT), &mut alice, vec![]).1.address(relayed).unwrap();
     let mut bob = world.client(path(OTHER), "bob", "hunter2");
-    let b = world
-        .allocate(path(OTHER), &mut bob, vec![])
-        .1
-        .address(relayed)
-        .unwrap();
+    let b = world.allocate(path(OTHER), &mut bob, vec![]).1.address(relayed).unwrap();
     assert_eq!(world.permit(path(CLIENT), &mut alice, &[&b.to_string()]), 0);
 
     let send = send_indication(&b.to_string(), vec![data(b"abc")]);
-    assert_eq!(
-        world.send(path(CLIENT), &send),
-        Some(Seen::Dropped(Reason::NoPermission)),
-        "Bob has not agreed"
-    );
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::NoPermission)), "Bob has not agreed");
     assert_eq!(world.bind_channel(path(OTHER), &mut bob, 0x4000, &a.to_string()), 0);
     let seen = world.send(path(CLIENT), &send);
-    assert_eq!(
-        seen,
-        Some(Seen::AtClient {
-            to: path(OTHER),
-            message: channel_data(0x4000, b"abc")
-        })
-    );
+    assert_eq!(seen, Some(Seen::AtClient { to: path(OTHER), message: channel_data(0x4000, b"abc") }));
     let Some(Seen::AtClient { to, message }) = world.send(path(OTHER), &channel_data(0x4000, b"defgh")) else {
         panic!()
     };
-    assert_eq!(
-        (to, read_data_indication(&message)),
-        (path(CLIENT), (b, b"defgh".to_vec()))
-    );
+    assert_eq!((to, read_data_indication(&message)), (path(CLIENT), (b, b"defgh".to_vec())));
 
     let nobody = SocketAddr::new(b.ip(), if b.port() == 50_000 { 50_001 } else { b.port() - 1 });
-    let nobody = if nobody == a {
-        SocketAddr::new(b.ip(), 50_999)
-    } else {
-        nobody
-    };
+    let nobody = if nobody == a { SocketAddr::new(b.ip(), 50_999) } else { nobody };
     let send = send_indication(&nobody.to_string(), vec![data(b"abc")]);
-    assert_eq!(
-        world.send(path(CLIENT), &send),
-        Some(Seen::Dropped(Reason::NoSuchRelay))
-    );
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::NoSuchRelay)));
 }
 
 /// Two shards: the verdict names the owner of the port, which delivers under its own client's permissions.
@@ -285,37 +207,16 @@ fn relay_to_relay_across_shards() {
     let [first, second] = &mut worlds;
     let relayed = AttributeType::XOR_RELAYED_ADDRESS;
     let mut alice = first.alice(path(CLIENT));
-    let a = first
-        .allocate(path(CLIENT), &mut alice, vec![])
-        .1
-        .address(relayed)
-        .unwrap();
+    let a = first.allocate(path(CLIENT), &mut alice, vec![]).1.address(relayed).unwrap();
     let mut bob = second.client(path(OTHER), "bob", "hunter2");
-    let b = second
-        .allocate(path(OTHER), &mut bob, vec![])
-        .1
-        .address(relayed)
-        .unwrap();
+    let b = second.allocate(path(OTHER), &mut bob, vec![]).1.address(relayed).unwrap();
     assert_eq!((shard(0).owner_of(a.port()), shard(0).owner_of(b.port())), (0, 1));
     assert_eq!(first.bind_channel(path(CLIENT), &mut alice, 0x4000, &b.to_string()), 0);
 
     let seen = first.send(path(CLIENT), &channel_data(0x4000, b"abc"));
-    assert_eq!(
-        seen,
-        Some(Seen::AtOtherShard {
-            relayed: b,
-            from: a,
-            data: b"abc".to_vec()
-        })
-    );
+    assert_eq!(seen, Some(Seen::AtOtherShard { relayed: b, from: a, data: b"abc".to_vec() }));
     assert_eq!(second.relay_sends(b, a, b"abc"), Seen::Dropped(Reason::NoPermission));
     assert_eq!(second.bind_channel(path(OTHER), &mut bob, 0x4001, &a.to_string()), 0);
     let seen = second.relay_sends(b, a, b"abc");
-    assert_eq!(
-        seen,
-        Seen::AtClient {
-            to: path(OTHER),
-            message: channel_data(0x4001, b"abc")
-        }
-    );
+    assert_eq!(seen, Seen::AtClient { to: path(OTHER), message: channel_data(0x4001, b"abc") });
 }

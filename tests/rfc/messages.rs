@@ -118,14 +118,7 @@ fn stun_8489_6_3_01_unknown_methods_and_classes_are_dropped() {
 #[test]
 fn stun_8489_6_3_02_responses_are_dropped() {
     for class in [Class::Success, Class::Error] {
-        let response = write(
-            Method::Binding,
-            class,
-            TransactionId([1; 12]),
-            &vec![],
-            Seal::None,
-            false,
-        );
+        let response = write(Method::Binding, class, TransactionId([1; 12]), &vec![], Seal::None, false);
         assert_dropped(&response, Reason::UnexpectedClass);
     }
 }
@@ -142,10 +135,7 @@ fn stun_8489_6_3_04_unknown_optional_attributes_are_ignored() {
     let registered = [0x8025, 0x8027, 0x8029, 0x802A, 0x802D, 0x802F, 0xFFFE];
     for number in (0xC000..=0xC071).chain(registered) {
         let request = bare(Method::Binding, vec![(AttributeType(number), vec![1, 2, 3])]);
-        assert!(
-            World::new().exchange(path(CLIENT), &request).is_success(),
-            "{number:#06x}"
-        );
+        assert!(World::new().exchange(path(CLIENT), &request).is_success(), "{number:#06x}");
     }
 }
 
@@ -163,20 +153,13 @@ fn stun_8489_6_3_1_02_every_unknown_attribute_is_listed_once() {
     assert_eq!((one.error(), one.unknown()), (420, vec![0x7FFF]));
     assert_eq!(one.first(AttributeType::UNKNOWN_ATTRIBUTES).unwrap().len(), 2);
     let three = vec![unknown(0x7FFE), unknown(0x7FFF), unknown(0x7FFE)];
-    assert_eq!(
-        World::new()
-            .exchange(path(CLIENT), &bare(Method::Binding, three))
-            .unknown(),
-        [0x7FFE, 0x7FFF]
-    );
+    assert_eq!(World::new().exchange(path(CLIENT), &bare(Method::Binding, three)).unknown(), [0x7FFE, 0x7FFF]);
 }
 
 /// IANA-01, IANA-02: registered or reserved, but not implemented here.
 #[test]
 fn iana_02_reserved_numbers_are_unknown() {
-    for number in [
-        0x0002, 0x0004, 0x0005, 0x0007, 0x000B, 0x0010, 0x0021, 0x0024, 0x0025, 0x002A,
-    ] {
+    for number in [0x0002, 0x0004, 0x0005, 0x0007, 0x000B, 0x0010, 0x0021, 0x0024, 0x0025, 0x002A] {
         let request = bare(Method::Binding, vec![(AttributeType(number), vec![0; 4])]);
         assert_eq!(World::new().exchange(path(CLIENT), &request).unknown(), [number]);
     }
@@ -195,15 +178,8 @@ fn stun_8489_6_3_1_1_05_binding_tells_the_source_address() {
     for client in ["192.0.2.10:40000", "192.0.2.10:40001", "[2001:db8::9]:1"] {
         for transport in Transport::ALL {
             let response = World::new().exchange(path_over(transport, client), &binding());
-            assert_eq!(
-                response.address(AttributeType::XOR_MAPPED_ADDRESS),
-                Some(client.parse().unwrap())
-            );
-            assert_eq!(
-                response.first(AttributeType::SOFTWARE),
-                None,
-                "unauthenticated answers are minimal"
-            );
+            assert_eq!(response.address(AttributeType::XOR_MAPPED_ADDRESS), Some(client.parse().unwrap()));
+            assert_eq!(response.first(AttributeType::SOFTWARE), None, "unauthenticated answers are minimal");
         }
     }
 }
@@ -212,22 +188,12 @@ fn stun_8489_6_3_1_1_05_binding_tells_the_source_address() {
 fn stun_8489_6_3_2_02_indications_are_never_answered() {
     assert_dropped(&indication(Method::Binding, vec![]), Reason::UnexpectedClass);
     assert_dropped(&indication(Method::Allocate, vec![]), Reason::UnexpectedClass);
-    assert_dropped(
-        &indication(Method::Send, vec![(AttributeType(0x7FFF), vec![])]),
-        Reason::UnknownAttribute,
-    );
+    assert_dropped(&indication(Method::Send, vec![(AttributeType(0x7FFF), vec![])]), Reason::UnknownAttribute);
 }
 
 #[test]
 fn stun_8489_7_01_a_wrong_fingerprint_is_dropped() {
-    let mut request = write(
-        Method::Binding,
-        Class::Request,
-        TransactionId([9; 12]),
-        &vec![],
-        Seal::None,
-        true,
-    );
+    let mut request = write(Method::Binding, Class::Request, TransactionId([9; 12]), &vec![], Seal::None, true);
     *request.last_mut().unwrap() ^= 1;
     assert_dropped(&request, Reason::BadFingerprint);
 }
@@ -235,14 +201,7 @@ fn stun_8489_7_01_a_wrong_fingerprint_is_dropped() {
 #[test]
 fn stun_8489_7_03_responses_mirror_fingerprint() {
     for fingerprint in [false, true] {
-        let request = write(
-            Method::Binding,
-            Class::Request,
-            TransactionId([9; 12]),
-            &vec![],
-            Seal::None,
-            fingerprint,
-        );
+        let request = write(Method::Binding, Class::Request, TransactionId([9; 12]), &vec![], Seal::None, fingerprint);
         let response = World::new().exchange(path(CLIENT), &request);
         assert_eq!(response.message().has_fingerprint(), fingerprint);
         assert!(response.message().fingerprint_holds());
@@ -276,14 +235,7 @@ fn stun_8489_14_03_an_attribute_past_the_end_is_a_bad_request() {
 
 #[test]
 fn stun_8489_14_7_03_what_follows_fingerprint_changes_nothing() {
-    let mut request = write(
-        Method::Binding,
-        Class::Request,
-        TransactionId([9; 12]),
-        &vec![],
-        Seal::None,
-        true,
-    );
+    let mut request = write(Method::Binding, Class::Request, TransactionId([9; 12]), &vec![], Seal::None, true);
     append(&mut request, &vec![(AttributeType(0x7FFF), vec![])]);
     assert!(World::new().exchange(path(CLIENT), &request).is_success());
 }

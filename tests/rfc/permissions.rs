@@ -37,20 +37,12 @@ fn turn_8656_9_02_a_permission_lives_300_seconds() {
     for _ in 0..299 {
         world.pass(1);
         assert!(world.peer_sends(relay, PEER, b"x").relayed());
-        assert!(
-            world
-                .send(path(CLIENT), &send_indication(PEER, vec![data(b"x")]))
-                .unwrap()
-                .relayed()
-        );
+        assert!(world.send(path(CLIENT), &send_indication(PEER, vec![data(b"x")])).unwrap().relayed());
     }
     world.pass(1);
     assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
     let send = send_indication(PEER, vec![data(b"x")]);
-    assert_eq!(
-        world.send(path(CLIENT), &send),
-        Some(Seen::Dropped(Reason::NoPermission))
-    );
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::NoPermission)));
     world.permit(path(CLIENT), &mut alice, &[PEER]);
     world.refresh(path(CLIENT), &mut alice, vec![]);
     world.pass(200);
@@ -122,20 +114,13 @@ fn turn_8656_10_2_06_too_many_permissions_are_insufficient_capacity() {
         assert_eq!(world.permit(path(CLIENT), &mut alice, &[&peer]), 0);
     }
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.13:0"]), 508);
-    assert_eq!(
-        world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0", "198.51.100.13:0"]),
-        508
-    );
+    assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0", "198.51.100.13:0"]), 508);
     assert!(!world.peer_sends(relay, "198.51.100.13:1", b"x").relayed());
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0"]), 0);
     world.pass(299);
     assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.12:0"]), 0);
     world.pass(1);
-    assert_eq!(
-        world.permit(path(CLIENT), &mut alice, &["198.51.100.13:0"]),
-        0,
-        "eleven have expired"
-    );
+    assert_eq!(world.permit(path(CLIENT), &mut alice, &["198.51.100.13:0"]), 0, "eleven have expired");
     let many: Vec<String> = (20..40).map(|last| format!("198.51.100.{last}:0")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     assert_eq!(world.permit(path(CLIENT), &mut alice, &many), 508);

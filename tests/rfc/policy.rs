@@ -64,20 +64,12 @@ fn world() -> (World, [(hairpin::turn::FiveTuple, Client); 2]) {
     let (v4, v6) = (path(CLIENT), path("[2001:db8::9]:40000"));
     let (alice, _) = world.allocated(v4);
     let mut alice6 = world.alice(v6);
-    world.allocate(
-        v6,
-        &mut alice6,
-        vec![(AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0])],
-    );
+    world.allocate(v6, &mut alice6, vec![(AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0])]);
     (world, [(v4, alice), (v6, alice6)])
 }
 
 fn with_port(ip: &str, port: u16) -> String {
-    if ip.contains(':') {
-        format!("[{ip}]:{port}")
-    } else {
-        format!("{ip}:{port}")
-    }
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
 /// TURN-8656-21.2.2-02, -03, 21.4-01, 9-06, abuse S1: exactly 403, so that browsers give up this peer only (F07).
@@ -86,23 +78,11 @@ fn s1_refused_peers_by_every_method() {
     let (mut world, [(v4, mut alice), (v6, mut alice6)]) = world();
     let mut check = |here, client: &mut Client, ip: &str| {
         for port in [0, 80, 7000] {
-            assert_eq!(
-                world.permit(here, client, &[&with_port(ip, port)]),
-                403,
-                "permission for {ip}"
-            );
+            assert_eq!(world.permit(here, client, &[&with_port(ip, port)]), 403, "permission for {ip}");
         }
-        assert_eq!(
-            world.bind_channel(here, client, 0x4000, &with_port(ip, 80)),
-            403,
-            "channel to {ip}"
-        );
+        assert_eq!(world.bind_channel(here, client, 0x4000, &with_port(ip, 80)), 403, "channel to {ip}");
         let send = send_indication(&with_port(ip, 80), vec![data(b"x")]);
-        assert_eq!(
-            world.send(here, &send),
-            Some(Seen::Dropped(Reason::NoPermission)),
-            "data to {ip}"
-        );
+        assert_eq!(world.send(here, &send), Some(Seen::Dropped(Reason::NoPermission)), "data to {ip}");
     };
     for ip in REFUSED_V4 {
         check(v4, &mut alice, ip);
@@ -121,17 +101,8 @@ fn s1_refused_peers_by_every_method() {
 fn turn_8656_21_1_7_01_own_ports_are_refused_except_relays() {
     let (mut world, [(here, mut alice), _]) = world();
     assert_eq!(world.permit(here, &mut alice, &[&with_port(RELAY_V4, 3478)]), 403);
-    assert!(matches!(
-        world.events.last(),
-        Some(Event::PeerRefused {
-            why: PeerRefusal::Own,
-            ..
-        })
-    ));
-    assert_eq!(
-        world.bind_channel(here, &mut alice, 0x4000, &with_port(RELAY_V4, 9641)),
-        403
-    );
+    assert!(matches!(world.events.last(), Some(Event::PeerRefused { why: PeerRefusal::Own, .. })));
+    assert_eq!(world.bind_channel(here, &mut alice, 0x4000, &with_port(RELAY_V4, 9641)), 403);
     assert_eq!(world.permit(here, &mut alice, &[&with_port(RELAY_V4, 50_500)]), 0);
     // The permission is for the address; its other ports stay closed all the same.
     let send = send_indication(&with_port(RELAY_V4, 3478), vec![data(b"x")]);
@@ -148,12 +119,7 @@ fn own_addresses_can_be_allowed_by_name() {
     let (mut alice, _) = world.allocated(path(CLIENT));
     for peer in ["192.0.2.1:10000".to_owned(), with_port(RELAY_V4, 10_000)] {
         assert_eq!(world.permit(path(CLIENT), &mut alice, &[&peer]), 0);
-        assert!(
-            world
-                .send(path(CLIENT), &send_indication(&peer, vec![data(b"x")]))
-                .unwrap()
-                .relayed()
-        );
+        assert!(world.send(path(CLIENT), &send_indication(&peer, vec![data(b"x")])).unwrap().relayed());
     }
 }
 
@@ -169,10 +135,7 @@ fn turn_8656_21_2_2_03_a_new_policy_counts_at_once() {
     world.server.configure(std::sync::Arc::new(stricter));
     assert_eq!(world.peer_sends(relay, PEER, b"x"), Seen::Dropped(Reason::NoPermission));
     let message = crate::client::channel_data(0x4000, b"x");
-    assert_eq!(
-        world.send(path(CLIENT), &message),
-        Some(Seen::Dropped(Reason::NoChannel))
-    );
+    assert_eq!(world.send(path(CLIENT), &message), Some(Seen::Dropped(Reason::NoChannel)));
     assert!(world.peer_sends(relay, "9.9.9.9:1", b"x").relayed());
     world.server.check_invariants();
 }

@@ -16,22 +16,12 @@ fn turn_8656_8_2_01_lifetime_zero_deletes() {
     let request = alice.signed(Method::Refresh, vec![lifetime(0)]);
     let first = world.exchange(path(CLIENT), &request);
     assert_eq!((first.error(), first.lifetime()), (0, Some(0)));
-    assert!(matches!(
-        world.events.last(),
-        Some(Event::Ended {
-            why: EndReason::Refreshed,
-            ..
-        })
-    ));
+    assert!(matches!(world.events.last(), Some(Event::Ended { why: EndReason::Refreshed, .. })));
     assert_eq!(world.closed, [relay]);
     assert_eq!(world.exchange(path(CLIENT), &request), first);
     assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![]).error(), 437);
     world.pass(41);
-    assert_eq!(
-        world.exchange(path(CLIENT), &request).error(),
-        437,
-        "remembered for 40 s"
-    );
+    assert_eq!(world.exchange(path(CLIENT), &request).error(), 437, "remembered for 40 s");
 }
 
 /// TURN-8656-8.2-08: the path is free for another one.
@@ -42,10 +32,7 @@ fn turn_8656_8_2_08_after_deletion_the_path_is_free() {
     world.refresh(path(CLIENT), &mut alice, vec![lifetime(0)]);
     let (second, _) = world.allocate(path(CLIENT), &mut alice, vec![]);
     assert_ne!(first, second, "a name is never used twice");
-    assert_eq!(
-        world.peer_sends(first, "198.51.100.7:7000", b"late"),
-        Seen::Dropped(Reason::NoAllocation)
-    );
+    assert_eq!(world.peer_sends(first, "198.51.100.7:7000", b"late"), Seen::Dropped(Reason::NoAllocation));
 }
 
 /// TURN-8656-8.2-02, -05: and what was granted is what happens.
@@ -70,14 +57,8 @@ fn a_refresh_may_shorten_the_lifetime() {
     let mut alice = world.alice(path(CLIENT));
     world.allocate(path(CLIENT), &mut alice, vec![lifetime(3600)]);
     for _ in 0..5 {
-        assert_eq!(
-            world.refresh(path(CLIENT), &mut alice, vec![lifetime(3600)]).lifetime(),
-            Some(3600)
-        );
-        assert_eq!(
-            world.refresh(path(CLIENT), &mut alice, vec![lifetime(600)]).lifetime(),
-            Some(600)
-        );
+        assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![lifetime(3600)]).lifetime(), Some(3600));
+        assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![lifetime(600)]).lifetime(), Some(600));
         world.pass(500);
     }
     world.pass(102);
@@ -91,17 +72,9 @@ fn turn_8656_8_2_03_the_family_must_be_the_allocations() {
     let mut world = World::new();
     let (mut alice, _) = world.allocated(path(CLIENT));
     for (value, expected) in [(vec![2, 0, 0, 0], 443), (vec![1, 0, 0, 0], 0), (vec![1], 400)] {
-        assert_eq!(
-            world.refresh(path(CLIENT), &mut alice, vec![family(value)]).error(),
-            expected
-        );
+        assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![family(value)]).error(), expected);
     }
-    assert_eq!(
-        world
-            .refresh(path(CLIENT), &mut alice, vec![(AttributeType::LIFETIME, vec![0; 3])])
-            .error(),
-        400
-    );
+    assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![(AttributeType::LIFETIME, vec![0; 3])]).error(), 400);
 }
 
 /// TURN-8656-5-05, -07: no allocation is 437 for every method, and only after authentication.
@@ -125,10 +98,7 @@ fn turn_8656_5_03_another_user_has_the_wrong_credentials() {
     let mut bob = world.client(path(CLIENT), "bob", "hunter2");
     assert_eq!(world.refresh(path(CLIENT), &mut bob, vec![lifetime(0)]).error(), 441);
     assert_eq!(world.permit(path(CLIENT), &mut bob, &["198.51.100.7:0"]), 441);
-    assert_eq!(
-        world.bind_channel(path(CLIENT), &mut bob, 0x4000, "198.51.100.7:7000"),
-        441
-    );
+    assert_eq!(world.bind_channel(path(CLIENT), &mut bob, 0x4000, "198.51.100.7:7000"), 441);
     // With a request that would not be well-formed either: still his own business first.
     let request = signed_with_peers(&mut bob, Method::CreatePermission, vec![], &[]);
     assert_eq!(world.exchange(path(CLIENT), &request).error(), 441);

@@ -7,10 +7,7 @@ use hairpin::stun::{
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 const SHORT_TERM_PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
@@ -51,10 +48,7 @@ fn vec_5769_2_2_01_responses() {
         let message = Message::parse(&bytes).unwrap();
         assert!(message.fingerprint_holds() && message.integrity_holds(SHORT_TERM_PASSWORD));
         let value = message.first(AttributeType::XOR_MAPPED_ADDRESS).unwrap();
-        assert_eq!(
-            read_xor_address(value, message.transaction_id()),
-            Ok(mapped.parse().unwrap())
-        );
+        assert_eq!(read_xor_address(value, message.transaction_id()), Ok(mapped.parse().unwrap()));
     }
 }
 
@@ -88,10 +82,7 @@ fn vec_8489_b_01_corrected_sha256_vector() {
 
 #[test]
 fn stun_8489_9_2_2_01_long_term_keys() {
-    assert_eq!(
-        integrity::long_term_key_md5("user", "realm", "pass").to_vec(),
-        hex("8493fbc53ba582fb4c044c456bdc40eb")
-    );
+    assert_eq!(integrity::long_term_key_md5("user", "realm", "pass").to_vec(), hex("8493fbc53ba582fb4c044c456bdc40eb"));
     assert_eq!(
         integrity::long_term_key_sha256("user", "realm", "pass").to_vec(),
         hex("07e934117abd40836e7c6329b54731b2b2d2a5f9a71f544922d75e0730d8251b")
@@ -119,11 +110,7 @@ fn e3_e8_classic_allocate_requests() {
         let message = Message::parse(&bytes).unwrap();
         assert_eq!((message.class(), message.method()), (Class::Request, Method::Allocate));
         assert!(message.integrity_holds(&alice_md5()));
-        assert!(
-            message
-                .attributes()
-                .all(|attribute| attribute.kind != AttributeType(0xFF05))
-        );
+        assert!(message.attributes().all(|attribute| attribute.kind != AttributeType(0xFF05)));
     }
 }
 
@@ -158,10 +145,7 @@ fn e4_e6_e9_responses_are_written_byte_for_byte() {
 
     let key = integrity::long_term_key_sha256("alice", "example.org", "s3cret");
     let mut writer = MessageWriter::new(&mut buffer, Method::Allocate, Class::Success, id(0x18));
-    writer.xor_address(
-        AttributeType::XOR_RELAYED_ADDRESS,
-        "[2001:db8::5]:50002".parse().unwrap(),
-    );
+    writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, "[2001:db8::5]:50002".parse().unwrap());
     writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, "192.0.2.10:40000".parse().unwrap());
     writer.u32(AttributeType::LIFETIME, 600);
     let len = writer.finish(Seal::Sha256(&key), true);
@@ -185,18 +169,9 @@ fn e10_send_indication_and_channel_data() {
     let bytes = hex("00160014 2112a442 30313233 34353637 38393a3b 00120008 00013a4a e721c045 00130003 61626300");
     let message = Message::parse(&bytes).unwrap();
     let peer = message.first(AttributeType::XOR_PEER_ADDRESS).unwrap();
-    assert_eq!(
-        read_xor_address(peer, message.transaction_id()),
-        Ok("198.51.100.7:7000".parse().unwrap())
-    );
+    assert_eq!(read_xor_address(peer, message.transaction_id()), Ok("198.51.100.7:7000".parse().unwrap()));
     assert_eq!(message.first(AttributeType::DATA), Some(&b"abc"[..]));
     for bytes in [hex("40010003 616263"), hex("40010003 61626300")] {
-        assert_eq!(
-            ChannelData::parse(&bytes),
-            Some(ChannelData {
-                number: 0x4001,
-                data: b"abc"
-            })
-        );
+        assert_eq!(ChannelData::parse(&bytes), Some(ChannelData { number: 0x4001, data: b"abc" }));
     }
 }

@@ -22,10 +22,7 @@ pub const PEER: &str = "198.51.100.7:7000";
 
 /// Two static users, one secret, relays of both families, documentation peers allowed.
 pub fn config() -> Config {
-    let relay = |ip: &str| RelayAddress {
-        bind: ip.parse().unwrap(),
-        advertise: ip.parse().unwrap(),
-    };
+    let relay = |ip: &str| RelayAddress { bind: ip.parse().unwrap(), advertise: ip.parse().unwrap() };
     let user = |name: &str, password| (name.to_owned(), StaticUser::from_password(name, REALM, password));
     Config {
         realm: REALM.into(),
@@ -35,32 +32,16 @@ pub fn config() -> Config {
             secrets: vec![SharedSecret(b"north".to_vec()), SharedSecret(b"south".to_vec())],
             ttl_secs_max: 86_400,
         },
-        nonces: NonceKeys {
-            current: [1; 32],
-            previous: None,
-            lifetime_secs: 3600,
-        },
+        nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay(RELAY_V4), relay(RELAY_V6)],
-        ports: PortRange {
-            first: 50_000,
-            last: 50_999,
-            quarantine_secs: 0,
-        },
+        ports: PortRange { first: 50_000, last: 50_999, quarantine_secs: 0 },
         peers: PeerPolicy {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],
             own: vec!["192.0.2.1".parse().unwrap()],
         },
-        lifetimes: Lifetimes {
-            allocation_default_secs: 600,
-            allocation_max_secs: 3600,
-        },
-        limits: Limits {
-            allocations: 100,
-            permissions_per_allocation: 12,
-            channels_per_allocation: 8,
-            effects: 1000,
-        },
+        lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
+        limits: Limits { allocations: 100, permissions_per_allocation: 12, channels_per_allocation: 8, effects: 1000 },
     }
 }
 
@@ -68,20 +49,9 @@ pub fn config() -> Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Response(Response),
-    AtPeer {
-        from: RelayId,
-        to: SocketAddr,
-        data: Vec<u8>,
-    },
-    AtClient {
-        to: FiveTuple,
-        message: Vec<u8>,
-    },
-    AtOtherShard {
-        relayed: SocketAddr,
-        from: SocketAddr,
-        data: Vec<u8>,
-    },
+    AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8> },
+    AtClient { to: FiveTuple, message: Vec<u8> },
+    AtOtherShard { relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
     Dropped(Reason),
 }
 
@@ -143,10 +113,7 @@ impl World {
     pub fn with(config: Config) -> Self {
         Self {
             server: Server::new(Arc::new(config), ShardIndex::SINGLE, [42; 32]),
-            clock: Clock {
-                now: Now(1_000_000_000),
-                unix_secs: UNIX_START,
-            },
+            clock: Clock { now: Now(1_000_000_000), unix_secs: UNIX_START },
             events: Vec::new(),
             binds: Vec::new(),
             closed: Vec::new(),
@@ -250,9 +217,7 @@ impl World {
         let request = client.signed(Method::Allocate, [vec![udp()], extra].concat());
         let response = self.exchange(path, &request);
         assert_eq!(response.error(), 0, "Allocate failed");
-        let Some(Event::Allocated { relay, .. }) = self.events.last() else {
-            panic!("no event for the allocation")
-        };
+        let Some(Event::Allocated { relay, .. }) = self.events.last() else { panic!("no event for the allocation") };
         (*relay, response)
     }
 
@@ -302,21 +267,14 @@ pub fn path(client: &str) -> FiveTuple {
 }
 
 pub fn path_over(transport: Transport, client: &str) -> FiveTuple {
-    FiveTuple {
-        transport,
-        client: client.parse().unwrap(),
-        server: "192.0.2.1:3478".parse().unwrap(),
-    }
+    FiveTuple { transport, client: client.parse().unwrap(), server: "192.0.2.1:3478".parse().unwrap() }
 }
 
 /// The address in a Data indication and its data.
 #[track_caller]
 pub fn read_data_indication(message: &[u8]) -> (SocketAddr, Vec<u8>) {
     let response = Response(message.to_vec());
-    assert_eq!(
-        (response.message().method(), &message[..2]),
-        (Method::Data, &[0x00, 0x17][..])
-    );
+    assert_eq!((response.message().method(), &message[..2]), (Method::Data, &[0x00, 0x17][..]));
     let peer = response.address(AttributeType::XOR_PEER_ADDRESS).expect("a peer");
     (peer, response.first(AttributeType::DATA).expect("data"))
 }
@@ -326,32 +284,15 @@ fn with_packet<R>(bytes: &[u8], act: impl FnOnce(&mut Packet<'_>) -> R) -> R {
     // 0xEE all around: whatever is read or sent beyond the message shows.
     let mut buffer = vec![0xEE; start + bytes.len() + Packet::TAILROOM];
     buffer[start..start + bytes.len()].copy_from_slice(bytes);
-    act(&mut Packet::new(
-        &mut buffer,
-        start..start + bytes.len(),
-        IpFields::default(),
-    ))
+    act(&mut Packet::new(&mut buffer, start..start + bytes.len(), IpFields::default()))
 }
 
 fn seen(verdict: Verdict, packet: &mut Packet<'_>, reply: &ReplyBuffer) -> Option<Seen> {
     let mut take = |bytes: std::ops::Range<usize>| packet.buffer()[bytes].to_vec();
     Some(match verdict {
-        Verdict::ToPeer { from, to, bytes, .. } => Seen::AtPeer {
-            from,
-            to,
-            data: take(bytes),
-        },
-        Verdict::ToClient { to, bytes, .. } => Seen::AtClient {
-            to,
-            message: take(bytes),
-        },
-        Verdict::ToRelay {
-            relayed, from, bytes, ..
-        } => Seen::AtOtherShard {
-            relayed,
-            from,
-            data: take(bytes),
-        },
+        Verdict::ToPeer { from, to, bytes, .. } => Seen::AtPeer { from, to, data: take(bytes) },
+        Verdict::ToClient { to, bytes, .. } => Seen::AtClient { to, message: take(bytes) },
+        Verdict::ToRelay { relayed, from, bytes, .. } => Seen::AtOtherShard { relayed, from, data: take(bytes) },
         Verdict::Reply { len } => Seen::Response(Response(reply[..len].to_vec())),
         Verdict::Later => return None,
         Verdict::Drop(reason) => Seen::Dropped(reason),
