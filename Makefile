@@ -1,0 +1,39 @@
+# The one entrance. `make run` starts the server, `make test` proves it.
+
+CARGO ?= cargo
+
+.PHONY: help run test install lint doc unit lab lab-unprivileged
+
+help:
+	@echo "make run    run the server with its built-in defaults"
+	@echo "make test   install what the tests need, then run all of them"
+	@echo "make lint   formatting, clippy, documentation"
+	@echo "make unit   every test but the lab's"
+	@echo "make lab    the lab: browsers behind NATs calling each other"
+
+run:
+	$(CARGO) run --release
+
+# The lab comes last: its summary closes the run.
+test: install lint unit lab-unprivileged lab
+
+install:
+	@.ci/install
+
+lint: doc
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+unit:
+	$(CARGO) test --workspace --locked -- --skip lab_
+
+lab:
+	$(CARGO) test --locked --test netlab
+
+# As a user without rights: user namespaces have to do. The binaries are copied to where that user can read them.
+lab-unprivileged:
+	$(CARGO) build --workspace --locked
+	@.ci/lab-unprivileged
