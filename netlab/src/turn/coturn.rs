@@ -1,0 +1,57 @@
+//! Running coturn's `turnserver`, and its counters from the lines it logs when a session ends.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::{PASSWORD, PORT, Relayed, USER};
+use crate::lab::TURN_HOST;
+
+pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
+    let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(binary);
+    command.args(["-n", "--verbose", "--log-file=stdout", "--simple-log", "--no-cli", "--no-tls", "--no-dtls"]);
+    command.args(["--lt-cred-mech", "--fingerprint", "--no-software-attribute"]);
+    command.arg(format!("--user={USER}:{PASSWORD}")).arg(format!("--realm={TURN_HOST}"));
+    command.arg(format!("--listening-ip={address}")).arg(format!("--relay-ip={address}"));
+    command.arg(format!("--listening-port={PORT}"));
+    command.arg("--pidfile").arg(scratch.join("turnserver.pid"));
+    command.arg("--userdb").arg(scratch.join("turnserver.db"));
+    command.current_dir(scratch);
+    command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
+    Ok(command)
+}
+
+/// Reads the whole log. Allocations that still exist are sessions with an ALLOCATE and without an end.
+pub(super) fn relayed(log: &Path) -> Result<Relayed> {
+    let text = std::fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
+    Ok(parse(&String::from_utf8_lossy(&text)))
+}
+
+fn parse(log: &str) -> Relayed {
+    let mut relayed = Relayed::default();
+    let mut begun = 0;
+    let mut ended = 0;
+    for line in log.lines() {
+        if line.contains("ALLOCATE processed, success") {
+            begun += 1;
+        } else if let Some((_, usage)) = line.split_once(": peer usage: ") {
+            // `rp`, `rb`: packets and bytes from peers; `sp`, `sb`: to peers. A line follows each 2,048 packets too.
+            let field = |name: &str| {
+                let value = usage.split(", ").find_map(|field| field.strip_prefix(name))?;
+                value.trim().parse::<u64>().ok()
+            };
+            relayed.packets_to_clients += field("rp=").unwrap_or(0);
+            relayed.bytes_to_clients += field("rb=").unwrap_or(0);
+            relayed.packets_to_peers += field("sp=").unwrap_or(0);
+            relayed.bytes_to_peers += field("sb=").unwrap_or(0);
+        } else if line.contains("delete: realm=") {
+            ended += 1;
+        }
+    }
+    relayed.allocations = u64::saturating_sub(begun, ended);
+    relayed
+}
