@@ -109,7 +109,8 @@ impl RunningLab {
 
         let rooms = self.web.rooms();
         let progress = || Side::BOTH.map(|side| rooms.progress(&room, side));
-        let all = |done: fn(&(Option<String>, Option<serde_json::Value>)) -> bool| progress().iter().all(done).then_some(());
+        let all =
+            |done: fn(&(Option<String>, Option<serde_json::Value>)) -> bool| progress().iter().all(done).then_some(());
         let settled = self.watch(&mut browsers, PAGE_PATIENCE + START_PATIENCE, || {
             all(|(stage, result)| stage.is_some() || result.is_some())
         });
@@ -119,12 +120,18 @@ impl RunningLab {
             let picture = browsers[0].screenshot().context("cannot take the screenshot")?;
             std::fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let tell = |kind: &str| Side::BOTH.iter().all(|side| rooms.post(&room, *side, json!({ "kind": kind })));
+        let tell = |kind: &str| {
+            Side::BOTH
+                .iter()
+                .all(|side| rooms.post(&room, *side, json!({ "kind": kind })))
+        };
         tell("finish");
         let reported = self.watch(&mut browsers, STEP_PATIENCE, || all(|(_, result)| result.is_some()));
         reported.await.context("the pages do not report their results")?;
         tell("bye");
-        let closed = self.watch(&mut browsers, STEP_PATIENCE, || all(|(stage, _)| stage.as_deref() == Some("closed")));
+        let closed = self.watch(&mut browsers, STEP_PATIENCE, || {
+            all(|(stage, _)| stage.as_deref() == Some("closed"))
+        });
         closed.await.context("the pages do not close their connections")?;
 
         let relayed = self.turn.relayed().await?.since(&before);
@@ -135,7 +142,12 @@ impl RunningLab {
         };
         let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
         let accounts = Accounts::new([&caller, &callee], &relayed);
-        let report = CallReport { caller, callee, relayed, accounts };
+        let report = CallReport {
+            caller,
+            callee,
+            relayed,
+            accounts,
+        };
         let file = self.output.join(format!("{room}.json"));
         let written = std::fs::write(&file, serde_json::to_vec_pretty(&report)?);
         written.with_context(|| format!("cannot write {}", file.display()))?;
@@ -161,7 +173,14 @@ impl RunningLab {
         // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
         let home = self.scratch.join(format!("b{}", next_number()));
         let log = self.output.join(format!("{room}-{name}.log"));
-        Browser::open(&self.browser_tools, self.lab.device(name)?, &url, home, &self.trust, &log)
+        Browser::open(
+            &self.browser_tools,
+            self.lab.device(name)?,
+            &url,
+            home,
+            &self.trust,
+            &log,
+        )
     }
 
     /// Waits for a condition on the rooms, or for a browser to die.
@@ -179,7 +198,11 @@ impl RunningLab {
         match self.web.rooms().wait(patience, look).await {
             Some(Ok(())) => Ok(()),
             Some(Err(status)) => bail!("a browser ended ({status}); see the logs in {}", self.output.display()),
-            None => bail!("no answer within {} s; see the logs in {}", patience.as_secs(), self.output.display()),
+            None => bail!(
+                "no answer within {} s; see the logs in {}",
+                patience.as_secs(),
+                self.output.display()
+            ),
         }
     }
 }
@@ -204,6 +227,9 @@ mod tests {
 
     #[test]
     fn a_url_parameter_survives_any_json() {
-        assert_eq!(percent_encoded(r#"[{"urls":"a?b=c"}]"#), "%5B%7B%22urls%22%3A%22a%3Fb%3Dc%22%7D%5D");
+        assert_eq!(
+            percent_encoded(r#"[{"urls":"a?b=c"}]"#),
+            "%5B%7B%22urls%22%3A%22a%3Fb%3Dc%22%7D%5D"
+        );
     }
 }

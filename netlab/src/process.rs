@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// How long a program may take to obey SIGTERM before it is killed.
-const TERMINATION_PATIENCE: Duration = Duration::from_secs(3);
+const TERMINATION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where system tools live that an ordinary user's PATH often lacks.
 const SYSTEM_DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -52,13 +53,17 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Asks it to end and waits a little; dropping then kills what is left.
-    pub fn terminate(mut self) {
+    /// Asks it to end, waits a little, and kills what is left.
+    pub fn terminate(&mut self) {
+        if self.killed {
+            return;
+        }
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + TERMINATION_PATIENCE;
         while self.exit_status().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.kill();
     }
 
     /// Kills it and everything it started, and waits for its end.
@@ -67,6 +72,21 @@ impl Process {
             self.killed = true;
             self.signal(Signal::SIGKILL);
             let _ = self.child.wait();
+            self.reap_orphans();
+        }
+    }
+
+    /// Reaps what the program had started: as a subreaper (see [`crate::Session`]) we have inherited it, and not every
+    /// machine has an init that would do it.
+    fn reap_orphans(&self) {
+        let group = Pid::from_raw(-(self.child.id() as i32));
+        let deadline = Instant::now() + TERMINATION_PATIENCE;
+        loop {
+            match waitpid(group, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => {}
+            }
         }
     }
 
@@ -100,5 +120,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from));
-    directories.map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
+    directories
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
 }

@@ -48,7 +48,15 @@ impl RunningLab {
         let trust = scratch.join("trust");
         tools.browser.make_trust(web.authority_pem(), &trust)?;
         let turn = TurnServer::start(&tools.turn, &lab, &scratch, &output.join("turn.log")).await?;
-        Ok(RunningLab { web, turn, browser_tools: tools.browser.clone(), lab, scratch, trust, output })
+        Ok(RunningLab {
+            web,
+            turn,
+            browser_tools: tools.browser.clone(),
+            lab,
+            scratch,
+            trust,
+            output,
+        })
     }
 
     /// The network.

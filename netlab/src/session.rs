@@ -1,7 +1,7 @@
 //! What one run of the lab needs from the machine: namespaces, and a private directory that is always cleaned up.
 //!
 //! [`Session::enter`] comes first in `main`, before any thread exists. Run as root it changes nothing; run as anyone
-//! else it enters a user namespace in which that user may build networks. It also makes the session's directory
+//! else (or as a root without capabilities, as in a container) it enters a user namespace in which it may build networks. It also makes the session's directory
 //! (0700, below `/tmp/netlab-UID/`), in which everything temporary lives: browser profiles, configuration, patchbay's
 //! hosts files, the control socket. The directory goes when the session is dropped; what a killed session left is
 //! removed by the next one, which can tell because the kernel has released its lock.
@@ -32,7 +32,10 @@ pub struct CannotRun {
 
 impl CannotRun {
     pub(crate) fn new(reason: impl Into<String>, advice: impl Into<String>) -> CannotRun {
-        CannotRun { reason: reason.into(), advice: advice.into() }
+        CannotRun {
+            reason: reason.into(),
+            advice: advice.into(),
+        }
     }
 }
 
@@ -66,21 +69,37 @@ impl Session {
                 "call netlab::Session::enter() first thing in main (a test target needs harness = false)",
             ));
         }
-        if !nix::unistd::geteuid().is_root() {
+        if !may_make_networks() {
             // Not when root: with the initial user namespace kept, a server in the lab can still load eBPF.
             patchbay::init_userns().map_err(|error| {
                 CannotRun::new(format!("cannot enter a user namespace ({error:#})"), namespace_advice())
             })?;
         }
         probe_namespaces()?;
+        // Chromium's helpers outlive it by a moment when it is killed; they come to us and are reaped there.
+        if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
+            return Err(CannotRun::new(
+                format!("cannot become a subreaper ({error})"),
+                "use Linux 3.4 or later",
+            ));
+        }
         Session::in_directory(&base).map_err(|error| {
-            CannotRun::new(format!("{error:#}"), "point TMPDIR at a directory this user can write to")
+            CannotRun::new(
+                format!("{error:#}"),
+                "point TMPDIR at a directory this user can write to",
+            )
         })
     }
 
     /// The session's private directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Removes the directory now, for a process that is about to exit without dropping anything.
+    pub fn remove_directory(directory: &Path) {
+        // Programs that are being killed may still be writing; what then is left goes with the next session.
+        let _ = std::fs::remove_dir_all(directory);
     }
 
     /// A new empty directory in the session's own, with a short name.
@@ -102,7 +121,10 @@ impl Session {
         remove_leftovers(base);
         let directory = base.join(std::process::id().to_string());
         if directory.as_os_str().len() > DIRECTORY_LENGTH_MAX {
-            bail!("{} is too long a path for the sockets that go into it", directory.display());
+            bail!(
+                "{} is too long a path for the sockets that go into it",
+                directory.display()
+            );
         }
         make_private_directory(&directory)?;
         let lock = lock(&directory).with_context(|| format!("cannot lock {}", directory.display()))?;
@@ -115,7 +137,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
+        Session::remove_directory(&self.directory);
     }
 }
 
@@ -126,9 +148,13 @@ pub fn base_directory() -> PathBuf {
 
 /// The directories of this user's live sessions.
 pub fn live_sessions(base: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(base) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return Vec::new();
+    };
     let directories = entries.flatten().map(|entry| entry.path());
-    directories.filter(|directory| directory.is_dir() && lock(directory).is_err()).collect()
+    directories
+        .filter(|directory| directory.is_dir() && lock(directory).is_err())
+        .collect()
 }
 
 /// Removes the directories of sessions that were killed before they could do it.
@@ -154,11 +180,28 @@ fn make_private_directory(path: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).with_context(|| format!("cannot make the directory {}", path.display())),
     }
-    let found = path.symlink_metadata().with_context(|| format!("cannot examine {}", path.display()))?;
+    let found = path
+        .symlink_metadata()
+        .with_context(|| format!("cannot examine {}", path.display()))?;
     if !found.is_dir() || found.uid() != nix::unistd::getuid().as_raw() || found.mode() & 0o077 != 0 {
-        bail!("{} exists and is not a private directory of this user; remove it", path.display());
+        bail!(
+            "{} exists and is not a private directory of this user; remove it",
+            path.display()
+        );
     }
     Ok(())
+}
+
+/// Whether this process has CAP_NET_ADMIN and CAP_SYS_ADMIN.
+fn may_make_networks() -> bool {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    effective & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN
 }
 
 /// Tries, on a thread that then ends, what the lab does for each node.
@@ -166,9 +209,10 @@ fn probe_namespaces() -> Result<(), CannotRun> {
     let probe = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS));
     match probe.join() {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            Err(CannotRun::new(format!("cannot make network and mount namespaces ({error})"), namespace_advice()))
-        }
+        Ok(Err(error)) => Err(CannotRun::new(
+            format!("cannot make network and mount namespaces ({error})"),
+            namespace_advice(),
+        )),
         Err(_) => Err(CannotRun::new("the namespace probe panicked", "report this as a bug")),
     }
 }
@@ -182,7 +226,10 @@ fn namespace_advice() -> String {
         ("user/max_user_namespaces", "0", "10000"),
     ] {
         if setting(name).trim() == forbidding {
-            return format!("run `sysctl -w {}={allowing}` as root, or run netlab as root", name.replace('/', "."));
+            return format!(
+                "run `sysctl -w {}={allowing}` as root, or run netlab as root",
+                name.replace('/', ".")
+            );
         }
     }
     "run netlab as root; in a container, allow it unshare(2) (for example --privileged)".to_owned()

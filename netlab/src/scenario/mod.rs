@@ -9,8 +9,7 @@
 
 mod expect;
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -60,34 +59,52 @@ pub fn all() -> Vec<Scenario> {
     use Expectation::*;
     use Nat::*;
     vec![
-        scenario("cone-direct", "L and M behind cone NATs talk directly with nothing but STUN")
-            .with_nats(PortRestricted, PortRestricted)
-            .offering(Offer::StunOnly)
-            .expecting(Direct),
-        scenario("symmetric-stun-only", "L and M behind symmetric NATs cannot talk with nothing but STUN")
-            .with_nats(Symmetric, Symmetric)
-            .offering(Offer::StunOnly)
-            .expecting(NoCall),
-        scenario("symmetric-relayed", "L and M behind symmetric NATs talk through the relay")
-            .with_nats(Symmetric, Symmetric)
-            .offering(Offer::StunAndTurn)
-            .expecting(Relayed),
-        scenario("relay-only-udp", "L and M allow relayed paths only and reach TURN over UDP")
-            .relay_only()
-            .offering(Offer::TurnUdp)
-            .expecting(RelayedOver("udp")),
-        scenario("relay-only-tcp", "L and M allow relayed paths only and reach TURN over TCP")
-            .relay_only()
-            .offering(Offer::TurnTcp)
-            .expecting(RelayedOver("tcp")),
+        scenario(
+            "cone-direct",
+            "L and M behind cone NATs talk directly with nothing but STUN",
+        )
+        .with_nats(PortRestricted, PortRestricted)
+        .offering(Offer::StunOnly)
+        .expecting(Direct),
+        scenario(
+            "symmetric-stun-only",
+            "L and M behind symmetric NATs cannot talk with nothing but STUN",
+        )
+        .with_nats(Symmetric, Symmetric)
+        .offering(Offer::StunOnly)
+        .expecting(NoCall),
+        scenario(
+            "symmetric-relayed",
+            "L and M behind symmetric NATs talk through the relay",
+        )
+        .with_nats(Symmetric, Symmetric)
+        .offering(Offer::StunAndTurn)
+        .expecting(Relayed),
+        scenario(
+            "relay-only-udp",
+            "L and M allow relayed paths only and reach TURN over UDP",
+        )
+        .relay_only()
+        .offering(Offer::TurnUdp)
+        .expecting(RelayedOver("udp")),
+        scenario(
+            "relay-only-tcp",
+            "L and M allow relayed paths only and reach TURN over TCP",
+        )
+        .relay_only()
+        .offering(Offer::TurnTcp)
+        .expecting(RelayedOver("tcp")),
         scenario("same-lan", "M and T at home talk without leaving the LAN")
             .between("browser-m", "browser-t")
             .offering(Offer::StunOnly)
             .expecting(HostToHost),
-        scenario("udp-blocked", "L in a coffee shop that blocks UDP talks to M through TURN over TCP")
-            .with_udp_blocked_at("coffee-shop")
-            .offering(Offer::StunAndTurn)
-            .expecting(CallerRelayedOver("tcp")),
+        scenario(
+            "udp-blocked",
+            "L in a coffee shop that blocks UDP talks to M through TURN over TCP",
+        )
+        .with_udp_blocked_at("coffee-shop")
+        .offering(Offer::StunAndTurn)
+        .expecting(CallerRelayedOver("tcp")),
     ]
 }
 
@@ -165,9 +182,8 @@ impl Scenario {
             Ok(runtime) => runtime,
             Err(error) => return Outcome::Failed(format!("cannot make an async runtime: {error}")),
         };
-        let started = Instant::now();
         match runtime.block_on(self.call(session, &tools, options)) {
-            Ok(report) => self.judge(report, started.elapsed(), &options.output.join(self.name)),
+            Ok(report) => self.judge(report, &options.output.join(self.name)),
             Err(error) => Outcome::Failed(format!("{error:#}")),
         }
     }
@@ -185,27 +201,41 @@ impl Scenario {
         running.call(&plan).await
     }
 
-    fn judge(&self, report: CallReport, took: Duration, output: &std::path::Path) -> Outcome {
-        let summary = summary(&report, took);
+    fn judge(&self, report: CallReport, output: &Path) -> Outcome {
+        let summary = summary(&report);
         match self.expectation.check(&report) {
-            Ok(()) => Outcome::Passed { summary, measurements: Box::new(report) },
+            Ok(()) => Outcome::Passed {
+                summary,
+                measurements: Box::new(report),
+            },
             Err(problem) => Outcome::Failed(format!("{problem}; {summary}; logs in {}", display(output))),
         }
     }
 }
 
-/// One line about a call: how long, which pair, how soon, how much.
-pub fn summary(report: &CallReport, took: Duration) -> String {
-    let seconds = took.as_secs_f64();
+/// One line about a call: which pair, how soon, how much.
+pub fn summary(report: &CallReport) -> String {
     if !report.connected() {
         let outcomes = report.pages().map(|page| format!("{:?}", page.outcome).to_lowercase());
-        return format!("{seconds:.1} s, no call ({}/{})", outcomes[0], outcomes[1]);
+        return format!("no call ({}/{})", outcomes[0], outcomes[1]);
     }
-    let milestone = |name: &str| report.pages().iter().filter_map(|page| page.milestones.get(name)).max().copied();
+    let milestone = |name: &str| {
+        report
+            .pages()
+            .iter()
+            .filter_map(|page| page.milestones.get(name))
+            .max()
+            .copied()
+    };
     let video = report.caller.media.video.received_frames + report.callee.media.video.received_frames;
-    let sent: u64 = report.pages().iter().filter_map(|page| page.selected.as_ref()).map(|pair| pair.bytes_sent).sum();
+    let sent: u64 = report
+        .pages()
+        .iter()
+        .filter_map(|page| page.selected.as_ref())
+        .map(|pair| pair.bytes_sent)
+        .sum();
     let mut line = format!(
-        "{seconds:.1} s, {} and {}, connected after {} ms, {video} frames, {} kB sent",
+        "{} and {}, connected after {} ms, {video} frames, {} kB sent",
         report.caller.selected_types(),
         report.callee.selected_types(),
         milestone("connected").unwrap_or_default(),
@@ -223,8 +253,12 @@ pub fn summary(report: &CallReport, took: Duration) -> String {
     line
 }
 
-fn display(output: &std::path::Path) -> String {
-    output.canonicalize().unwrap_or_else(|_| PathBuf::from(output)).display().to_string()
+fn display(output: &Path) -> String {
+    output
+        .canonicalize()
+        .unwrap_or_else(|_| PathBuf::from(output))
+        .display()
+        .to_string()
 }
 
 #[cfg(test)]

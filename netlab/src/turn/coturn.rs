@@ -13,15 +13,30 @@ use crate::lab::TURN_HOST;
 pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
     let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(binary);
-    command.args(["-n", "--verbose", "--log-file=stdout", "--simple-log", "--no-cli", "--no-tls", "--no-dtls"]);
+    command.args([
+        "-n",
+        "--verbose",
+        "--log-file=stdout",
+        "--simple-log",
+        "--no-cli",
+        "--no-tls",
+        "--no-dtls",
+    ]);
     command.args(["--lt-cred-mech", "--fingerprint", "--no-software-attribute"]);
-    command.arg(format!("--user={USER}:{PASSWORD}")).arg(format!("--realm={TURN_HOST}"));
-    command.arg(format!("--listening-ip={address}")).arg(format!("--relay-ip={address}"));
+    command
+        .arg(format!("--user={USER}:{PASSWORD}"))
+        .arg(format!("--realm={TURN_HOST}"));
+    command
+        .arg(format!("--listening-ip={address}"))
+        .arg(format!("--relay-ip={address}"));
     command.arg(format!("--listening-port={PORT}"));
     command.arg("--pidfile").arg(scratch.join("turnserver.pid"));
     command.arg("--userdb").arg(scratch.join("turnserver.db"));
     command.current_dir(scratch);
-    command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
+    command
+        .stdin(Stdio::null())
+        .stdout(log_file.try_clone()?)
+        .stderr(log_file);
     Ok(command)
 }
 
@@ -54,4 +69,28 @@ fn parse(log: &str) -> Relayed {
     }
     relayed.allocations = u64::saturating_sub(begun, ended);
     relayed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_summed_over_sessions_and_only_the_peers_side() {
+        let log = "\
+            0: : session 001000000000000002: realm <turn.lab> user <lab>: incoming packet ALLOCATE processed, success\n\
+            1: : session 001000000000000003: realm <turn.lab> user <lab>: incoming packet ALLOCATE processed, success\n\
+            4: : session 001000000000000003: usage: realm=<turn.lab>, username=<lab>, rp=500, rb=283158, sp=484, sb=275484\n\
+            4: : session 001000000000000003: peer usage: realm=<turn.lab>, username=<lab>, rp=478, rb=273100, sp=494, sb=280589\n\
+            4: : session 001000000000000003: delete: realm=<turn.lab>, username=<lab>\n\
+            4: : session 001000000000000002: peer usage: realm=<turn.lab>, username=<lab>, rp=1, rb=2, sp=3, sb=4\n";
+        let expected = Relayed {
+            bytes_to_peers: 280_593,
+            packets_to_peers: 497,
+            bytes_to_clients: 273_102,
+            packets_to_clients: 479,
+            allocations: 1,
+        };
+        assert_eq!(parse(log), expected);
+    }
 }

@@ -90,7 +90,12 @@ impl TurnServer {
             TurnServerKind::Coturn(binary) => coturn::command(binary, address, scratch, log)?,
         };
         let process = Process::spawn(device, command)?;
-        let mut server = TurnServer { kind: kind.clone(), device: device.clone(), log: log.to_owned(), process };
+        let mut server = TurnServer {
+            kind: kind.clone(),
+            device: device.clone(),
+            log: log.to_owned(),
+            process,
+        };
         server.wait_until_it_answers(address).await?;
         Ok(server)
     }
@@ -130,10 +135,20 @@ impl TurnServer {
             }
             if Instant::now() > deadline {
                 let patience = START_PATIENCE.as_secs();
-                bail!("the TURN server at {target} answers no STUN Binding after {patience} s; see {}", self.log.display());
+                bail!(
+                    "the TURN server at {target} answers no STUN Binding after {patience} s; see {}",
+                    self.log.display()
+                );
             }
             sleep(Duration::from_millis(30)).await;
         }
+    }
+}
+
+impl Drop for TurnServer {
+    fn drop(&mut self) {
+        // Politely, so that what it has to say at its end is in the log.
+        self.process.terminate();
     }
 }
 
