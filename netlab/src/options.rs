@@ -42,6 +42,23 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Checks what was chosen by path. What was chosen and is not there is a mistake, not a machine that lacks something.
+    ///
+    /// # Errors
+    /// The option and the path.
+    pub fn check(&self) -> Result<(), String> {
+        for (option, path) in [("--turn-binary", &self.turn_binary), ("--chromium", &self.chromium)] {
+            if let Some(path) = path
+                && find_program(&path.to_string_lossy()).is_none()
+            {
+                return Err(format!("there is no program {}; correct {option}", path.display()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The programs a lab runs.
 #[derive(Clone, Debug)]
 pub struct Tools {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::unistd::{AccessFlags, access};
 
 use crate::browser::BrowserTools;
 use crate::lab::Lab;
@@ -40,8 +41,8 @@ impl RunningLab {
     ) -> Result<RunningLab> {
         let scratch = session.new_directory()?;
         let output = options.output.join(name);
-        let made = std::fs::create_dir_all(&output);
-        made.with_context(|| format!("cannot make {}; choose another place with --output", output.display()))?;
+        let made = std::fs::create_dir_all(&output).and_then(|()| Ok(access(&output, AccessFlags::W_OK)?));
+        made.with_context(|| format!("cannot write to {}; choose another place with --output", output.display()))?;
 
         let lab = Lab::build(session, topology).await?;
         let web = WebServer::start(&lab).await?;

@@ -174,6 +174,9 @@ impl Scenario {
 
     /// Builds its lab, makes its call, checks what came of it, and takes the lab down again. Takes seconds; blocks.
     pub fn run(&self, session: &Session, options: &Options) -> Outcome {
+        if let Err(mistake) = options.check() {
+            return Outcome::Failed(mistake);
+        }
         let tools = match Tools::find(options) {
             Ok(tools) => tools,
             Err(missing) => return Outcome::Skipped(missing.to_string()),
