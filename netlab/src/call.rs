@@ -12,7 +12,7 @@ use crate::lab::WEB_HOST;
 use crate::report::{CallOutcome, PageReport};
 use crate::running::RunningLab;
 use crate::turn::{Relayed, ice_servers};
-use crate::web::Side;
+use crate::web::{Progress, Side};
 
 /// How long a page tries before it gives a call up. ICE in Chromium fails by itself after 15 s without an answer.
 const PAGE_PATIENCE: Duration = Duration::from_secs(20);
@@ -59,6 +59,9 @@ pub struct CallPlan {
     pub offer: Offer,
     /// Which paths the pages may use.
     pub policy: Policy,
+    /// How long to go on once everything has arrived.
+    #[serde(default)]
+    pub talk_seconds: u16,
     /// A file for a picture of the caller's page while the call is up.
     #[serde(default)]
     pub screenshot: Option<PathBuf>,
@@ -108,36 +111,32 @@ impl RunningLab {
         }
 
         let rooms = self.web.rooms();
-        let progress = || Side::BOTH.map(|side| rooms.progress(&room, side));
-        let all =
-            |done: fn(&(Option<String>, Option<serde_json::Value>)) -> bool| progress().iter().all(done).then_some(());
+        let both = |done: fn(&Progress) -> bool| Side::BOTH.iter().all(|side| done(&rooms.progress(&room, *side)));
         let settled = self.watch(&mut browsers, PAGE_PATIENCE + START_PATIENCE, || {
-            all(|(stage, result)| stage.is_some() || result.is_some())
+            both(|page| page.stage.is_some() || page.result.is_some())
         });
         settled.await.context("the pages do not say how the call goes")?;
 
+        // Talking ends early when a page reports by itself: it has failed, or somebody has hung up there.
+        let ended = || Side::BOTH.iter().find_map(|side| rooms.progress(&room, *side).result);
+        rooms.wait(Duration::from_secs(plan.talk_seconds.into()), ended).await;
         if let Some(file) = &plan.screenshot {
             let picture = browsers[0].screenshot().context("cannot take the screenshot")?;
             std::fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let tell = |kind: &str| {
-            Side::BOTH
-                .iter()
-                .all(|side| rooms.post(&room, *side, json!({ "kind": kind })))
-        };
-        tell("finish");
-        let reported = self.watch(&mut browsers, STEP_PATIENCE, || all(|(_, result)| result.is_some()));
+
+        rooms.tell_both(&room, &json!({ "kind": "finish" }));
+        let reported = self.watch(&mut browsers, STEP_PATIENCE, || both(|page| page.result.is_some()));
         reported.await.context("the pages do not report their results")?;
-        tell("bye");
-        let closed = self.watch(&mut browsers, STEP_PATIENCE, || {
-            all(|(stage, _)| stage.as_deref() == Some("closed"))
-        });
+        rooms.tell_both(&room, &json!({ "kind": "bye" }));
+        let closed = |page: &Progress| page.stage.as_deref() == Some("closed");
+        let closed = self.watch(&mut browsers, STEP_PATIENCE, || both(closed));
         closed.await.context("the pages do not close their connections")?;
 
         let relayed = self.turn.relayed().await?.since(&before);
         drop(browsers);
         let report = |side: Side| -> Result<PageReport> {
-            let (_, result) = rooms.progress(&room, side);
+            let result = rooms.progress(&room, side).result;
             serde_json::from_value(result.unwrap_or_default()).with_context(|| format!("the {side:?}'s result is odd"))
         };
         let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
@@ -184,16 +183,11 @@ impl RunningLab {
     }
 
     /// Waits for a condition on the rooms, or for a browser to die.
-    async fn watch(
-        &self,
-        browsers: &mut [Browser],
-        patience: Duration,
-        mut condition: impl FnMut() -> Option<()>,
-    ) -> Result<()> {
+    async fn watch(&self, browsers: &mut [Browser], patience: Duration, condition: impl Fn() -> bool) -> Result<()> {
         let look = || {
             // A browser that has died will change no room: look at the processes whenever we look at the rooms.
             let dead = browsers.iter_mut().find_map(Browser::ended);
-            dead.map(Err).or_else(|| condition().map(Ok))
+            dead.map(Err).or_else(|| condition().then_some(Ok(())))
         };
         match self.web.rooms().wait(patience, look).await {
             Some(Ok(())) => Ok(()),

@@ -10,14 +10,12 @@
 //!                                     scenario ◄── accounting (browsers against server)
 //! ```
 //!
-//! A program that wants to run scenarios begins, before it has any thread, with [`Session::enter`], and then:
+//! [`suite::run`] runs them all. A program that uses the lab begins, before it has any thread, with [`Session::enter`]:
 //!
 //! ```no_run
-//! let session = netlab::Session::enter().expect("namespaces");
-//! let options = netlab::Options::default();
-//! for scenario in netlab::scenario::all() {
-//!     println!("{}: {:?}", scenario.name, scenario.run(&session, &options));
-//! }
+//! let session = netlab::Session::enter();
+//! let tally = netlab::suite::run(&session, &netlab::Options::default(), "relay");
+//! assert_eq!(tally.failed, 0);
 //! ```
 
 pub mod accounting;
@@ -30,6 +28,7 @@ pub mod report;
 pub mod running;
 pub mod scenario;
 pub mod session;
+pub mod suite;
 pub mod topology;
 pub mod turn;
 pub mod web;

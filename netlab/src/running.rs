@@ -42,7 +42,12 @@ impl RunningLab {
         let scratch = session.new_directory()?;
         let output = options.output.join(name);
         let made = std::fs::create_dir_all(&output).and_then(|()| Ok(access(&output, AccessFlags::W_OK)?));
-        made.with_context(|| format!("cannot write to {}; choose another place with --output", output.display()))?;
+        made.with_context(|| {
+            format!(
+                "cannot write to {}; choose another place with --output",
+                output.display()
+            )
+        })?;
 
         let lab = Lab::build(session, topology).await?;
         let web = WebServer::start(&lab).await?;

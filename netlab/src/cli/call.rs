@@ -19,7 +19,7 @@ use netlab::{Options, Session};
 
 use super::control::{Answer, choose_lab};
 
-/// Longer than any call can take, so that a lab that hangs does not hang us.
+/// Longer than any call can take beside the talking, so that a lab that hangs does not hang us.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Args)]
@@ -40,6 +40,9 @@ pub struct CallArguments {
     /// Save a picture of the caller's page during the call as a PNG
     #[arg(long, value_name = "FILE")]
     screenshot: Option<PathBuf>,
+    /// How long to go on talking before hanging up
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=600))]
+    seconds: u16,
     /// Without a running lab: the topology to build for this call
     #[arg(long, default_value = "internet")]
     topology: String,
@@ -79,6 +82,7 @@ impl CallArguments {
             callee: self.callee.clone(),
             offer,
             policy,
+            talk_seconds: self.seconds,
             screenshot,
         })
     }
@@ -105,7 +109,7 @@ pub fn call(arguments: &CallArguments, options: &Options) -> Result<ExitCode> {
 }
 
 fn call_through(lab: UnixStream, plan: &CallPlan) -> Result<CallReport> {
-    lab.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    lab.set_read_timeout(Some(ANSWER_PATIENCE + Duration::from_secs(plan.talk_seconds.into())))?;
     writeln!(&lab, "{}", serde_json::to_string(plan)?).context("cannot speak to the lab")?;
     let mut line = String::new();
     BufReader::new(lab)

@@ -73,7 +73,8 @@ enum Command {
     /// Run scenarios and print one line each
     Test {
         /// Only those whose name contains this
-        filter: Option<String>,
+        #[arg(default_value = "")]
+        filter: String,
     },
 }
 
@@ -101,7 +102,7 @@ pub fn run() -> ExitCode {
         Command::Up { topology } => up::up(topology, &options),
         Command::Exec(exec) => exec::exec(exec),
         Command::Call(call) => call::call(call, &options),
-        Command::Test { filter } => return test::test(filter.as_deref(), &options),
+        Command::Test { filter } => test::test(filter, &options),
     };
     match done {
         Ok(code) => code,

@@ -199,6 +199,7 @@ impl Scenario {
             callee: self.callee.to_owned(),
             offer: self.offer,
             policy: self.policy,
+            talk_seconds: 0,
             screenshot: None,
         };
         running.call(&plan).await

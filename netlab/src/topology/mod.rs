@@ -14,7 +14,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 /// The topologies compiled into the command: name and TOML.
-const SHIPPED: &[(&str, &str)] = &[("internet", include_str!("../../topologies/internet.toml"))];
+const SHIPPED: &[(&str, &str)] = &[
+    ("internet", include_str!("../../topologies/internet.toml")),
+    ("carrier", include_str!("../../topologies/carrier.toml")),
+];
 
 /// Network namespaces get interfaces named after nodes by patchbay; longer names would be cut and could collide.
 const NAME_LENGTH_MAX: usize = 24;

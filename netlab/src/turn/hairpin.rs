@@ -1,7 +1,9 @@
 //! Running Hairpin: its configuration, and its counters from the Prometheus page on its admin port.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,7 +22,15 @@ const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
     let file = scratch.join("hairpin.toml");
-    std::fs::write(&file, configuration(address)).with_context(|| format!("cannot write {}", file.display()))?;
+    // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
+    let opened = File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&file);
+    let written = opened.and_then(|mut opened| opened.write_all(configuration(address).as_bytes()));
+    written.with_context(|| format!("cannot write {}", file.display()))?;
     let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--config").arg(&file);

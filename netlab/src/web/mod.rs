@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::lab::{Lab, WEB_HOST};
 use crate::topology::Service;
 
-pub use rooms::{Rooms, Side};
+pub use rooms::{Progress, Rooms, Side};
 
 /// How long a long poll is held when there is nothing to say; below every browser's and proxy's own limit.
 const POLL_PATIENCE: Duration = Duration::from_secs(20);

@@ -58,8 +58,16 @@ struct Room {
 #[derive(Default)]
 struct SideOfRoom {
     inbox: Vec<Value>,
-    stage: Option<String>,
-    result: Option<Value>,
+    progress: Progress,
+}
+
+/// How far a page has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// `talking`, then `closed`.
+    pub stage: Option<String>,
+    /// Its result, once it has posted one.
+    pub result: Option<Value>,
 }
 
 impl Rooms {
@@ -89,17 +97,25 @@ impl Rooms {
 
     /// Notes how far a page has come.
     pub fn set_stage(&self, room: &str, side: Side, stage: String) {
-        self.change(room, side, |side| side.stage = Some(stage));
+        self.change(room, side, |side| side.progress.stage = Some(stage));
     }
 
     /// Notes a page's result.
     pub fn set_result(&self, room: &str, side: Side, result: Value) {
-        self.change(room, side, |side| side.result = Some(result));
+        self.change(room, side, |side| side.progress.result = Some(result));
     }
 
-    /// How far a page has come, and its result if it has posted one.
-    pub fn progress(&self, room: &str, side: Side) -> (Option<String>, Option<Value>) {
-        self.look(room, side, |side| Some((side.stage.clone(), side.result.clone())))
+    /// Leaves a message from the lab itself for both sides. An inbox that is full belongs to a page that has gone mad
+    /// and will be noticed by its silence.
+    pub fn tell_both(&self, room: &str, message: &Value) {
+        for side in Side::BOTH {
+            self.post(room, side, message.clone());
+        }
+    }
+
+    /// How far a page has come.
+    pub fn progress(&self, room: &str, side: Side) -> Progress {
+        self.look(room, side, |side| Some(side.progress.clone()))
             .unwrap_or_default()
     }
 
@@ -197,7 +213,7 @@ mod tests {
         for number in 0..=ROOMS_MAX {
             rooms.set_stage(&number.to_string(), Side::Caller, "talking".into());
         }
-        assert_eq!(rooms.progress("0", Side::Caller).0, None);
-        assert_eq!(rooms.progress("1", Side::Caller).0.as_deref(), Some("talking"));
+        assert_eq!(rooms.progress("0", Side::Caller).stage, None);
+        assert_eq!(rooms.progress("1", Side::Caller).stage.as_deref(), Some("talking"));
     }
 }
