@@ -17,12 +17,12 @@
 //! the other's.
 //!
 //! Equality of packets cannot be exact. The pages take their last statistics before they close: in between come RTCP
-//! reports, consent checks, the closing DTLS alert and SCTP abort ([`TAIL_PACKETS_MAX`]; media has stopped by then).
+//! reports, consent checks, the closing DTLS alert and SCTP abort (`TAIL_PACKETS_MAX`; media has stopped by then).
 //! A check that got no answer may have been dropped for want of a permission. And RTP that the receiver missed is on
 //! one side's account only. The first is a constant, whatever the length of the call; the others are counted.
 //!
 //! Bytes are then bounded by the packets that the server has and the browsers have not: ICE messages and that tail,
-//! each between [`SMALL_PACKET_BYTES`]. In calls of some 1,000 packets, packets have been seen to agree within 6 and
+//! each between `SMALL_PACKET_BYTES`. In calls of some 1,000 packets, packets have been seen to agree within 6 and
 //! bytes within 75 for each such packet: a server that counts even ChannelData's four bytes a packet is found out.
 
 use std::ops::RangeInclusive;

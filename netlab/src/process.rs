@@ -1,10 +1,10 @@
 //! Starting programs inside a node so that none can outlive the lab, and finding them first.
 
-#![allow(unsafe_code)] // `die_with_parent` only: std has no safe way to ask for a parent-death signal.
-
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,11 +18,12 @@ const TERMINATION_PATIENCE: Duration = Duration::from_secs(1);
 /// Where system tools live that an ordinary user's PATH often lacks.
 const SYSTEM_DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
+/// The process groups that run, by number, for [`kill_all`].
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
 /// A running program and everything it started (its process group); dropping it kills them all.
 pub struct Process {
     child: Child,
-    /// Set once the group has been killed: its number may belong to somebody else afterwards.
-    killed: bool,
 }
 
 impl Process {
@@ -40,7 +41,8 @@ impl Process {
         let child = node
             .spawn_command_sync(command)
             .with_context(|| format!("cannot start {program} on node {:?}", node.name()))?;
-        Ok(Process { child, killed: false })
+        running().insert(child.id());
+        Ok(Process { child })
     }
 
     /// The program's process id, which is also its group's.
@@ -55,44 +57,24 @@ impl Process {
 
     /// Asks it to end, waits a little, and kills what is left.
     pub fn terminate(&mut self) {
-        if self.killed {
-            return;
+        if running().contains(&self.id()) {
+            signal(self.id(), Signal::SIGTERM);
+            let deadline = Instant::now() + TERMINATION_PATIENCE;
+            while self.exit_status().is_none() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.kill();
         }
-        self.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + TERMINATION_PATIENCE;
-        while self.exit_status().is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.kill();
     }
 
     /// Kills it and everything it started, and waits for its end.
     pub fn kill(&mut self) {
-        if !self.killed {
-            self.killed = true;
-            self.signal(Signal::SIGKILL);
+        // Once only: the number may belong to somebody else afterwards.
+        if running().remove(&self.id()) {
+            signal(self.id(), Signal::SIGKILL);
             let _ = self.child.wait();
-            self.reap_orphans();
+            reap(self.id());
         }
-    }
-
-    /// Reaps what the program had started: as a subreaper (see [`crate::Session`]) we have inherited it, and not every
-    /// machine has an init that would do it.
-    fn reap_orphans(&self) {
-        let group = Pid::from_raw(-(self.child.id() as i32));
-        let deadline = Instant::now() + TERMINATION_PATIENCE;
-        loop {
-            match waitpid(group, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        // The group may be gone already: that is what is wanted.
-        let _ = killpg(Pid::from_raw(self.child.id() as i32), signal);
     }
 }
 
@@ -102,7 +84,40 @@ impl Drop for Process {
     }
 }
 
+/// Kills every program of every lab of this process, for one that is about to exit without dropping anything.
+pub fn kill_all() {
+    for group in std::mem::take(&mut *running()) {
+        signal(group, Signal::SIGKILL);
+        reap(group);
+    }
+}
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING
+        .lock()
+        .expect("nobody panics while holding the list of process groups")
+}
+
+fn signal(group: u32, signal: Signal) {
+    // The group may be gone already: that is what is wanted.
+    let _ = killpg(Pid::from_raw(group as i32), signal);
+}
+
+/// Reaps a group that has been killed: as a subreaper (see [`crate::Session`]) we have inherited what the program had
+/// started, and not every machine has an init that would do it.
+fn reap(group: u32) {
+    let deadline = Instant::now() + TERMINATION_PATIENCE;
+    loop {
+        match waitpid(Pid::from_raw(-(group as i32)), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
 /// Asks the kernel to kill the child when the thread that starts it ends.
+#[allow(unsafe_code)] // std has no safe way to ask for a parent-death signal
 fn die_with_parent(command: &mut Command) {
     let ask = || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;

@@ -6,8 +6,6 @@
 //! hosts files, the control socket. The directory goes when the session is dropped; what a killed session left is
 //! removed by the next one, which can tell because the kernel has released its lock.
 
-#![allow(unsafe_code)] // one `set_var`, see there
-
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -96,12 +94,6 @@ impl Session {
         &self.directory
     }
 
-    /// Removes the directory now, for a process that is about to exit without dropping anything.
-    pub fn remove_directory(directory: &Path) {
-        // Programs that are being killed may still be writing; what then is left goes with the next session.
-        let _ = std::fs::remove_dir_all(directory);
-    }
-
     /// A new empty directory in the session's own, with a short name.
     ///
     /// # Errors
@@ -128,17 +120,24 @@ impl Session {
         }
         make_private_directory(&directory)?;
         let lock = lock(&directory).with_context(|| format!("cannot lock {}", directory.display()))?;
-        // SAFETY: `enter` has seen that this is the only thread, so nothing reads the environment meanwhile.
-        // patchbay puts its hosts files below TMPDIR, under names that two labs of one machine could share.
-        unsafe { std::env::set_var("TMPDIR", &directory) };
+        set_temporary_directory(&directory);
         Ok(Session { directory, _lock: lock })
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        Session::remove_directory(&self.directory);
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Makes `directory` the process's TMPDIR, for patchbay: it puts hosts files there under names that two labs of one
+/// machine could share.
+#[allow(unsafe_code)] // `set_var`
+fn set_temporary_directory(directory: &Path) {
+    // SAFETY: `Session::enter` has seen that this is the only thread (the one of its probe has been joined), so nothing
+    // reads the environment meanwhile.
+    unsafe { std::env::set_var("TMPDIR", directory) };
 }
 
 /// The directory that holds the sessions of this user: `/tmp/netlab-UID`, with the user id outside any namespace.

@@ -113,14 +113,16 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Lets Ctrl-C (or SIGTERM, SIGHUP) end the process without leaving its directory behind. Programs in the lab end with
-/// the threads that started them, and namespaces with the process.
+/// Lets Ctrl-C (or SIGTERM, SIGHUP) end the process without leaving programs or its directory behind; namespaces end
+/// with the process.
 fn clean_up_when_interrupted(session: &Session) -> Result<()> {
     let directory = session.directory().to_owned();
     let runtime = runtime()?;
     std::thread::spawn(move || {
         runtime.block_on(interrupted()).expect("signals can be awaited");
-        Session::remove_directory(&directory);
+        netlab::process::kill_all();
+        // If a program still wrote into it, the rest goes when the next session starts.
+        let _ = std::fs::remove_dir_all(&directory);
         std::process::exit(INTERRUPTED);
     });
     Ok(())

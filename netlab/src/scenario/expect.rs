@@ -4,7 +4,8 @@ use crate::call::CallReport;
 use crate::report::{CallOutcome, PageReport};
 
 /// What must come of a call. Every kind that connects also means: audio, video and data arrived both ways, data was
-/// verified byte by byte, and what was relayed is what the server has counted (nothing, if the path is direct).
+/// verified byte by byte, and what was relayed is what the server has counted (nothing, if the path is direct). Every
+/// kind means that no allocation is left afterwards: a page that closes deletes its own by a Refresh with lifetime zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
     /// It connects without any relay.
@@ -27,6 +28,12 @@ impl Expectation {
     /// # Errors
     /// The first thing that is not as expected.
     pub fn check(self, report: &CallReport) -> Result<(), String> {
+        if report.relayed.allocations > 0 {
+            return Err(format!(
+                "the server still has {} allocations after both pages have closed",
+                report.relayed.allocations
+            ));
+        }
         if self == Expectation::NoCall {
             return check_no_call(report);
         }
@@ -202,6 +209,18 @@ mod tests {
                 .unwrap_err();
             assert!(problem.contains(word), "{problem}");
         }
+    }
+
+    #[test]
+    fn allocations_must_not_outlive_the_pages() {
+        let mut report = call(page("relay", "relay"), page("relay", "relay"));
+        report.relayed.allocations = 1;
+        assert!(
+            Expectation::Relayed
+                .check(&report)
+                .unwrap_err()
+                .contains("1 allocations")
+        );
     }
 
     #[test]
