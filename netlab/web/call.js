@@ -204,6 +204,24 @@ channel.onmessage = ({ data: received }) => {
 // ---------------------------------------------------------------------------------------------------------- statistics
 
 const pairsSeen = new Map(); // pairs that are pruned vanish from getStats; what they carried still counts
+
+// A pair gets another id when the address of its remote end, first met in a check ("prflx", which Chromium shows without
+// the address), arrives as a candidate. Its counters go on under the new id and must not count twice.
+function forgetRenamed(current) {
+  const ids = new Set(current.map((pair) => pair.id));
+  for (const [id, old] of pairsSeen) {
+    if (ids.has(id) || old.remote.type !== "prflx") continue;
+    const renamed = current.map((pair) => pairsSeen.get(pair.id)).find((pair) =>
+      pair.local.address === old.local.address && pair.local.port === old.local.port
+      && pair.remote.port === old.remote.port
+      && pair.packetsSent >= old.packetsSent && pair.requestsReceived >= old.requestsReceived);
+    if (renamed) {
+      pairsSeen.delete(id);
+      note(`pair ${old.local.type}/prflx is now ${renamed.local.type}/${renamed.remote.type}`);
+    }
+  }
+}
+
 let latest = { media: { audio: {}, video: {} } };
 
 async function measure() {
@@ -230,6 +248,7 @@ async function measure() {
       roundTripSeconds: pair.currentRoundTripTime,
     });
   }
+  forgetRenamed(pairs);
   const selected = byId.get(transport?.selectedCandidatePairId)
     ?? pairs.find((pair) => pair.selected) // Firefox
     ?? pairs.find((pair) => pair.nominated && pair.state === "succeeded");

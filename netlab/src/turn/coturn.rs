@@ -1,5 +1,6 @@
 //! Running coturn's `turnserver`, and its counters from the lines it logs when a session ends.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -46,13 +47,18 @@ pub(super) fn relayed(log: &Path) -> Result<Relayed> {
     Ok(parse(&String::from_utf8_lossy(&text)))
 }
 
+/// The number in `… session NUMBER: …`.
+fn session(line: &str) -> Option<&str> {
+    line.split_once("session ")?.1.split(':').next()
+}
+
 fn parse(log: &str) -> Relayed {
     let mut relayed = Relayed::default();
-    let mut begun = 0;
-    let mut ended = 0;
+    let mut live = BTreeSet::new();
     for line in log.lines() {
         if line.contains("ALLOCATE processed, success") {
-            begun += 1;
+            // A set, since the answer to a repeated request looks the same.
+            live.insert(session(line));
         } else if let Some((_, usage)) = line.split_once(": peer usage: ") {
             // `rp`, `rb`: packets and bytes from peers; `sp`, `sb`: to peers. A line follows each 2,048 packets too.
             let field = |name: &str| {
@@ -64,10 +70,10 @@ fn parse(log: &str) -> Relayed {
             relayed.packets_to_peers += field("sp=").unwrap_or(0);
             relayed.bytes_to_peers += field("sb=").unwrap_or(0);
         } else if line.contains("delete: realm=") {
-            ended += 1;
+            live.remove(&session(line));
         }
     }
-    relayed.allocations = u64::saturating_sub(begun, ended);
+    relayed.allocations = live.len() as u64;
     relayed
 }
 
@@ -78,6 +84,7 @@ mod tests {
     #[test]
     fn usage_is_summed_over_sessions_and_only_the_peers_side() {
         let log = "\
+            0: : session 001000000000000002: realm <turn.lab> user <lab>: incoming packet ALLOCATE processed, success\n\
             0: : session 001000000000000002: realm <turn.lab> user <lab>: incoming packet ALLOCATE processed, success\n\
             1: : session 001000000000000003: realm <turn.lab> user <lab>: incoming packet ALLOCATE processed, success\n\
             4: : session 001000000000000003: usage: realm=<turn.lab>, username=<lab>, rp=500, rb=283158, sp=484, sb=275484\n\
