@@ -1,0 +1,229 @@
+//! One call between two browsers of a running lab.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::accounting::Accounts;
+use crate::browser::Browser;
+use crate::lab::WEB_HOST;
+use crate::report::{CallOutcome, PageReport};
+use crate::running::RunningLab;
+use crate::turn::{Relayed, ice_servers};
+use crate::web::{Progress, Side};
+
+/// How long a page tries before it gives a call up. ICE in Chromium fails by itself after 15 s without an answer.
+const PAGE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much longer the lab waits for a page than the page itself does: starting a browser on a busy machine.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a page may take to measure and to close once it is told to.
+const STEP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which ICE servers the pages are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Offer {
+    /// STUN: only direct paths are possible.
+    StunOnly,
+    /// STUN, TURN over UDP and TURN over TCP.
+    StunAndTurn,
+    /// TURN over UDP.
+    TurnUdp,
+    /// TURN over TCP.
+    TurnTcp,
+}
+
+/// `iceTransportPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Any path.
+    #[default]
+    All,
+    /// Relayed paths only.
+    Relay,
+}
+
+/// A call to be made.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CallPlan {
+    /// The browser node that makes the offer.
+    pub caller: String,
+    /// The browser node that answers.
+    pub callee: String,
+    /// What ICE servers there are.
+    pub offer: Offer,
+    /// Which paths the pages may use.
+    pub policy: Policy,
+    /// How long to go on once everything has arrived.
+    #[serde(default)]
+    pub talk_seconds: u16,
+    /// A file for a picture of the caller's page while the call is up.
+    #[serde(default)]
+    pub screenshot: Option<PathBuf>,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct CallReport {
+    /// The caller's page.
+    pub caller: PageReport,
+    /// The callee's page.
+    pub callee: PageReport,
+    /// What the server relayed during the call. Other calls at the same time would be in it.
+    pub relayed: Relayed,
+    /// The browsers' and the server's counters side by side.
+    pub accounts: Accounts,
+}
+
+impl CallReport {
+    /// Both pages, caller first.
+    pub fn pages(&self) -> [&PageReport; 2] {
+        [&self.caller, &self.callee]
+    }
+
+    /// Whether both pages were satisfied.
+    pub fn connected(&self) -> bool {
+        self.pages().iter().all(|page| page.outcome == CallOutcome::Connected)
+    }
+}
+
+impl RunningLab {
+    /// Opens both browsers, lets them call each other, hangs up, and brings the reports.
+    ///
+    /// That the call fails is a report, not an error.
+    ///
+    /// # Errors
+    /// A node is not a browser, a browser does not start or dies, or a page does not report in time.
+    pub async fn call(&self, plan: &CallPlan) -> Result<CallReport> {
+        if plan.caller == plan.callee {
+            bail!("{:?} cannot call itself; name two browsers", plan.caller);
+        }
+        let room = format!("{}-{}-{}", plan.caller, plan.callee, next_number());
+        let before = self.turn.relayed().await?;
+        let mut browsers = Vec::new();
+        for side in Side::BOTH {
+            browsers.push(self.open(plan, side, &room)?);
+        }
+
+        let rooms = self.web.rooms();
+        let both = |done: fn(&Progress) -> bool| Side::BOTH.iter().all(|side| done(&rooms.progress(&room, *side)));
+        let settled = self.watch(&mut browsers, PAGE_PATIENCE + START_PATIENCE, || {
+            both(|page| page.stage.is_some() || page.result.is_some())
+        });
+        settled.await.context("the pages do not say how the call goes")?;
+
+        // Talking ends early when a page reports by itself: it has failed, or somebody has hung up there.
+        let ended = || Side::BOTH.iter().find_map(|side| rooms.progress(&room, *side).result);
+        rooms.wait(Duration::from_secs(plan.talk_seconds.into()), ended).await;
+        if let Some(file) = &plan.screenshot {
+            let picture = browsers[0].screenshot().context("cannot take the screenshot")?;
+            std::fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+
+        rooms.tell_both(&room, &json!({ "kind": "finish" }));
+        let reported = self.watch(&mut browsers, STEP_PATIENCE, || both(|page| page.result.is_some()));
+        reported.await.context("the pages do not report their results")?;
+        rooms.tell_both(&room, &json!({ "kind": "bye" }));
+        let closed = |page: &Progress| page.stage.as_deref() == Some("closed");
+        let closed = self.watch(&mut browsers, STEP_PATIENCE, || both(closed));
+        closed.await.context("the pages do not close their connections")?;
+
+        let relayed = self.turn.relayed().await?.since(&before);
+        drop(browsers);
+        let report = |side: Side| -> Result<PageReport> {
+            let result = rooms.progress(&room, side).result;
+            serde_json::from_value(result.unwrap_or_default()).with_context(|| format!("the {side:?}'s result is odd"))
+        };
+        let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
+        let accounts = Accounts::new([&caller, &callee], &relayed);
+        let report = CallReport {
+            caller,
+            callee,
+            relayed,
+            accounts,
+        };
+        let file = self.output.join(format!("{room}.json"));
+        let written = std::fs::write(&file, serde_json::to_vec_pretty(&report)?);
+        written.with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(report)
+    }
+
+    fn open(&self, plan: &CallPlan, side: Side, room: &str) -> Result<Browser> {
+        let (name, peer) = match side {
+            Side::Caller => (&plan.caller, &plan.callee),
+            Side::Callee => (&plan.callee, &plan.caller),
+        };
+        self.lab.topology().browser(name)?;
+        let policy = match plan.policy {
+            Policy::All => "all",
+            Policy::Relay => "relay",
+        };
+        let url = format!(
+            "https://{WEB_HOST}/call?room={room}&side={}&policy={policy}&patience={}&me={name}&peer={peer}&ice={}",
+            if side == Side::Caller { "caller" } else { "callee" },
+            PAGE_PATIENCE.as_secs(),
+            percent_encoded(&ice_servers(plan.offer).to_string()),
+        );
+        // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
+        let home = self.scratch.join(format!("b{}", next_number()));
+        let log = self.output.join(format!("{room}-{name}.log"));
+        Browser::open(
+            &self.browser_tools,
+            self.lab.device(name)?,
+            &url,
+            home,
+            &self.trust,
+            &log,
+        )
+    }
+
+    /// Waits for a condition on the rooms, or for a browser to die.
+    async fn watch(&self, browsers: &mut [Browser], patience: Duration, condition: impl Fn() -> bool) -> Result<()> {
+        let look = || {
+            // A browser that has died will change no room: look at the processes whenever we look at the rooms.
+            let dead = browsers.iter_mut().find_map(Browser::ended);
+            dead.map(Err).or_else(|| condition().then_some(Ok(())))
+        };
+        match self.web.rooms().wait(patience, look).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(status)) => bail!("a browser ended ({status}); see the logs in {}", self.output.display()),
+            None => bail!(
+                "no answer within {} s; see the logs in {}",
+                patience.as_secs(),
+                self.output.display()
+            ),
+        }
+    }
+}
+
+/// Keeps rooms and files of several calls in one lab apart.
+fn next_number() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+fn percent_encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_parameter_survives_any_json() {
+        assert_eq!(
+            percent_encoded(r#"[{"urls":"a?b=c"}]"#),
+            "%5B%7B%22urls%22%3A%22a%3Fb%3Dc%22%7D%5D"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line: arguments, and one file a command.
+
+mod call;
+mod control;
+mod exec;
+mod list;
+mod test;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use netlab::options::TurnServerChoice;
+use netlab::{Options, Session};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The exit code of an interrupted command, as shells have it: 128 and SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// A network-namespace lab: NATs, routers and real browsers calling each other through a TURN server.
+#[derive(Parser)]
+#[command(name = "netlab", version)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Common {
+    /// The TURN server to run in the lab
+    #[arg(long, global = true, value_enum, default_value = "hairpin")]
+    turn_server: TurnServerArgument,
+    /// Its executable (default: the hairpin built beside netlab, or turnserver from PATH)
+    #[arg(long, global = true, value_name = "PATH")]
+    turn_binary: Option<PathBuf>,
+    /// Chromium's executable
+    #[arg(long, global = true, value_name = "PATH")]
+    chromium: Option<PathBuf>,
+    /// Where logs and results go
+    #[arg(long, global = true, value_name = "DIR", default_value = "netlab-out")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TurnServerArgument {
+    Hairpin,
+    Coturn,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List topologies, scenarios and running labs
+    List,
+    /// Draw a topology
+    Show {
+        /// Its name, or the path of a .toml file
+        topology: String,
+    },
+    /// Build a topology and keep it for playing until Ctrl-C
+    Up {
+        /// Its name, or the path of a .toml file
+        #[arg(default_value = "internet")]
+        topology: String,
+    },
+    /// Run a command in a node (host or router) of a running lab
+    Exec(exec::ExecArguments),
+    /// Let two browsers call each other, in a running lab if there is one
+    Call(call::CallArguments),
+    /// Run scenarios and print one line each
+    Test {
+        /// Only those whose name contains this
+        #[arg(default_value = "")]
+        filter: String,
+    },
+}
+
+impl Common {
+    fn options(&self) -> Options {
+        Options {
+            turn_server: match self.turn_server {
+                TurnServerArgument::Hairpin => TurnServerChoice::Hairpin,
+                TurnServerArgument::Coturn => TurnServerChoice::Coturn,
+            },
+            turn_binary: self.turn_binary.clone(),
+            chromium: self.chromium.clone(),
+            output: self.output.clone(),
+        }
+    }
+}
+
+/// Parses the command line and obeys it.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let options = arguments.common.options();
+    let done = match &arguments.command {
+        Command::List => list::list(),
+        Command::Show { topology } => list::show(topology),
+        Command::Up { topology } => up::up(topology, &options),
+        Command::Exec(exec) => exec::exec(exec),
+        Command::Call(call) => call::call(call, &options),
+        Command::Test { filter } => test::test(filter, &options),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("netlab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lets Ctrl-C (or SIGTERM, SIGHUP) end the process without leaving programs or its directory behind; namespaces end
+/// with the process.
+fn clean_up_when_interrupted(session: &Session) -> Result<()> {
+    let directory = session.directory().to_owned();
+    let runtime = runtime()?;
+    std::thread::spawn(move || {
+        runtime.block_on(interrupted()).expect("signals can be awaited");
+        netlab::process::kill_all();
+        // If a program still wrote into it, the rest goes when the next session starts.
+        let _ = std::fs::remove_dir_all(&directory);
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
+}
+
+/// Waits until somebody asks the process to end.
+async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+    Ok(())
+}
+
+/// The runtime every command with a lab uses: one thread, since the nodes have threads of their own.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}

@@ -1,0 +1,162 @@
+//! A topology brought to life: one network namespace per node, on patchbay.
+//!
+//! [`Lab::build`] makes all of it or nothing. Namespaces are anonymous, held by file descriptors of this process:
+//! when the [`Lab`] or the process goes, so do they. There is no route out of the lab.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result, anyhow};
+use patchbay::{Device, Firewall, FirewallConfig, NatConfig, NatFiltering};
+
+use crate::session::Session;
+use crate::topology::{Nat, Role, Router, Service, Topology, Udp};
+
+/// The host name of the web server inside the lab; its certificate says so.
+pub const WEB_HOST: &str = "web.lab";
+
+/// The host name of the TURN server inside the lab, and its authentication realm.
+pub const TURN_HOST: &str = "turn.lab";
+
+/// A running network.
+pub struct Lab {
+    topology: Topology,
+    devices: BTreeMap<String, Device>,
+    routers: BTreeMap<String, patchbay::Router>,
+    /// Last, so that nodes go before the network that joins them.
+    _network: patchbay::Lab,
+}
+
+impl Lab {
+    /// Builds the network of a topology. The session is asked for because without one there is no permission to.
+    ///
+    /// # Errors
+    /// A namespace, link or firewall rule could not be made; what had been made is gone again.
+    pub async fn build(_session: &Session, topology: &Topology) -> Result<Lab> {
+        let network = patchbay::Lab::builder()
+            .allow_real_root()
+            .build()
+            .await
+            .context("cannot make the namespace of the Internet exchange")?;
+
+        let mut routers = BTreeMap::new();
+        for router in &topology.routers {
+            let built = build_router(&network, router, &routers)
+                .await
+                .with_context(|| format!("cannot build router {:?} (is nftables installed?)", router.name))?;
+            routers.insert(router.name.clone(), built);
+        }
+
+        let mut devices = BTreeMap::new();
+        for host in &topology.hosts {
+            let router = routers
+                .get(&host.behind)
+                .with_context(|| format!("router {:?} was not built", host.behind))?;
+            let built = network.add_device(&host.name).iface("eth0", router.id()).build().await;
+            devices.insert(
+                host.name.clone(),
+                built.with_context(|| format!("cannot build host {:?}", host.name))?,
+            );
+        }
+
+        let lab = Lab {
+            topology: topology.clone(),
+            devices,
+            routers,
+            _network: network,
+        };
+        lab.name_the_servers()?;
+        Ok(lab)
+    }
+
+    /// The topology it was built from.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The handle of a host.
+    ///
+    /// # Errors
+    /// There is no host of that name; the message lists those there are.
+    pub fn device(&self, name: &str) -> Result<&Device> {
+        self.devices.get(name).ok_or_else(|| {
+            let known = self.devices.keys().cloned().collect::<Vec<_>>().join(", ");
+            anyhow!("there is no host {name:?} in this lab; use one of {known}")
+        })
+    }
+
+    /// The host that runs a service.
+    ///
+    /// # Errors
+    /// The host has lost its address.
+    pub fn server(&self, service: Service) -> Result<(&Device, Ipv4Addr)> {
+        let name = &self.topology.server(service).name;
+        let device = self.device(name)?;
+        let address = device
+            .ip()
+            .with_context(|| format!("host {name:?} has no IPv4 address"))?;
+        Ok((device, address))
+    }
+
+    /// All hosts by name.
+    pub fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
+        self.devices.iter().map(|(name, device)| (&**name, device))
+    }
+
+    /// All routers by name.
+    pub fn routers(&self) -> impl Iterator<Item = (&str, &patchbay::Router)> {
+        self.routers.iter().map(|(name, router)| (&**name, router))
+    }
+
+    /// Puts the servers' names into every host's `/etc/hosts` (a private copy, bound over it in the node).
+    fn name_the_servers(&self) -> Result<()> {
+        for (service, name) in [(Service::Web, WEB_HOST), (Service::Turn, TURN_HOST)] {
+            let (_, address) = self.server(service)?;
+            for device in self.devices.values() {
+                // Chromium looks STUN and TURN servers up with a trailing dot and finds them only if it is there.
+                device
+                    .set_host(&format!("{name} {name}."), IpAddr::V4(address))
+                    .with_context(|| format!("cannot write the hosts file of {:?}", device.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The browsers' names, in the order of the topology.
+    pub fn browsers(&self) -> impl Iterator<Item = &str> {
+        self.topology
+            .hosts
+            .iter()
+            .filter(|host| host.role == Role::Browser)
+            .map(|host| &*host.name)
+    }
+}
+
+async fn build_router(
+    network: &patchbay::Lab,
+    router: &Router,
+    built: &BTreeMap<String, patchbay::Router>,
+) -> Result<patchbay::Router> {
+    let mut builder = network.add_router(&router.name).nat(nat_config(router.nat)?);
+    if router.udp == Udp::Blocked {
+        builder = builder.firewall(Firewall::Custom(FirewallConfig::builder().block_udp().build()));
+    }
+    if let Some(behind) = &router.behind {
+        let upstream = built
+            .get(behind)
+            .with_context(|| format!("router {behind:?} was not built before it"))?;
+        builder = builder.upstream(upstream.id());
+    }
+    builder.build().await
+}
+
+/// Our names for NATs in patchbay's terms.
+fn nat_config(nat: Nat) -> Result<Option<NatConfig>> {
+    Ok(match nat {
+        Nat::None => None,
+        Nat::Cone => patchbay::Nat::Open.to_config(),
+        Nat::AddressRestricted => Some(NatConfig::builder().filtering(NatFiltering::AddressDependent).build()?),
+        Nat::PortRestricted => patchbay::Nat::Moderate.to_config(),
+        Nat::Symmetric => patchbay::Nat::Strict.to_config(),
+    })
+}

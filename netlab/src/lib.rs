@@ -1,0 +1,37 @@
+//! The lab of Hairpin: NATs, routers and real browsers in network namespaces of one Linux machine.
+//!
+//! ```text
+//!   topologies/*.toml ──► topology ──► lab (patchbay: namespaces, links, NATs)
+//!                                        │
+//!        web (page, signalling) ── running ── turn (the server under test)
+//!                                        │
+//!        browser (Chromium) ────────── call ──► report (what the pages say)
+//!                                        │           │
+//!                                     scenario ◄── accounting (browsers against server)
+//! ```
+//!
+//! [`suite::run`] runs them all. A program that uses the lab begins, before it has any thread, with [`Session::enter`]:
+//!
+//! ```no_run
+//! let session = netlab::Session::enter();
+//! let tally = netlab::suite::run(&session, &netlab::Options::default(), "relay");
+//! assert_eq!(tally.failed, 0);
+//! ```
+
+pub mod accounting;
+pub mod browser;
+pub mod call;
+pub mod lab;
+pub mod options;
+pub mod process;
+pub mod report;
+pub mod running;
+pub mod scenario;
+pub mod session;
+pub mod suite;
+pub mod topology;
+pub mod turn;
+pub mod web;
+
+pub use options::Options;
+pub use session::{CannotRun, Session};

@@ -1,0 +1,77 @@
+//! A lab with everything running in it: the network, the web server, the TURN server, and what browsers need.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::unistd::{AccessFlags, access};
+
+use crate::browser::BrowserTools;
+use crate::lab::Lab;
+use crate::options::{Options, Tools};
+use crate::session::Session;
+use crate::topology::Topology;
+use crate::turn::TurnServer;
+use crate::web::WebServer;
+
+/// Dropping it ends everything: servers first, then the network under them.
+pub struct RunningLab {
+    pub(crate) web: WebServer,
+    pub(crate) turn: TurnServer,
+    pub(crate) browser_tools: BrowserTools,
+    pub(crate) lab: Lab,
+    /// Where temporary files go, and the certificate store browsers copy.
+    pub(crate) scratch: PathBuf,
+    pub(crate) trust: PathBuf,
+    /// Where logs and results go.
+    pub(crate) output: PathBuf,
+}
+
+impl RunningLab {
+    /// Builds the network and starts the servers. `name` becomes a directory of logs below the output directory and
+    /// must be unique among the running labs of the session.
+    ///
+    /// # Errors
+    /// Something could not be built or started; nothing is left running.
+    pub async fn start(
+        session: &Session,
+        tools: &Tools,
+        options: &Options,
+        topology: &Topology,
+        name: &str,
+    ) -> Result<RunningLab> {
+        let scratch = session.new_directory()?;
+        let output = options.output.join(name);
+        let made = std::fs::create_dir_all(&output).and_then(|()| Ok(access(&output, AccessFlags::W_OK)?));
+        made.with_context(|| {
+            format!(
+                "cannot write to {}; choose another place with --output",
+                output.display()
+            )
+        })?;
+
+        let lab = Lab::build(session, topology).await?;
+        let web = WebServer::start(&lab).await?;
+        let trust = scratch.join("trust");
+        tools.browser.make_trust(web.authority_pem(), &trust)?;
+        let turn = TurnServer::start(&tools.turn, &lab, &scratch, &output.join("turn.log")).await?;
+        Ok(RunningLab {
+            web,
+            turn,
+            browser_tools: tools.browser.clone(),
+            lab,
+            scratch,
+            trust,
+            output,
+        })
+    }
+
+    /// The network.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Where its logs and results are.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+}

@@ -1,0 +1,288 @@
+//! Scenarios: a topology, what its routers do, who calls whom with which ICE servers, and what must come of it.
+//!
+//! [`all`] is the suite. [`Scenario::run`] builds a lab of its own for each, so that none sees another's traffic.
+//!
+//! Two rules keep the assertions honest. That a direct path exists is shown by a call that is offered STUN only and
+//! works; that a relay is needed, by the same call failing and then, offered TURN, working with a relayed address on
+//! at least one side. Nothing ever asserts a direct path while TURN is offered: which of two working pairs a browser
+//! prefers is its own business.
+
+mod expect;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::call::{CallPlan, CallReport, Offer, Policy};
+use crate::options::{Options, Tools};
+use crate::running::RunningLab;
+use crate::session::Session;
+use crate::topology::{Nat, Topology};
+
+pub use expect::Expectation;
+
+/// How a scenario ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Everything was as expected.
+    Passed {
+        /// One line: selected pairs, times, bytes.
+        summary: String,
+        /// What the pages and the server measured.
+        measurements: Box<CallReport>,
+    },
+    /// It cannot be run here: why, and what to do.
+    Skipped(String),
+    /// Something was not as expected: what, and where the logs are.
+    Failed(String),
+}
+
+/// One scenario.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// A short name, for filters and directories.
+    pub name: &'static str,
+    /// What is shown, as a sentence.
+    pub sentence: &'static str,
+    topology: &'static str,
+    nats: Vec<(&'static str, Nat)>,
+    udp_blocked_at: Option<&'static str>,
+    caller: &'static str,
+    callee: &'static str,
+    offer: Offer,
+    policy: Policy,
+    expectation: Expectation,
+}
+
+/// The suite.
+pub fn all() -> Vec<Scenario> {
+    use Expectation::*;
+    use Nat::*;
+    vec![
+        scenario(
+            "cone-direct",
+            "L and M behind cone NATs talk directly with nothing but STUN",
+        )
+        .with_nats(PortRestricted, PortRestricted)
+        .offering(Offer::StunOnly)
+        .expecting(Direct),
+        scenario(
+            "symmetric-stun-only",
+            "L and M behind symmetric NATs cannot talk with nothing but STUN",
+        )
+        .with_nats(Symmetric, Symmetric)
+        .offering(Offer::StunOnly)
+        .expecting(NoCall),
+        scenario(
+            "symmetric-relayed",
+            "L and M behind symmetric NATs talk through the relay",
+        )
+        .with_nats(Symmetric, Symmetric)
+        .offering(Offer::StunAndTurn)
+        .expecting(Relayed),
+        scenario(
+            "relay-only-udp",
+            "L and M allow relayed paths only and reach TURN over UDP",
+        )
+        .relay_only()
+        .offering(Offer::TurnUdp)
+        .expecting(RelayedOver("udp")),
+        scenario(
+            "relay-only-tcp",
+            "L and M allow relayed paths only and reach TURN over TCP",
+        )
+        .relay_only()
+        .offering(Offer::TurnTcp)
+        .expecting(RelayedOver("tcp")),
+        scenario("same-lan", "M and T at home talk without leaving the LAN")
+            .between("browser-m", "browser-t")
+            .offering(Offer::StunOnly)
+            .expecting(HostToHost),
+        scenario(
+            "udp-blocked",
+            "L in a coffee shop that blocks UDP talks to M through TURN over TCP",
+        )
+        .with_udp_blocked_at("coffee-shop")
+        .offering(Offer::StunAndTurn)
+        .expecting(CallerRelayedOver("tcp")),
+    ]
+}
+
+/// L calling M across the Internet, everything offered; the methods below say how a scenario differs.
+fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
+    Scenario {
+        name,
+        sentence,
+        topology: "internet",
+        nats: Vec::new(),
+        udp_blocked_at: None,
+        caller: "browser-l",
+        callee: "browser-m",
+        offer: Offer::StunAndTurn,
+        policy: Policy::All,
+        expectation: Expectation::Relayed,
+    }
+}
+
+impl Scenario {
+    fn with_nats(mut self, coffee_shop: Nat, home: Nat) -> Scenario {
+        self.nats = vec![("coffee-shop", coffee_shop), ("home", home)];
+        self
+    }
+
+    fn with_udp_blocked_at(mut self, router: &'static str) -> Scenario {
+        self.udp_blocked_at = Some(router);
+        self
+    }
+
+    fn between(mut self, caller: &'static str, callee: &'static str) -> Scenario {
+        (self.caller, self.callee) = (caller, callee);
+        self
+    }
+
+    fn relay_only(mut self) -> Scenario {
+        self.policy = Policy::Relay;
+        self
+    }
+
+    fn offering(mut self, offer: Offer) -> Scenario {
+        self.offer = offer;
+        self
+    }
+
+    fn expecting(mut self, expectation: Expectation) -> Scenario {
+        self.expectation = expectation;
+        self
+    }
+
+    /// The topology it runs on, its changes made.
+    ///
+    /// # Errors
+    /// The scenario names something the topology does not have.
+    pub fn topology(&self) -> Result<Topology> {
+        let mut topology = Topology::load(self.topology)?;
+        for (router, nat) in &self.nats {
+            topology = topology.with_nat(router, *nat)?;
+        }
+        if let Some(router) = self.udp_blocked_at {
+            topology = topology.with_udp_blocked(router)?;
+        }
+        topology.browser(self.caller)?;
+        topology.browser(self.callee)?;
+        Ok(topology)
+    }
+
+    /// Builds its lab, makes its call, checks what came of it, and takes the lab down again. Takes seconds; blocks.
+    pub fn run(&self, session: &Session, options: &Options) -> Outcome {
+        if let Err(mistake) = options.check() {
+            return Outcome::Failed(mistake);
+        }
+        let tools = match Tools::find(options) {
+            Ok(tools) => tools,
+            Err(missing) => return Outcome::Skipped(missing.to_string()),
+        };
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return Outcome::Failed(format!("cannot make an async runtime: {error}")),
+        };
+        match runtime.block_on(self.call(session, &tools, options)) {
+            Ok(report) => self.judge(report, &options.output.join(self.name)),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
+    }
+
+    async fn call(&self, session: &Session, tools: &Tools, options: &Options) -> Result<CallReport> {
+        let topology = self.topology()?;
+        let running = RunningLab::start(session, tools, options, &topology, self.name).await?;
+        let plan = CallPlan {
+            caller: self.caller.to_owned(),
+            callee: self.callee.to_owned(),
+            offer: self.offer,
+            policy: self.policy,
+            talk_seconds: 0,
+            screenshot: None,
+        };
+        running.call(&plan).await
+    }
+
+    fn judge(&self, report: CallReport, output: &Path) -> Outcome {
+        let summary = summary(&report);
+        match self.expectation.check(&report) {
+            Ok(()) => Outcome::Passed {
+                summary,
+                measurements: Box::new(report),
+            },
+            Err(problem) => Outcome::Failed(format!("{problem}; {summary}; logs in {}", display(output))),
+        }
+    }
+}
+
+/// One line about a call: which pair, how soon, how much.
+pub fn summary(report: &CallReport) -> String {
+    if !report.connected() {
+        let outcomes = report.pages().map(|page| format!("{:?}", page.outcome).to_lowercase());
+        return format!("no call ({}/{})", outcomes[0], outcomes[1]);
+    }
+    let milestone = |name: &str| {
+        report
+            .pages()
+            .iter()
+            .filter_map(|page| page.milestones.get(name))
+            .max()
+            .copied()
+    };
+    let video = report.caller.media.video.received_frames + report.callee.media.video.received_frames;
+    let sent: u64 = report
+        .pages()
+        .iter()
+        .filter_map(|page| page.selected.as_ref())
+        .map(|pair| pair.bytes_sent)
+        .sum();
+    let mut line = format!(
+        "{} and {}, connected after {} ms, {video} frames, {} kB sent",
+        report.caller.selected_types(),
+        report.callee.selected_types(),
+        milestone("connected").unwrap_or_default(),
+        sent / 1000,
+    );
+    if report.relayed.bytes_to_peers > 0 {
+        let accounts = &report.accounts.to_peers;
+        line += &format!(
+            ", relayed {} kB (browsers {} kB + {} ICE messages)",
+            accounts.server_bytes / 1000,
+            accounts.browser_bytes / 1000,
+            accounts.ice_messages
+        );
+    }
+    line
+}
+
+fn display(output: &Path) -> String {
+    output
+        .canonicalize()
+        .unwrap_or_else(|_| PathBuf::from(output))
+        .display()
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_fits_its_topology_and_has_a_name_of_its_own() {
+        let mut names = std::collections::BTreeSet::new();
+        for scenario in all() {
+            scenario.topology().unwrap();
+            assert!(names.insert(scenario.name), "{} is there twice", scenario.name);
+        }
+    }
+
+    #[test]
+    fn a_direct_path_is_never_asserted_while_turn_is_offered() {
+        for scenario in all() {
+            let direct = matches!(scenario.expectation, Expectation::Direct | Expectation::HostToHost);
+            assert!(!direct || scenario.offer == Offer::StunOnly, "{}", scenario.name);
+        }
+    }
+}

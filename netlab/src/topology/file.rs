@@ -1,0 +1,45 @@
+//! A topology as its author wrote it: the TOML, nothing checked beyond types and spelling of keys.
+
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub description: String,
+    #[serde(default, rename = "router")]
+    pub routers: Vec<RouterEntry>,
+    #[serde(default, rename = "server")]
+    pub servers: Vec<ServerEntry>,
+    #[serde(default, rename = "browser")]
+    pub browsers: Vec<BrowserEntry>,
+}
+
+/// `[[router]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouterEntry {
+    pub name: String,
+    pub nat: super::Nat,
+    #[serde(default)]
+    pub udp: super::Udp,
+    /// Absent: the router is on the Internet exchange itself.
+    pub behind: Option<String>,
+}
+
+/// `[[server]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerEntry {
+    pub name: String,
+    pub runs: super::Service,
+    pub behind: String,
+}
+
+/// `[[browser]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BrowserEntry {
+    pub name: String,
+    pub behind: String,
+}

@@ -1,0 +1,108 @@
+use super::*;
+
+const SERVERS: &str = r#"
+description = "test"
+[[router]]
+name = "isp"
+nat = "none"
+[[server]]
+name = "web"
+runs = "web"
+behind = "isp"
+[[server]]
+name = "turn"
+runs = "turn"
+behind = "isp"
+"#;
+
+fn problem(addition: &str) -> String {
+    Topology::parse("test.toml", &format!("{SERVERS}{addition}"))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn every_shipped_topology_is_valid() {
+    for name in Topology::shipped() {
+        Topology::load(name).unwrap();
+    }
+}
+
+#[test]
+fn the_internet_is_as_in_the_picture() {
+    let topology = Topology::load("internet").unwrap();
+    let behind = |name: &str| {
+        topology
+            .hosts
+            .iter()
+            .find(|host| host.name == name)
+            .unwrap()
+            .behind
+            .clone()
+    };
+    assert_eq!(behind("browser-d"), "router-d");
+    assert_eq!(behind("browser-l"), "coffee-shop");
+    assert_eq!(behind("browser-m"), "home");
+    assert_eq!(behind("browser-t"), "home");
+    assert_eq!(topology.server(Service::Turn).name, "turn");
+}
+
+#[test]
+fn a_mistake_is_answered_with_the_file_the_key_and_the_fix() {
+    for (addition, expected) in [
+        (
+            "[[browser]]\nname = \"b\"\nbehind = \"hom\"",
+            "[[browser]] \"b\": behind = \"hom\" names no router; use one of \"isp\"",
+        ),
+        (
+            "[[router]]\nname = \"home\"\nnat = \"conical\"",
+            "unknown variant `conical`, expected one of `none`, `cone`",
+        ),
+        (
+            "[[router]]\nname = \"home\"\nnat = \"cone\"\nupd = \"blocked\"",
+            "unknown field `upd`",
+        ),
+        (
+            "[[browser]]\nname = \"isp\"\nbehind = \"isp\"",
+            "two nodes are called \"isp\"",
+        ),
+        (
+            "[[browser]]\nname = \"B L\"\nbehind = \"isp\"",
+            "lower-case letters, digits and hyphens",
+        ),
+        (
+            "[[server]]\nname = \"more\"\nruns = \"turn\"\nbehind = \"isp\"",
+            "2 [[server]] entries have runs = \"turn\"",
+        ),
+        (
+            "[[router]]\nname = \"x\"\nnat = \"cone\"\nbehind = \"y\"\n[[router]]\nname = \"y\"\nnat = \"cone\"\nbehind = \"x\"",
+            "in a circle",
+        ),
+    ] {
+        let problem = problem(addition);
+        assert!(problem.starts_with("topology test.toml: "), "{problem}");
+        assert!(problem.contains(expected), "{problem}\ndoes not contain\n{expected}");
+    }
+}
+
+#[test]
+fn routers_are_sorted_upstream_first() {
+    let nested = "[[router]]\nname = \"inner\"\nnat = \"cone\"\nbehind = \"outer\"\n\
+                  [[router]]\nname = \"outer\"\nnat = \"symmetric\"\n";
+    let topology = Topology::parse("test.toml", &format!("{SERVERS}{nested}")).unwrap();
+    let names: Vec<_> = topology.routers.iter().map(|router| &*router.name).collect();
+    assert_eq!(names, ["isp", "outer", "inner"]);
+}
+
+#[test]
+fn overriding_an_unknown_router_names_the_known_ones() {
+    let topology = Topology::load("internet").unwrap();
+    let error = topology.with_nat("coffee", Nat::Symmetric).unwrap_err().to_string();
+    assert!(error.contains("\"coffee-shop\""), "{error}");
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_the_known_ones() {
+    let error = Topology::load("intranet").unwrap_err().to_string();
+    assert!(error.contains("\"internet\"") && error.contains(".toml"), "{error}");
+}

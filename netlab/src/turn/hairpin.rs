@@ -1,0 +1,152 @@
+//! Running Hairpin: its configuration, and its counters from the Prometheus page on its admin port.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use patchbay::Device;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{PASSWORD, PORT, Relayed, USER};
+use crate::lab::TURN_HOST;
+
+const ADMIN_PORT: u16 = 9641;
+const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
+    let file = scratch.join("hairpin.toml");
+    // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
+    let opened = File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&file);
+    let written = opened.and_then(|mut opened| opened.write_all(configuration(address).as_bytes()));
+    written.with_context(|| format!("cannot write {}", file.display()))?;
+    let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(binary);
+    command.arg("serve").arg("--config").arg(&file);
+    command
+        .stdin(Stdio::null())
+        .stdout(log_file.try_clone()?)
+        .stderr(log_file);
+    Ok(command)
+}
+
+/// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
+fn configuration(address: Ipv4Addr) -> String {
+    format!(
+        r#"[listen]
+udp = ["0.0.0.0:{PORT}"]
+tcp = ["0.0.0.0:{PORT}"]
+
+[relay]
+addresses = ["{address}"]
+
+[auth]
+realm = "{TURN_HOST}"
+[[auth.users]]
+name = "{USER}"
+password = "{PASSWORD}"
+
+[peers]
+allow = ["198.18.0.0/15"]
+
+[admin]
+listen = "127.0.0.1:{ADMIN_PORT}"
+
+[log]
+format = "text"
+"#
+    )
+}
+
+pub(super) async fn relayed(device: &Device) -> Result<Relayed> {
+    let scrape = device.spawn(|_| timeout(SCRAPE_PATIENCE, scrape()))?.await?;
+    let page = scrape
+        .context("Hairpin's /metrics does not answer within 3 s")?
+        .context("cannot read Hairpin's /metrics")?;
+    parse(&page)
+}
+
+async fn scrape() -> Result<String> {
+    let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))).await?;
+    // HTTP/1.0, so that the answer ends with the connection and needs no further parsing.
+    stream
+        .write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await?;
+    match response.split_once("\r\n\r\n") {
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
+        _ => bail!("unexpected answer: {}", response.lines().next().unwrap_or("nothing")),
+    }
+}
+
+/// Sums the samples of each metric over all labels except the direction.
+fn parse(page: &str) -> Result<Relayed> {
+    let sum = |metric: &str, label: &str| -> Result<u64> {
+        let mut total = None;
+        for line in page.lines().filter(|line| !line.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').unwrap_or((line, ""));
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            if name == metric && labels.contains(label) {
+                let value: f64 = value
+                    .parse()
+                    .with_context(|| format!("cannot read the sample {line:?}"))?;
+                *total.get_or_insert(0) += value as u64;
+            }
+        }
+        total.with_context(|| format!("Hairpin's /metrics has no {metric} {label}"))
+    };
+    Ok(Relayed {
+        bytes_to_peers: sum("hairpin_relayed_bytes_total", r#"direction="to_peer""#)?,
+        packets_to_peers: sum("hairpin_relayed_packets_total", r#"direction="to_peer""#)?,
+        bytes_to_clients: sum("hairpin_relayed_bytes_total", r#"direction="to_client""#)?,
+        packets_to_clients: sum("hairpin_relayed_packets_total", r#"direction="to_client""#)?,
+        allocations: sum("hairpin_allocations", "")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed_over_other_labels() {
+        let page = "# HELP hairpin_allocations now\n\
+                    hairpin_allocations{transport=\"udp\"} 2\nhairpin_allocations{transport=\"tcp\"} 1\n\
+                    hairpin_allocations_created_total 9\n\
+                    hairpin_relayed_bytes_total{direction=\"to_peer\",plane=\"user\"} 1000\n\
+                    hairpin_relayed_bytes_total{direction=\"to_peer\",plane=\"kernel\"} 500\n\
+                    hairpin_relayed_bytes_total{direction=\"to_client\"} 7\n\
+                    hairpin_relayed_packets_total{direction=\"to_peer\"} 3\n\
+                    hairpin_relayed_packets_total{direction=\"to_client\"} 1\n";
+        let expected = Relayed {
+            bytes_to_peers: 1500,
+            packets_to_peers: 3,
+            bytes_to_clients: 7,
+            packets_to_clients: 1,
+            allocations: 3,
+        };
+        assert_eq!(parse(page).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_missing_counter_is_an_error_and_not_zero() {
+        assert!(
+            parse("hairpin_allocations 0\n")
+                .unwrap_err()
+                .to_string()
+                .contains("hairpin_relayed_bytes_total")
+        );
+    }
+}

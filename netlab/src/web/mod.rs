@@ -1,0 +1,151 @@
+//! The web server of the lab: the call page and, over the same HTTPS, its signalling.
+//!
+//! `GET /call` is the page. `/api/rooms/ROOM/SIDE/…` is what it talks to, SIDE being `caller` or `callee`:
+//! `POST messages` leaves a message for the other side, `GET messages?after=N` waits for one (long poll),
+//! `POST stage` and `POST result` tell the lab how the call goes.
+
+mod rooms;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use axum_server::tls_rustls::RustlsConfig;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::lab::{Lab, WEB_HOST};
+use crate::topology::Service;
+
+pub use rooms::{Progress, Rooms, Side};
+
+/// How long a long poll is held when there is nothing to say; below every browser's and proxy's own limit.
+const POLL_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running web server.
+pub struct WebServer {
+    rooms: Arc<Rooms>,
+    authority_pem: String,
+    handle: axum_server::Handle<SocketAddr>,
+}
+
+impl WebServer {
+    /// Starts it on port 443 of the lab's web node.
+    ///
+    /// # Errors
+    /// The certificate cannot be made or the port cannot be bound.
+    pub async fn start(lab: &Lab) -> Result<WebServer> {
+        let (device, address) = lab.server(Service::Web)?;
+        let identity = tls::make_identity(WEB_HOST)?;
+        let config = RustlsConfig::from_config(Arc::new(identity.server));
+        let rooms = Arc::new(Rooms::default());
+        let handle = axum_server::Handle::new();
+        let server = axum_server::bind_rustls(SocketAddr::from((address, 443)), config).handle(handle.clone());
+        let service = routes(Arc::clone(&rooms)).into_make_service();
+        let serving = device.spawn(move |_| server.serve(service))?;
+        if handle.listening().await.is_none() {
+            serving
+                .await
+                .context("the web server panicked")?
+                .context("the web server cannot bind port 443")?;
+        }
+        Ok(WebServer {
+            rooms,
+            authority_pem: identity.authority_pem,
+            handle,
+        })
+    }
+
+    /// The rooms its pages meet in.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// The certificate of the authority that browsers must trust.
+    pub fn authority_pem(&self) -> &str {
+        &self.authority_pem
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+    }
+}
+
+fn routes(rooms: Arc<Rooms>) -> Router {
+    let script = || async {
+        (
+            [(header::CONTENT_TYPE, "text/javascript")],
+            include_str!("../../web/call.js"),
+        )
+    };
+    let style = || async { ([(header::CONTENT_TYPE, "text/css")], include_str!("../../web/call.css")) };
+    let page = || async { Html(include_str!("../../web/call.html")) };
+    Router::new()
+        .route("/", get(page))
+        .route("/call", get(page))
+        .route("/call.js", get(script))
+        .route("/call.css", get(style))
+        .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
+        .route(
+            "/api/rooms/{room}/{side}/messages",
+            post(post_message).get(get_messages),
+        )
+        .route("/api/rooms/{room}/{side}/stage", post(post_stage))
+        .route("/api/rooms/{room}/{side}/result", post(post_result))
+        .with_state(rooms)
+}
+
+type Place = Path<(String, Side)>;
+
+async fn post_message(
+    State(rooms): State<Arc<Rooms>>,
+    Path((room, side)): Place,
+    Json(message): Json<Value>,
+) -> StatusCode {
+    if rooms.post(&room, side.other(), message) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::INSUFFICIENT_STORAGE
+    }
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: usize,
+}
+
+async fn get_messages(
+    State(rooms): State<Arc<Rooms>>,
+    Path((room, side)): Place,
+    Query(After { after }): Query<After>,
+) -> impl IntoResponse {
+    let messages = rooms.receive(&room, side, after, POLL_PATIENCE).await;
+    ([(header::CACHE_CONTROL, "no-store")], Json(messages))
+}
+
+async fn post_stage(
+    State(rooms): State<Arc<Rooms>>,
+    Path((room, side)): Place,
+    Json(stage): Json<String>,
+) -> StatusCode {
+    rooms.set_stage(&room, side, stage);
+    StatusCode::NO_CONTENT
+}
+
+async fn post_result(
+    State(rooms): State<Arc<Rooms>>,
+    Path((room, side)): Place,
+    Json(result): Json<Value>,
+) -> StatusCode {
+    rooms.set_result(&room, side, result);
+    StatusCode::NO_CONTENT
+}
