@@ -71,10 +71,7 @@ pub struct Accounts {
 impl Accounts {
     /// Puts the pages' and the server's counters side by side.
     pub fn new(pages: [&PageReport; 2], server: &Relayed) -> Accounts {
-        let relayed_pairs = pages
-            .iter()
-            .flat_map(|page| &page.pairs)
-            .filter(|pair| pair.local.is_relay());
+        let relayed_pairs = pages.iter().flat_map(|page| &page.pairs).filter(|pair| pair.local.is_relay());
         let sum = |count: fn(&Pair) -> u64| relayed_pairs.clone().map(count).sum();
         let lost = |page: &PageReport| page.media.audio.lost_packets.max(0) + page.media.video.lost_packets.max(0);
         let lost_packets = pages.iter().map(|page| lost(page) as u64).sum();
@@ -105,12 +102,8 @@ impl Accounts {
     /// # Errors
     /// The direction and both accounts.
     pub fn check(&self) -> Result<(), String> {
-        self.to_peers
-            .check()
-            .map_err(|problem| format!("to peers: {problem}"))?;
-        self.to_clients
-            .check()
-            .map_err(|problem| format!("to clients: {problem}"))
+        self.to_peers.check().map_err(|problem| format!("to peers: {problem}"))?;
+        self.to_clients.check().map_err(|problem| format!("to clients: {problem}"))
     }
 }
 
@@ -165,21 +158,9 @@ mod tests {
         let send_indications = bytes(HONEST.server_bytes + 36 * HONEST.server_packets);
         let ip_and_udp_headers = bytes(HONEST.server_bytes + 28 * HONEST.server_packets);
         let ice_not_counted_as_bytes = bytes(HONEST.browser_bytes);
-        let twice = Direction {
-            server_packets: 2 * 972,
-            server_bytes: 2 * 553_689,
-            ..HONEST
-        };
-        let one_allocation_only = Direction {
-            server_packets: 478,
-            server_bytes: 273_100,
-            ..HONEST
-        };
-        let nothing = Direction {
-            server_bytes: 0,
-            server_packets: 0,
-            ..HONEST
-        };
+        let twice = Direction { server_packets: 2 * 972, server_bytes: 2 * 553_689, ..HONEST };
+        let one_allocation_only = Direction { server_packets: 478, server_bytes: 273_100, ..HONEST };
+        let nothing = Direction { server_bytes: 0, server_packets: 0, ..HONEST };
         for wrong in [
             channel_data_framing,
             send_indications,
@@ -195,30 +176,15 @@ mod tests {
 
     #[test]
     fn lost_packets_may_be_on_one_account_only() {
-        let lossy = Direction {
-            browser_packets: 930,
-            browser_bytes: 552_031 - 20 * 1_100,
-            lost_packets: 20,
-            ..HONEST
-        };
+        let lossy = Direction { browser_packets: 930, browser_bytes: 552_031 - 20 * 1_100, lost_packets: 20, ..HONEST };
         lossy.check().unwrap();
-        assert!(
-            Direction {
-                lost_packets: 0,
-                ..lossy
-            }
-            .check()
-            .is_err()
-        );
+        assert!(Direction { lost_packets: 0, ..lossy }.check().is_err());
     }
 
     #[test]
     fn only_pairs_with_a_local_relay_go_through_the_server() {
         let pair = |r#type: &str| Pair {
-            local: crate::report::Candidate {
-                r#type: Some(r#type.into()),
-                ..Default::default()
-            },
+            local: crate::report::Candidate { r#type: Some(r#type.into()), ..Default::default() },
             bytes_sent: 100,
             ..Default::default()
         };

@@ -141,12 +141,7 @@ impl RunningLab {
         };
         let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
         let accounts = Accounts::new([&caller, &callee], &relayed);
-        let report = CallReport {
-            caller,
-            callee,
-            relayed,
-            accounts,
-        };
+        let report = CallReport { caller, callee, relayed, accounts };
         let file = self.output.join(format!("{room}.json"));
         let written = std::fs::write(&file, serde_json::to_vec_pretty(&report)?);
         written.with_context(|| format!("cannot write {}", file.display()))?;
@@ -172,14 +167,7 @@ impl RunningLab {
         // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
         let home = self.scratch.join(format!("b{}", next_number()));
         let log = self.output.join(format!("{room}-{name}.log"));
-        Browser::open(
-            &self.browser_tools,
-            self.lab.device(name)?,
-            &url,
-            home,
-            &self.trust,
-            &log,
-        )
+        Browser::open(&self.browser_tools, self.lab.device(name)?, &url, home, &self.trust, &log)
     }
 
     /// Waits for a condition on the rooms, or for a browser to die.
@@ -192,11 +180,7 @@ impl RunningLab {
         match self.web.rooms().wait(patience, look).await {
             Some(Ok(())) => Ok(()),
             Some(Err(status)) => bail!("a browser ended ({status}); see the logs in {}", self.output.display()),
-            None => bail!(
-                "no answer within {} s; see the logs in {}",
-                patience.as_secs(),
-                self.output.display()
-            ),
+            None => bail!("no answer within {} s; see the logs in {}", patience.as_secs(), self.output.display()),
         }
     }
 }
@@ -221,9 +205,6 @@ mod tests {
 
     #[test]
     fn a_url_parameter_survives_any_json() {
-        assert_eq!(
-            percent_encoded(r#"[{"urls":"a?b=c"}]"#),
-            "%5B%7B%22urls%22%3A%22a%3Fb%3Dc%22%7D%5D"
-        );
+        assert_eq!(percent_encoded(r#"[{"urls":"a?b=c"}]"#), "%5B%7B%22urls%22%3A%22a%3Fb%3Dc%22%7D%5D");
     }
 }

@@ -49,22 +49,13 @@ impl Lab {
 
         let mut devices = BTreeMap::new();
         for host in &topology.hosts {
-            let router = routers
-                .get(&host.behind)
-                .with_context(|| format!("router {:?} was not built", host.behind))?;
+            let router =
+                routers.get(&host.behind).with_context(|| format!("router {:?} was not built", host.behind))?;
             let built = network.add_device(&host.name).iface("eth0", router.id()).build().await;
-            devices.insert(
-                host.name.clone(),
-                built.with_context(|| format!("cannot build host {:?}", host.name))?,
-            );
+            devices.insert(host.name.clone(), built.with_context(|| format!("cannot build host {:?}", host.name))?);
         }
 
-        let lab = Lab {
-            topology: topology.clone(),
-            devices,
-            routers,
-            _network: network,
-        };
+        let lab = Lab { topology: topology.clone(), devices, routers, _network: network };
         lab.name_the_servers()?;
         Ok(lab)
     }
@@ -92,9 +83,7 @@ impl Lab {
     pub fn server(&self, service: Service) -> Result<(&Device, Ipv4Addr)> {
         let name = &self.topology.server(service).name;
         let device = self.device(name)?;
-        let address = device
-            .ip()
-            .with_context(|| format!("host {name:?} has no IPv4 address"))?;
+        let address = device.ip().with_context(|| format!("host {name:?} has no IPv4 address"))?;
         Ok((device, address))
     }
 
@@ -124,11 +113,7 @@ impl Lab {
 
     /// The browsers' names, in the order of the topology.
     pub fn browsers(&self) -> impl Iterator<Item = &str> {
-        self.topology
-            .hosts
-            .iter()
-            .filter(|host| host.role == Role::Browser)
-            .map(|host| &*host.name)
+        self.topology.hosts.iter().filter(|host| host.role == Role::Browser).map(|host| &*host.name)
     }
 }
 
@@ -142,9 +127,7 @@ async fn build_router(
         builder = builder.firewall(Firewall::Custom(FirewallConfig::builder().block_udp().build()));
     }
     if let Some(behind) = &router.behind {
-        let upstream = built
-            .get(behind)
-            .with_context(|| format!("router {behind:?} was not built before it"))?;
+        let upstream = built.get(behind).with_context(|| format!("router {behind:?} was not built before it"))?;
         builder = builder.upstream(upstream.id());
     }
     builder.build().await

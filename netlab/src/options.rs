@@ -75,16 +75,10 @@ impl Tools {
     /// The first thing that is missing, and where to get it.
     pub fn find(options: &Options) -> Result<Tools, CannotRun> {
         if find_program("nft").is_none() {
-            return Err(CannotRun::new(
-                "nft is not installed",
-                "install it (Debian: apt install nftables)",
-            ));
+            return Err(CannotRun::new("nft is not installed", "install it (Debian: apt install nftables)"));
         }
         let browser = BrowserTools::find(options.chromium.as_deref())?;
-        Ok(Tools {
-            turn: find_turn_server(options)?,
-            browser,
-        })
+        Ok(Tools { turn: find_turn_server(options)?, browser })
     }
 }
 
@@ -92,10 +86,7 @@ fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
     if let Some(binary) = &options.turn_binary {
         let found = find_program(&binary.to_string_lossy()).and_then(|binary| binary.canonicalize().ok());
         let binary = found.ok_or_else(|| {
-            CannotRun::new(
-                format!("there is no program {}", binary.display()),
-                "correct --turn-binary",
-            )
+            CannotRun::new(format!("there is no program {}", binary.display()), "correct --turn-binary")
         })?;
         return Ok(match options.turn_server {
             TurnServerChoice::Hairpin => TurnServerKind::Hairpin(binary),
@@ -104,10 +95,7 @@ fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
     }
     match options.turn_server {
         TurnServerChoice::Hairpin => built_hairpin().map(TurnServerKind::Hairpin).ok_or_else(|| {
-            CannotRun::new(
-                "the hairpin binary is not there",
-                "run `cargo build`, or name one with --turn-binary",
-            )
+            CannotRun::new("the hairpin binary is not there", "run `cargo build`, or name one with --turn-binary")
         }),
         TurnServerChoice::Coturn => find_program("turnserver")
             .map(TurnServerKind::Coturn)
@@ -118,15 +106,7 @@ fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
 /// Hairpin from the same build as ourselves, or else from the target directory here.
 fn built_hairpin() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
-    let beside = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory| directory.join("hairpin"));
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("hairpin"));
     let here = ["target/debug/hairpin", "target/release/hairpin"].map(PathBuf::from);
-    beside
-        .chain(here)
-        .find(|candidate| candidate.is_file())?
-        .canonicalize()
-        .ok()
+    beside.chain(here).find(|candidate| candidate.is_file())?.canonicalize().ok()
 }

@@ -93,9 +93,7 @@ pub fn kill_all() {
 }
 
 fn running() -> MutexGuard<'static, BTreeSet<u32>> {
-    RUNNING
-        .lock()
-        .expect("nobody panics while holding the list of process groups")
+    RUNNING.lock().expect("nobody panics while holding the list of process groups")
 }
 
 fn signal(group: u32, signal: Signal) {
@@ -135,7 +133,5 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from));
-    directories
-        .map(|directory| directory.join(name))
-        .find(|candidate| candidate.is_file())
+    directories.map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
 }

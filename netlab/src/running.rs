@@ -42,27 +42,14 @@ impl RunningLab {
         let scratch = session.new_directory()?;
         let output = options.output.join(name);
         let made = std::fs::create_dir_all(&output).and_then(|()| Ok(access(&output, AccessFlags::W_OK)?));
-        made.with_context(|| {
-            format!(
-                "cannot write to {}; choose another place with --output",
-                output.display()
-            )
-        })?;
+        made.with_context(|| format!("cannot write to {}; choose another place with --output", output.display()))?;
 
         let lab = Lab::build(session, topology).await?;
         let web = WebServer::start(&lab).await?;
         let trust = scratch.join("trust");
         tools.browser.make_trust(web.authority_pem(), &trust)?;
         let turn = TurnServer::start(&tools.turn, &lab, &scratch, &output.join("turn.log")).await?;
-        Ok(RunningLab {
-            web,
-            turn,
-            browser_tools: tools.browser.clone(),
-            lab,
-            scratch,
-            trust,
-            output,
-        })
+        Ok(RunningLab { web, turn, browser_tools: tools.browser.clone(), lab, scratch, trust, output })
     }
 
     /// The network.

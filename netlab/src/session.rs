@@ -30,10 +30,7 @@ pub struct CannotRun {
 
 impl CannotRun {
     pub(crate) fn new(reason: impl Into<String>, advice: impl Into<String>) -> CannotRun {
-        CannotRun {
-            reason: reason.into(),
-            advice: advice.into(),
-        }
+        CannotRun { reason: reason.into(), advice: advice.into() }
     }
 }
 
@@ -76,17 +73,10 @@ impl Session {
         probe_namespaces()?;
         // Chromium's helpers outlive it by a moment when it is killed; they come to us and are reaped there.
         if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
-            return Err(CannotRun::new(
-                format!("cannot become a subreaper ({error})"),
-                "use Linux 3.4 or later",
-            ));
+            return Err(CannotRun::new(format!("cannot become a subreaper ({error})"), "use Linux 3.4 or later"));
         }
-        Session::in_directory(&base).map_err(|error| {
-            CannotRun::new(
-                format!("{error:#}"),
-                "point TMPDIR at a directory this user can write to",
-            )
-        })
+        Session::in_directory(&base)
+            .map_err(|error| CannotRun::new(format!("{error:#}"), "point TMPDIR at a directory this user can write to"))
     }
 
     /// The session's private directory.
@@ -113,10 +103,7 @@ impl Session {
         remove_leftovers(base);
         let directory = base.join(std::process::id().to_string());
         if directory.as_os_str().len() > DIRECTORY_LENGTH_MAX {
-            bail!(
-                "{} is too long a path for the sockets that go into it",
-                directory.display()
-            );
+            bail!("{} is too long a path for the sockets that go into it", directory.display());
         }
         make_private_directory(&directory)?;
         let lock = lock(&directory).with_context(|| format!("cannot lock {}", directory.display()))?;
@@ -151,9 +138,7 @@ pub fn live_sessions(base: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     let directories = entries.flatten().map(|entry| entry.path());
-    directories
-        .filter(|directory| directory.is_dir() && lock(directory).is_err())
-        .collect()
+    directories.filter(|directory| directory.is_dir() && lock(directory).is_err()).collect()
 }
 
 /// Removes the directories of sessions that were killed before they could do it.
@@ -179,14 +164,9 @@ fn make_private_directory(path: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).with_context(|| format!("cannot make the directory {}", path.display())),
     }
-    let found = path
-        .symlink_metadata()
-        .with_context(|| format!("cannot examine {}", path.display()))?;
+    let found = path.symlink_metadata().with_context(|| format!("cannot examine {}", path.display()))?;
     if !found.is_dir() || found.uid() != nix::unistd::getuid().as_raw() || found.mode() & 0o077 != 0 {
-        bail!(
-            "{} exists and is not a private directory of this user; remove it",
-            path.display()
-        );
+        bail!("{} exists and is not a private directory of this user; remove it", path.display());
     }
     Ok(())
 }
@@ -197,9 +177,7 @@ fn may_make_networks() -> bool {
     const SYS_ADMIN: u64 = 1 << 21;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     effective & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN
 }
 
@@ -208,10 +186,9 @@ fn probe_namespaces() -> Result<(), CannotRun> {
     let probe = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS));
     match probe.join() {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(CannotRun::new(
-            format!("cannot make network and mount namespaces ({error})"),
-            namespace_advice(),
-        )),
+        Ok(Err(error)) => {
+            Err(CannotRun::new(format!("cannot make network and mount namespaces ({error})"), namespace_advice()))
+        }
         Err(_) => Err(CannotRun::new("the namespace probe panicked", "report this as a bug")),
     }
 }
@@ -225,10 +202,7 @@ fn namespace_advice() -> String {
         ("user/max_user_namespaces", "0", "10000"),
     ] {
         if setting(name).trim() == forbidding {
-            return format!(
-                "run `sysctl -w {}={allowing}` as root, or run netlab as root",
-                name.replace('/', ".")
-            );
+            return format!("run `sysctl -w {}={allowing}` as root, or run netlab as root", name.replace('/', "."));
         }
     }
     "run netlab as root; in a container, allow it unshare(2) (for example --privileged)".to_owned()

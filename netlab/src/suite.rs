@@ -20,11 +20,7 @@ pub struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
@@ -32,15 +28,8 @@ impl fmt::Display for Tally {
 ///
 /// `session` is what [`Session::enter`] gave: without one, everything is skipped for the reason it gave.
 pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Tally {
-    let scenarios: Vec<_> = scenario::all()
-        .into_iter()
-        .filter(|scenario| scenario.name.contains(filter))
-        .collect();
-    let width = scenarios
-        .iter()
-        .map(|scenario| scenario.name.len())
-        .max()
-        .unwrap_or_default();
+    let scenarios: Vec<_> = scenario::all().into_iter().filter(|scenario| scenario.name.contains(filter)).collect();
+    let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
     let mut tally = Tally::default();
     for scenario in scenarios {
         let started = Instant::now();
@@ -54,11 +43,7 @@ pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str
             Outcome::Failed(report) => ("FAIL", &mut tally.failed, report),
         };
         *count += 1;
-        println!(
-            "{word}  {:width$}  {:4.1} s  {line}",
-            scenario.name,
-            started.elapsed().as_secs_f64()
-        );
+        println!("{word}  {:width$}  {:4.1} s  {line}", scenario.name, started.elapsed().as_secs_f64());
     }
     println!("{tally}");
     tally
@@ -70,16 +55,10 @@ mod tests {
 
     #[test]
     fn without_namespaces_everything_is_skipped_and_nothing_fails() {
-        let forbidden = Err(CannotRun {
-            reason: "forbidden".into(),
-            advice: "allow it".into(),
-        });
+        let forbidden = Err(CannotRun { reason: "forbidden".into(), advice: "allow it".into() });
         let tally = run(&forbidden, &Options::default(), "relay");
         assert_eq!(tally.failed + tally.passed, 0);
         assert!(tally.skipped > 1);
-        assert_eq!(
-            tally.to_string(),
-            format!("0 passed, 0 failed, {} skipped", tally.skipped)
-        );
+        assert_eq!(tally.to_string(), format!("0 passed, 0 failed, {} skipped", tally.skipped));
     }
 }

@@ -28,46 +28,11 @@ struct Behaviour {
 }
 
 const CASES: &[(Nat, Behaviour)] = &[
-    (
-        Nat::None,
-        Behaviour {
-            same_mapping: true,
-            hears_other_port: true,
-            hears_other_server: true,
-        },
-    ),
-    (
-        Nat::Cone,
-        Behaviour {
-            same_mapping: true,
-            hears_other_port: true,
-            hears_other_server: true,
-        },
-    ),
-    (
-        Nat::AddressRestricted,
-        Behaviour {
-            same_mapping: true,
-            hears_other_port: true,
-            hears_other_server: false,
-        },
-    ),
-    (
-        Nat::PortRestricted,
-        Behaviour {
-            same_mapping: true,
-            hears_other_port: false,
-            hears_other_server: false,
-        },
-    ),
-    (
-        Nat::Symmetric,
-        Behaviour {
-            same_mapping: false,
-            hears_other_port: false,
-            hears_other_server: false,
-        },
-    ),
+    (Nat::None, Behaviour { same_mapping: true, hears_other_port: true, hears_other_server: true }),
+    (Nat::Cone, Behaviour { same_mapping: true, hears_other_port: true, hears_other_server: true }),
+    (Nat::AddressRestricted, Behaviour { same_mapping: true, hears_other_port: true, hears_other_server: false }),
+    (Nat::PortRestricted, Behaviour { same_mapping: true, hears_other_port: false, hears_other_server: false }),
+    (Nat::Symmetric, Behaviour { same_mapping: false, hears_other_port: false, hears_other_server: false }),
 ];
 
 fn main() {
@@ -83,14 +48,8 @@ fn main() {
                 }
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let found = runtime
-                .block_on(measure(session, *nat))
-                .map_err(|error| format!("{error:#}"))?;
-            if found == *expected {
-                Ok(())
-            } else {
-                Err(format!("expected {expected:?}, found {found:?}").into())
-            }
+            let found = runtime.block_on(measure(session, *nat)).map_err(|error| format!("{error:#}"))?;
+            if found == *expected { Ok(()) } else { Err(format!("expected {expected:?}, found {found:?}").into()) }
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
@@ -116,10 +75,7 @@ async fn measure(session: &Session, nat: Nat) -> Result<Behaviour> {
     let socket = bind(client, Ipv4Addr::UNSPECIFIED, 0).await?;
     let outside = reach(client, &socket, known, &known_socket).await?;
     send(known, &known_socket, outside).await?;
-    ensure!(
-        hears(client, &socket).await?,
-        "not even the server that was spoken to gets an answer through"
-    );
+    ensure!(hears(client, &socket).await?, "not even the server that was spoken to gets an answer through");
     send(known, &known_other_port, outside).await?;
     let hears_other_port = hears(client, &socket).await?;
     send(stranger, &stranger_socket, outside).await?;
@@ -129,11 +85,7 @@ async fn measure(session: &Session, nat: Nat) -> Result<Behaviour> {
     let socket = bind(client, Ipv4Addr::UNSPECIFIED, 0).await?;
     let first = reach(client, &socket, known, &known_socket).await?;
     let second = reach(client, &socket, stranger, &stranger_socket).await?;
-    Ok(Behaviour {
-        same_mapping: first == second,
-        hears_other_port,
-        hears_other_server,
-    })
+    Ok(Behaviour { same_mapping: first == second, hears_other_port, hears_other_server })
 }
 
 type Socket = std::sync::Arc<UdpSocket>;
@@ -141,15 +93,12 @@ type Socket = std::sync::Arc<UdpSocket>;
 /// Binds a socket on a node. It belongs to that node's runtime, so everything done with it is done there.
 async fn bind(node: &Device, address: Ipv4Addr, port: u16) -> Result<Socket> {
     let socket = node.spawn(move |_| UdpSocket::bind((address, port)))?.await?;
-    Ok(socket
-        .with_context(|| format!("cannot bind {address}:{port} on {}", node.name()))?
-        .into())
+    Ok(socket.with_context(|| format!("cannot bind {address}:{port} on {}", node.name()))?.into())
 }
 
 async fn send(node: &Device, socket: &Socket, to: SocketAddr) -> Result<()> {
     let socket = Socket::clone(socket);
-    node.spawn(move |_| async move { socket.send_to(b"hello", to).await })?
-        .await??;
+    node.spawn(move |_| async move { socket.send_to(b"hello", to).await })?.await??;
     Ok(())
 }
 
@@ -161,9 +110,7 @@ async fn hears(node: &Device, socket: &Socket) -> Result<bool> {
 /// Sends from the client to a server and says from where the server sees it come.
 async fn reach(client: &Device, socket: &Socket, server: &Device, server_socket: &Socket) -> Result<SocketAddr> {
     send(client, socket, server_socket.local_addr()?).await?;
-    source_of_next(server, server_socket)
-        .await?
-        .context("the client's packet does not arrive")
+    source_of_next(server, server_socket).await?.context("the client's packet does not arrive")
 }
 
 async fn source_of_next(node: &Device, socket: &Socket) -> Result<Option<SocketAddr>> {

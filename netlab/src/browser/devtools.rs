@@ -27,10 +27,7 @@ impl DevTools {
         let waiting = Waiting::default();
         let readers = Arc::clone(&waiting);
         std::thread::spawn(move || read_answers(answers, &readers));
-        DevTools {
-            commands: Mutex::new((0, commands)),
-            waiting,
-        }
+        DevTools { commands: Mutex::new((0, commands)), waiting }
     }
 
     /// A PNG of the browser's only page as it is now.
@@ -40,19 +37,14 @@ impl DevTools {
     pub fn screenshot(&self) -> Result<Vec<u8>> {
         let targets = self.call(None, "Target.getTargets", json!({}))?;
         let targets = targets["targetInfos"].as_array().context("no list of targets")?;
-        let page = targets
-            .iter()
-            .find(|target| target["type"] == "page")
-            .context("the browser has no page")?;
+        let page = targets.iter().find(|target| target["type"] == "page").context("the browser has no page")?;
         let attachment = json!({ "targetId": page["targetId"], "flatten": true });
         let attached = self.call(None, "Target.attachToTarget", attachment)?;
         let session = attached["sessionId"].as_str().context("cannot attach to the page")?;
         let picture = self.call(Some(session), "Page.captureScreenshot", json!({ "format": "png" }))?;
         let encoded = picture["data"].as_str().context("no picture in the answer")?;
         use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD
-            .decode(encoded)
-            .context("the picture is not base64")
+        base64::engine::general_purpose::STANDARD.decode(encoded).context("the picture is not base64")
     }
 
     fn call(&self, session: Option<&str>, method: &str, parameters: Value) -> Result<Value> {
@@ -64,23 +56,14 @@ impl DevTools {
             if let Some(session) = session {
                 message["sessionId"] = session.into();
             }
-            self.waiting
-                .lock()
-                .expect("the reader does not panic")
-                .insert(commands.0, answer);
+            self.waiting.lock().expect("the reader does not panic").insert(commands.0, answer);
             let mut bytes = message.to_string().into_bytes();
             bytes.push(0);
-            commands
-                .1
-                .write_all(&bytes)
-                .with_context(|| format!("the browser is gone ({method})"))?;
+            commands.1.write_all(&bytes).with_context(|| format!("the browser is gone ({method})"))?;
         }
-        let answer = answered.recv_timeout(ANSWER_PATIENCE).map_err(|_| {
-            anyhow!(
-                "the browser does not answer {method} within {} s",
-                ANSWER_PATIENCE.as_secs()
-            )
-        })?;
+        let answer = answered
+            .recv_timeout(ANSWER_PATIENCE)
+            .map_err(|_| anyhow!("the browser does not answer {method} within {} s", ANSWER_PATIENCE.as_secs()))?;
         if let Some(error) = answer.get("error") {
             bail!("{method}: {error}");
         }

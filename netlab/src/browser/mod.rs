@@ -15,12 +15,7 @@ use crate::process::{Process, find_program};
 use devtools::DevTools;
 
 /// Names Chromium goes by. Debian's real executable first: the `chromium` in PATH is a shell script around it.
-const CHROMIUM_NAMES: &[&str] = &[
-    "/usr/lib/chromium/chromium",
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-];
+const CHROMIUM_NAMES: &[&str] = &["/usr/lib/chromium/chromium", "chromium", "chromium-browser", "google-chrome"];
 
 /// How Chromium is run: no window, no sandbox (it needs privileges a lab in a user namespace cannot give; the only pages
 /// it sees are ours), no traffic of its own, and fake devices that are granted without asking.
@@ -90,17 +85,10 @@ impl BrowserTools {
         std::fs::write(&pem, authority_pem).with_context(|| format!("cannot write {}", pem.display()))?;
         let database = format!("sql:{}", directory.display());
         let certutil = |arguments: &[&str]| -> Result<()> {
-            let output = Command::new(&self.certutil)
-                .arg("-d")
-                .arg(&database)
-                .args(arguments)
-                .output();
+            let output = Command::new(&self.certutil).arg("-d").arg(&database).args(arguments).output();
             let output = output.with_context(|| format!("cannot run {}", self.certutil.display()))?;
             if !output.status.success() {
-                bail!(
-                    "certutil {arguments:?} failed: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                );
+                bail!("certutil {arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
             }
             Ok(())
         };
@@ -136,39 +124,20 @@ impl Browser {
         let (answers_out, answers_in) = std::io::pipe().context("cannot make a pipe")?;
 
         let mut command = Command::new(&tools.chromium);
-        command
-            .args(FLAGS)
-            .arg(format!("--user-data-dir={}", home.join("profile").display()))
-            .arg(url);
+        command.args(FLAGS).arg(format!("--user-data-dir={}", home.join("profile").display())).arg(url);
         // A clean environment: no proxy, no desktop session, and every file it makes below its own home.
         command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command
-            .env("HOME", &home)
-            .env("TMPDIR", home.join("tmp"))
-            .env("LANG", "C.UTF-8");
+        command.env("HOME", &home).env("TMPDIR", home.join("tmp")).env("LANG", "C.UTF-8");
         command.env("XDG_RUNTIME_DIR", home.join("tmp"));
         command.current_dir(&home);
-        command
-            .stdin(Stdio::null())
-            .stdout(log_file.try_clone()?)
-            .stderr(log_file);
+        command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
         command.fd_mappings(vec![
-            FdMapping {
-                parent_fd: commands_out.into(),
-                child_fd: 3,
-            },
-            FdMapping {
-                parent_fd: answers_in.into(),
-                child_fd: 4,
-            },
+            FdMapping { parent_fd: commands_out.into(), child_fd: 3 },
+            FdMapping { parent_fd: answers_in.into(), child_fd: 4 },
         ])?;
         let process = Process::spawn(device, command)?;
-        Ok(Browser {
-            process,
-            devtools: DevTools::new(commands_in, answers_out),
-            home,
-        })
+        Ok(Browser { process, devtools: DevTools::new(commands_in, answers_out), home })
     }
 
     /// Whether it still runs; if not, how it ended.

@@ -93,28 +93,19 @@ pub fn call(arguments: &CallArguments, options: &Options) -> Result<ExitCode> {
     let plan = arguments.plan()?;
     let started = Instant::now();
     let report = match choose_lab(arguments.lab)? {
-        Some(lab) => call_through(
-            UnixStream::connect(lab.socket()).context("the lab does not listen")?,
-            &plan,
-        )?,
+        Some(lab) => call_through(UnixStream::connect(lab.socket()).context("the lab does not listen")?, &plan)?,
         None => call_alone(arguments, options, &plan)?,
     };
     print(&plan, &report);
     println!("{:.1} s: {}", started.elapsed().as_secs_f64(), summary(&report));
-    Ok(if report.connected() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if report.connected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn call_through(lab: UnixStream, plan: &CallPlan) -> Result<CallReport> {
     lab.set_read_timeout(Some(ANSWER_PATIENCE + Duration::from_secs(plan.talk_seconds.into())))?;
     writeln!(&lab, "{}", serde_json::to_string(plan)?).context("cannot speak to the lab")?;
     let mut line = String::new();
-    BufReader::new(lab)
-        .read_line(&mut line)
-        .context("the lab does not answer")?;
+    BufReader::new(lab).read_line(&mut line).context("the lab does not answer")?;
     if line.is_empty() {
         bail!("the lab ended before the call did");
     }
@@ -131,12 +122,8 @@ fn call_alone(arguments: &CallArguments, options: &Options, plan: &CallPlan) -> 
     let session = Session::enter()?;
     super::clean_up_when_interrupted(&session)?;
     let tools = Tools::find(options)?;
-    super::runtime()?.block_on(async {
-        RunningLab::start(&session, &tools, options, &topology, "call")
-            .await?
-            .call(plan)
-            .await
-    })
+    super::runtime()?
+        .block_on(async { RunningLab::start(&session, &tools, options, &topology, "call").await?.call(plan).await })
 }
 
 fn print(plan: &CallPlan, report: &CallReport) {
@@ -172,18 +159,9 @@ fn print_page(name: &str, page: &PageReport) {
         println!("  path       {} — {}", place(&pair.local), place(&pair.remote));
     }
     let (audio, video, data) = (&page.media.audio, &page.media.video, &page.data);
-    println!(
-        "  audio      {} packets sent, {} received",
-        audio.sent_packets, audio.received_packets
-    );
-    println!(
-        "  video      {} frames sent, {} received",
-        video.sent_frames, video.received_frames
-    );
-    println!(
-        "  data       {} messages sent, {} received and right",
-        data.sent_messages, data.verified_messages
-    );
+    println!("  audio      {} packets sent, {} received", audio.sent_packets, audio.received_packets);
+    println!("  video      {} frames sent, {} received", video.sent_frames, video.received_frames);
+    println!("  data       {} messages sent, {} received and right", data.sent_messages, data.verified_messages);
 }
 
 fn print_direction(name: &str, direction: &Direction) {

@@ -69,16 +69,12 @@ pub fn choose_lab(process: Option<u32>) -> Result<Option<LabState>> {
     let labs = running_labs();
     if let Some(process) = process {
         let found = labs.into_iter().find(|lab| lab.process == process);
-        return Ok(Some(found.with_context(|| {
-            format!("no lab {process} is running; `netlab list` shows those that are")
-        })?));
+        return Ok(Some(
+            found.with_context(|| format!("no lab {process} is running; `netlab list` shows those that are"))?,
+        ));
     }
     if labs.len() > 1 {
-        let names = labs
-            .iter()
-            .map(|lab| format!("{} ({})", lab.process, lab.topology))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let names = labs.iter().map(|lab| format!("{} ({})", lab.process, lab.topology)).collect::<Vec<_>>().join(", ");
         bail!("several labs are running: {names}; choose one with --lab NUMBER");
     }
     Ok(labs.into_iter().next())

@@ -51,16 +51,9 @@ fn draw_behind(
     address: impl Fn(&str) -> Option<String> + Copy,
     drawing: &mut String,
 ) {
-    let routers = topology
-        .routers
-        .iter()
-        .filter(|router| router.behind.as_deref() == parent);
+    let routers = topology.routers.iter().filter(|router| router.behind.as_deref() == parent);
     let routers = routers.map(|router| {
-        let udp = if router.udp == Udp::Blocked {
-            ", UDP blocked"
-        } else {
-            ""
-        };
+        let udp = if router.udp == Udp::Blocked { ", UDP blocked" } else { "" };
         (&router.name, format!("router, NAT {}{udp}", router.nat), true)
     });
     let hosts = topology.hosts.iter().filter(|host| Some(&*host.behind) == parent);
@@ -94,11 +87,7 @@ mod tests {
         let drawing = draw(&topology, |name| (name == "web").then(|| "198.18.1.2".to_owned()));
         let names = topology.routers.iter().map(|router| &router.name);
         for name in names.chain(topology.hosts.iter().map(|host| &host.name)) {
-            assert_eq!(
-                drawing.matches(&format!(" {name} (")).count(),
-                1,
-                "{name} in\n{drawing}"
-            );
+            assert_eq!(drawing.matches(&format!(" {name} (")).count(), 1, "{name} in\n{drawing}");
         }
         assert!(drawing.contains("web (web server)  198.18.1.2"), "{drawing}");
     }

@@ -14,9 +14,9 @@ pub fn test(filter: &str, options: &Options) -> Result<ExitCode> {
     }
     match suite::run(&session, options, filter) {
         Tally { failed: 1.., .. } => Ok(ExitCode::FAILURE),
-        Tally {
-            passed: 0, skipped: 0, ..
-        } => bail!("no scenario's name contains {filter:?}; `netlab list` shows them"),
+        Tally { passed: 0, skipped: 0, .. } => {
+            bail!("no scenario's name contains {filter:?}; `netlab list` shows them")
+        }
         _ => Ok(ExitCode::SUCCESS),
     }
 }

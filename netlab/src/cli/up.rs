@@ -46,12 +46,8 @@ pub fn up(topology: &str, options: &Options) -> Result<ExitCode> {
 /// Which thread is in which node's namespaces.
 fn threads(lab: &Lab) -> Result<std::collections::BTreeMap<String, i32>> {
     let here = || Ok(nix::unistd::gettid().as_raw());
-    let hosts = lab
-        .devices()
-        .map(|(name, device)| Ok((name.to_owned(), device.run_sync(here)?)));
-    let routers = lab
-        .routers()
-        .map(|(name, router)| Ok((name.to_owned(), router.run_sync(here)?)));
+    let hosts = lab.devices().map(|(name, device)| Ok((name.to_owned(), device.run_sync(here)?)));
+    let routers = lab.routers().map(|(name, router)| Ok((name.to_owned(), router.run_sync(here)?)));
     hosts.chain(routers).collect()
 }
 
@@ -59,11 +55,7 @@ fn greet(running: &RunningLab) {
     let lab = running.lab();
     let address = |name: &str| {
         let host = lab.device(name).ok().and_then(patchbay::Device::ip);
-        let router = || {
-            lab.routers()
-                .find(|(router, _)| *router == name)
-                .and_then(|(_, router)| router.uplink_ip())
-        };
+        let router = || lab.routers().find(|(router, _)| *router == name).and_then(|(_, router)| router.uplink_ip());
         host.or_else(router).map(|address| address.to_string())
     };
     print!("{}", draw(lab.topology(), address));

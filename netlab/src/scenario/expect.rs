@@ -40,18 +40,10 @@ impl Expectation {
         for (name, page) in [("caller", &report.caller), ("callee", &report.callee)] {
             check_page(page).map_err(|problem| format!("{name}: {problem}"))?;
         }
-        let chosen = format!(
-            "caller has {}, callee {}",
-            report.caller.selected_types(),
-            report.callee.selected_types()
-        );
+        let chosen =
+            format!("caller has {}, callee {}", report.caller.selected_types(), report.callee.selected_types());
         let wrong = |expected: &str| Err(format!("expected {expected}, but {chosen}"));
-        let ends = |page: &PageReport| {
-            page.selected
-                .clone()
-                .map(|pair| [pair.local, pair.remote])
-                .unwrap_or_default()
-        };
+        let ends = |page: &PageReport| page.selected.clone().map(|pair| [pair.local, pair.remote]).unwrap_or_default();
         let local_over = |page: &PageReport, protocol: &str| {
             let [local, _] = ends(page);
             local.is_relay() && local.relay_protocol.as_deref() == Some(protocol)
@@ -73,10 +65,9 @@ impl Expectation {
             _ => {}
         }
         match self {
-            Expectation::Direct | Expectation::HostToHost if report.relayed.packets_to_peers > 0 => Err(format!(
-                "the server has relayed {} packets of a direct call",
-                report.relayed.packets_to_peers
-            )),
+            Expectation::Direct | Expectation::HostToHost if report.relayed.packets_to_peers > 0 => {
+                Err(format!("the server has relayed {} packets of a direct call", report.relayed.packets_to_peers))
+            }
             _ => report.accounts.check(),
         }
     }
@@ -87,19 +78,12 @@ fn check_no_call(report: &CallReport) -> Result<(), String> {
         match page.outcome {
             CallOutcome::Failed | CallOutcome::Deadline => {}
             CallOutcome::Connected => {
-                return Err(format!(
-                    "expected no call, but it connected ({})",
-                    page.selected_types()
-                ));
+                return Err(format!("expected no call, but it connected ({})", page.selected_types()));
             }
             CallOutcome::Error => return Err(problem_of(page)),
         }
         // A page that never got as far as trying proves nothing about the network.
-        if !page
-            .timeline
-            .iter()
-            .any(|entry| entry.what.starts_with("candidate srflx"))
-        {
+        if !page.timeline.iter().any(|entry| entry.what.starts_with("candidate srflx")) {
             return Err("the call failed before STUN gave an address".to_owned());
         }
     }
@@ -135,13 +119,7 @@ fn check_page(page: &PageReport) -> Result<(), String> {
 }
 
 fn problem_of(page: &PageReport) -> String {
-    let last = page
-        .timeline
-        .iter()
-        .rev()
-        .take(4)
-        .map(|entry| &*entry.what)
-        .collect::<Vec<_>>();
+    let last = page.timeline.iter().rev().take(4).map(|entry| &*entry.what).collect::<Vec<_>>();
     match &page.problem {
         Some(problem) => format!("the page went wrong: {problem}"),
         None => format!("{:?} (last: {})", page.outcome, last.join(" < ")),
@@ -169,12 +147,7 @@ mod tests {
     fn call(caller: PageReport, callee: PageReport) -> CallReport {
         let relayed = Relayed::default();
         let accounts = Accounts::new([&caller, &callee], &relayed);
-        CallReport {
-            caller,
-            callee,
-            relayed,
-            accounts,
-        }
+        CallReport { caller, callee, relayed, accounts }
     }
 
     #[test]
@@ -204,9 +177,7 @@ mod tests {
         let mut damaged = page("host", "host");
         damaged.data.verified_messages = 1;
         for (bad, word) in [(silent, "audio packets received"), (damaged, "1 of 2")] {
-            let problem = Expectation::HostToHost
-                .check(&call(page("host", "host"), bad))
-                .unwrap_err();
+            let problem = Expectation::HostToHost.check(&call(page("host", "host"), bad)).unwrap_err();
             assert!(problem.contains(word), "{problem}");
         }
     }
@@ -215,12 +186,7 @@ mod tests {
     fn allocations_must_not_outlive_the_pages() {
         let mut report = call(page("relay", "relay"), page("relay", "relay"));
         report.relayed.allocations = 1;
-        assert!(
-            Expectation::Relayed
-                .check(&report)
-                .unwrap_err()
-                .contains("1 allocations")
-        );
+        assert!(Expectation::Relayed.check(&report).unwrap_err().contains("1 allocations"));
     }
 
     #[test]
@@ -229,10 +195,7 @@ mod tests {
             serde_json::from_value(json!({ "outcome": "failed", "timeline": timeline })).unwrap()
         };
         let tried = json!([{ "milliseconds": 5, "what": "candidate srflx udp 198.18.0.2:5000" }]);
-        assert_eq!(
-            Expectation::NoCall.check(&call(page(tried.clone()), page(tried.clone()))),
-            Ok(())
-        );
+        assert_eq!(Expectation::NoCall.check(&call(page(tried.clone()), page(tried.clone()))), Ok(()));
         assert!(Expectation::NoCall.check(&call(page(tried), page(json!([])))).is_err());
     }
 }

@@ -59,52 +59,34 @@ pub fn all() -> Vec<Scenario> {
     use Expectation::*;
     use Nat::*;
     vec![
-        scenario(
-            "cone-direct",
-            "L and M behind cone NATs talk directly with nothing but STUN",
-        )
-        .with_nats(PortRestricted, PortRestricted)
-        .offering(Offer::StunOnly)
-        .expecting(Direct),
-        scenario(
-            "symmetric-stun-only",
-            "L and M behind symmetric NATs cannot talk with nothing but STUN",
-        )
-        .with_nats(Symmetric, Symmetric)
-        .offering(Offer::StunOnly)
-        .expecting(NoCall),
-        scenario(
-            "symmetric-relayed",
-            "L and M behind symmetric NATs talk through the relay",
-        )
-        .with_nats(Symmetric, Symmetric)
-        .offering(Offer::StunAndTurn)
-        .expecting(Relayed),
-        scenario(
-            "relay-only-udp",
-            "L and M allow relayed paths only and reach TURN over UDP",
-        )
-        .relay_only()
-        .offering(Offer::TurnUdp)
-        .expecting(RelayedOver("udp")),
-        scenario(
-            "relay-only-tcp",
-            "L and M allow relayed paths only and reach TURN over TCP",
-        )
-        .relay_only()
-        .offering(Offer::TurnTcp)
-        .expecting(RelayedOver("tcp")),
+        scenario("cone-direct", "L and M behind cone NATs talk directly with nothing but STUN")
+            .with_nats(PortRestricted, PortRestricted)
+            .offering(Offer::StunOnly)
+            .expecting(Direct),
+        scenario("symmetric-stun-only", "L and M behind symmetric NATs cannot talk with nothing but STUN")
+            .with_nats(Symmetric, Symmetric)
+            .offering(Offer::StunOnly)
+            .expecting(NoCall),
+        scenario("symmetric-relayed", "L and M behind symmetric NATs talk through the relay")
+            .with_nats(Symmetric, Symmetric)
+            .offering(Offer::StunAndTurn)
+            .expecting(Relayed),
+        scenario("relay-only-udp", "L and M allow relayed paths only and reach TURN over UDP")
+            .relay_only()
+            .offering(Offer::TurnUdp)
+            .expecting(RelayedOver("udp")),
+        scenario("relay-only-tcp", "L and M allow relayed paths only and reach TURN over TCP")
+            .relay_only()
+            .offering(Offer::TurnTcp)
+            .expecting(RelayedOver("tcp")),
         scenario("same-lan", "M and T at home talk without leaving the LAN")
             .between("browser-m", "browser-t")
             .offering(Offer::StunOnly)
             .expecting(HostToHost),
-        scenario(
-            "udp-blocked",
-            "L in a coffee shop that blocks UDP talks to M through TURN over TCP",
-        )
-        .with_udp_blocked_at("coffee-shop")
-        .offering(Offer::StunAndTurn)
-        .expecting(CallerRelayedOver("tcp")),
+        scenario("udp-blocked", "L in a coffee shop that blocks UDP talks to M through TURN over TCP")
+            .with_udp_blocked_at("coffee-shop")
+            .offering(Offer::StunAndTurn)
+            .expecting(CallerRelayedOver("tcp")),
     ]
 }
 
@@ -208,10 +190,7 @@ impl Scenario {
     fn judge(&self, report: CallReport, output: &Path) -> Outcome {
         let summary = summary(&report);
         match self.expectation.check(&report) {
-            Ok(()) => Outcome::Passed {
-                summary,
-                measurements: Box::new(report),
-            },
+            Ok(()) => Outcome::Passed { summary, measurements: Box::new(report) },
             Err(problem) => Outcome::Failed(format!("{problem}; {summary}; logs in {}", display(output))),
         }
     }
@@ -223,21 +202,9 @@ pub fn summary(report: &CallReport) -> String {
         let outcomes = report.pages().map(|page| format!("{:?}", page.outcome).to_lowercase());
         return format!("no call ({}/{})", outcomes[0], outcomes[1]);
     }
-    let milestone = |name: &str| {
-        report
-            .pages()
-            .iter()
-            .filter_map(|page| page.milestones.get(name))
-            .max()
-            .copied()
-    };
+    let milestone = |name: &str| report.pages().iter().filter_map(|page| page.milestones.get(name)).max().copied();
     let video = report.caller.media.video.received_frames + report.callee.media.video.received_frames;
-    let sent: u64 = report
-        .pages()
-        .iter()
-        .filter_map(|page| page.selected.as_ref())
-        .map(|pair| pair.bytes_sent)
-        .sum();
+    let sent: u64 = report.pages().iter().filter_map(|page| page.selected.as_ref()).map(|pair| pair.bytes_sent).sum();
     let mut line = format!(
         "{} and {}, connected after {} ms, {video} frames, {} kB sent",
         report.caller.selected_types(),
@@ -258,11 +225,7 @@ pub fn summary(report: &CallReport) -> String {
 }
 
 fn display(output: &Path) -> String {
-    output
-        .canonicalize()
-        .unwrap_or_else(|_| PathBuf::from(output))
-        .display()
-        .to_string()
+    output.canonicalize().unwrap_or_else(|_| PathBuf::from(output)).display().to_string()
 }
 
 #[cfg(test)]

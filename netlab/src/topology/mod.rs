@@ -136,10 +136,7 @@ impl Topology {
         if let Some((name, text)) = SHIPPED.iter().find(|(name, _)| *name == name_or_path) {
             return Topology::parse(name, text);
         }
-        let fail = |problem| TopologyError {
-            place: name_or_path.to_owned(),
-            problem,
-        };
+        let fail = |problem| TopologyError { place: name_or_path.to_owned(), problem };
         if !name_or_path.ends_with(".toml") {
             return Err(fail(format!(
                 "there is no topology of that name; use one of {}, or the path of a .toml file",
@@ -156,10 +153,7 @@ impl Topology {
     /// # Errors
     /// As [`Topology::load`].
     pub fn parse(place: &str, text: &str) -> Result<Topology, TopologyError> {
-        let fail = |problem| TopologyError {
-            place: place.to_owned(),
-            problem,
-        };
+        let fail = |problem| TopologyError { place: place.to_owned(), problem };
         let file: file::File = toml::from_str(text).map_err(|error| fail(format!("\n{error}")))?;
         check(place, file).map_err(fail)
     }
@@ -187,19 +181,13 @@ impl Topology {
     /// # Errors
     /// There is no such host, or it is a server.
     pub fn browser(&self, name: &str) -> Result<&Host, TopologyError> {
-        self.hosts
-            .iter()
-            .find(|host| host.name == name && host.role == Role::Browser)
-            .ok_or_else(|| {
-                let browsers = self.hosts.iter().filter(|host| host.role == Role::Browser);
-                TopologyError {
-                    place: self.name.clone(),
-                    problem: format!(
-                        "{name:?} is not a browser; use one of {}",
-                        quoted(browsers.map(|host| &*host.name))
-                    ),
-                }
-            })
+        self.hosts.iter().find(|host| host.name == name && host.role == Role::Browser).ok_or_else(|| {
+            let browsers = self.hosts.iter().filter(|host| host.role == Role::Browser);
+            TopologyError {
+                place: self.name.clone(),
+                problem: format!("{name:?} is not a browser; use one of {}", quoted(browsers.map(|host| &*host.name))),
+            }
+        })
     }
 
     /// The host that runs a service. Every checked topology has exactly one.
@@ -216,10 +204,7 @@ impl Topology {
         self.routers
             .iter_mut()
             .find(|router| router.name == name)
-            .ok_or_else(|| TopologyError {
-                place,
-                problem: format!("there is no router {name:?}; use one of {known}"),
-            })
+            .ok_or_else(|| TopologyError { place, problem: format!("there is no router {name:?}; use one of {known}") })
     }
 }
 
@@ -245,14 +230,8 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
     });
     let routers = upstream_first(routers.collect())?;
 
-    let servers = file
-        .servers
-        .into_iter()
-        .map(|entry| ("server", Role::Server(entry.runs), entry.name, entry.behind));
-    let browsers = file
-        .browsers
-        .into_iter()
-        .map(|entry| ("browser", Role::Browser, entry.name, entry.behind));
+    let servers = file.servers.into_iter().map(|entry| ("server", Role::Server(entry.runs), entry.name, entry.behind));
+    let browsers = file.browsers.into_iter().map(|entry| ("browser", Role::Browser, entry.name, entry.behind));
     let mut hosts = Vec::new();
     for (kind, role, name, behind) in servers.chain(browsers) {
         if !routers.iter().any(|router| router.name == behind) {
@@ -263,17 +242,10 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
     for (service, key) in [(Service::Web, "web"), (Service::Turn, "turn")] {
         let count = hosts.iter().filter(|host| host.role == Role::Server(service)).count();
         if count != 1 {
-            return Err(format!(
-                "{count} [[server]] entries have runs = {key:?}; exactly one is needed"
-            ));
+            return Err(format!("{count} [[server]] entries have runs = {key:?}; exactly one is needed"));
         }
     }
-    Ok(Topology {
-        name: name.to_owned(),
-        description: file.description,
-        routers,
-        hosts,
-    })
+    Ok(Topology { name: name.to_owned(), description: file.description, routers, hosts })
 }
 
 fn check_name(name: &str) -> Result<(), String> {

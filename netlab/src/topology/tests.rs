@@ -16,9 +16,7 @@ behind = "isp"
 "#;
 
 fn problem(addition: &str) -> String {
-    Topology::parse("test.toml", &format!("{SERVERS}{addition}"))
-        .unwrap_err()
-        .to_string()
+    Topology::parse("test.toml", &format!("{SERVERS}{addition}")).unwrap_err().to_string()
 }
 
 #[test]
@@ -31,15 +29,7 @@ fn every_shipped_topology_is_valid() {
 #[test]
 fn the_internet_is_as_in_the_picture() {
     let topology = Topology::load("internet").unwrap();
-    let behind = |name: &str| {
-        topology
-            .hosts
-            .iter()
-            .find(|host| host.name == name)
-            .unwrap()
-            .behind
-            .clone()
-    };
+    let behind = |name: &str| topology.hosts.iter().find(|host| host.name == name).unwrap().behind.clone();
     assert_eq!(behind("browser-d"), "router-d");
     assert_eq!(behind("browser-l"), "coffee-shop");
     assert_eq!(behind("browser-m"), "home");
@@ -54,26 +44,11 @@ fn a_mistake_is_answered_with_the_file_the_key_and_the_fix() {
             "[[browser]]\nname = \"b\"\nbehind = \"hom\"",
             "[[browser]] \"b\": behind = \"hom\" names no router; use one of \"isp\"",
         ),
-        (
-            "[[router]]\nname = \"home\"\nnat = \"conical\"",
-            "unknown variant `conical`, expected one of `none`, `cone`",
-        ),
-        (
-            "[[router]]\nname = \"home\"\nnat = \"cone\"\nupd = \"blocked\"",
-            "unknown field `upd`",
-        ),
-        (
-            "[[browser]]\nname = \"isp\"\nbehind = \"isp\"",
-            "two nodes are called \"isp\"",
-        ),
-        (
-            "[[browser]]\nname = \"B L\"\nbehind = \"isp\"",
-            "lower-case letters, digits and hyphens",
-        ),
-        (
-            "[[server]]\nname = \"more\"\nruns = \"turn\"\nbehind = \"isp\"",
-            "2 [[server]] entries have runs = \"turn\"",
-        ),
+        ("[[router]]\nname = \"home\"\nnat = \"conical\"", "unknown variant `conical`, expected one of `none`, `cone`"),
+        ("[[router]]\nname = \"home\"\nnat = \"cone\"\nupd = \"blocked\"", "unknown field `upd`"),
+        ("[[browser]]\nname = \"isp\"\nbehind = \"isp\"", "two nodes are called \"isp\""),
+        ("[[browser]]\nname = \"B L\"\nbehind = \"isp\"", "lower-case letters, digits and hyphens"),
+        ("[[server]]\nname = \"more\"\nruns = \"turn\"\nbehind = \"isp\"", "2 [[server]] entries have runs = \"turn\""),
         (
             "[[router]]\nname = \"x\"\nnat = \"cone\"\nbehind = \"y\"\n[[router]]\nname = \"y\"\nnat = \"cone\"\nbehind = \"x\"",
             "in a circle",

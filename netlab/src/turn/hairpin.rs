@@ -23,21 +23,13 @@ const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
     let file = scratch.join("hairpin.toml");
     // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
-    let opened = File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&file);
+    let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
     let written = opened.and_then(|mut opened| opened.write_all(configuration(address).as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
     let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--config").arg(&file);
-    command
-        .stdin(Stdio::null())
-        .stdout(log_file.try_clone()?)
-        .stderr(log_file);
+    command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
     Ok(command)
 }
 
@@ -71,18 +63,15 @@ format = "text"
 
 pub(super) async fn relayed(device: &Device) -> Result<Relayed> {
     let scrape = device.spawn(|_| timeout(SCRAPE_PATIENCE, scrape()))?.await?;
-    let page = scrape
-        .context("Hairpin's /metrics does not answer within 3 s")?
-        .context("cannot read Hairpin's /metrics")?;
+    let page =
+        scrape.context("Hairpin's /metrics does not answer within 3 s")?.context("cannot read Hairpin's /metrics")?;
     parse(&page)
 }
 
 async fn scrape() -> Result<String> {
     let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))).await?;
     // HTTP/1.0, so that the answer ends with the connection and needs no further parsing.
-    stream
-        .write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        .await?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
     let mut response = String::new();
     stream.read_to_string(&mut response).await?;
     match response.split_once("\r\n\r\n") {
@@ -99,9 +88,7 @@ fn parse(page: &str) -> Result<Relayed> {
             let (series, value) = line.rsplit_once(' ').unwrap_or((line, ""));
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
             if name == metric && labels.contains(label) {
-                let value: f64 = value
-                    .parse()
-                    .with_context(|| format!("cannot read the sample {line:?}"))?;
+                let value: f64 = value.parse().with_context(|| format!("cannot read the sample {line:?}"))?;
                 *total.get_or_insert(0) += value as u64;
             }
         }
@@ -142,11 +129,6 @@ mod tests {
 
     #[test]
     fn a_missing_counter_is_an_error_and_not_zero() {
-        assert!(
-            parse("hairpin_allocations 0\n")
-                .unwrap_err()
-                .to_string()
-                .contains("hairpin_relayed_bytes_total")
-        );
+        assert!(parse("hairpin_allocations 0\n").unwrap_err().to_string().contains("hairpin_relayed_bytes_total"));
     }
 }

@@ -90,12 +90,7 @@ impl TurnServer {
             TurnServerKind::Coturn(binary) => coturn::command(binary, address, scratch, log)?,
         };
         let process = Process::spawn(device, command)?;
-        let mut server = TurnServer {
-            kind: kind.clone(),
-            device: device.clone(),
-            log: log.to_owned(),
-            process,
-        };
+        let mut server = TurnServer { kind: kind.clone(), device: device.clone(), log: log.to_owned(), process };
         server.wait_until_it_answers(address).await?;
         Ok(server)
     }

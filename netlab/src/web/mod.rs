@@ -51,16 +51,9 @@ impl WebServer {
         let service = routes(Arc::clone(&rooms)).into_make_service();
         let serving = device.spawn(move |_| server.serve(service))?;
         if handle.listening().await.is_none() {
-            serving
-                .await
-                .context("the web server panicked")?
-                .context("the web server cannot bind port 443")?;
+            serving.await.context("the web server panicked")?.context("the web server cannot bind port 443")?;
         }
-        Ok(WebServer {
-            rooms,
-            authority_pem: identity.authority_pem,
-            handle,
-        })
+        Ok(WebServer { rooms, authority_pem: identity.authority_pem, handle })
     }
 
     /// The rooms its pages meet in.
@@ -81,12 +74,7 @@ impl Drop for WebServer {
 }
 
 fn routes(rooms: Arc<Rooms>) -> Router {
-    let script = || async {
-        (
-            [(header::CONTENT_TYPE, "text/javascript")],
-            include_str!("../../web/call.js"),
-        )
-    };
+    let script = || async { ([(header::CONTENT_TYPE, "text/javascript")], include_str!("../../web/call.js")) };
     let style = || async { ([(header::CONTENT_TYPE, "text/css")], include_str!("../../web/call.css")) };
     let page = || async { Html(include_str!("../../web/call.html")) };
     Router::new()
@@ -95,10 +83,7 @@ fn routes(rooms: Arc<Rooms>) -> Router {
         .route("/call.js", get(script))
         .route("/call.css", get(style))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
-        .route(
-            "/api/rooms/{room}/{side}/messages",
-            post(post_message).get(get_messages),
-        )
+        .route("/api/rooms/{room}/{side}/messages", post(post_message).get(get_messages))
         .route("/api/rooms/{room}/{side}/stage", post(post_stage))
         .route("/api/rooms/{room}/{side}/result", post(post_result))
         .with_state(rooms)
@@ -111,11 +96,7 @@ async fn post_message(
     Path((room, side)): Place,
     Json(message): Json<Value>,
 ) -> StatusCode {
-    if rooms.post(&room, side.other(), message) {
-        StatusCode::NO_CONTENT
-    } else {
-        StatusCode::INSUFFICIENT_STORAGE
-    }
+    if rooms.post(&room, side.other(), message) { StatusCode::NO_CONTENT } else { StatusCode::INSUFFICIENT_STORAGE }
 }
 
 #[derive(Deserialize)]

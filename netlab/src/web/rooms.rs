@@ -85,12 +85,7 @@ impl Rooms {
     /// One side's messages from number `after` on; waits up to `patience` for the first.
     pub async fn receive(&self, room: &str, side: Side, after: usize, patience: Duration) -> Vec<Value> {
         let messages = self.wait(patience, || {
-            self.look(room, side, |side| {
-                side.inbox
-                    .get(after..)
-                    .filter(|rest| !rest.is_empty())
-                    .map(<[Value]>::to_vec)
-            })
+            self.look(room, side, |side| side.inbox.get(after..).filter(|rest| !rest.is_empty()).map(<[Value]>::to_vec))
         });
         messages.await.unwrap_or_default()
     }
@@ -115,8 +110,7 @@ impl Rooms {
 
     /// How far a page has come.
     pub fn progress(&self, room: &str, side: Side) -> Progress {
-        self.look(room, side, |side| Some(side.progress.clone()))
-            .unwrap_or_default()
+        self.look(room, side, |side| Some(side.progress.clone())).unwrap_or_default()
     }
 
     /// Waits until `condition` gives something, looking again after every change in any room and twice a second.
@@ -164,10 +158,7 @@ mod tests {
     use super::*;
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap()
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
     }
 
     #[test]
@@ -189,12 +180,7 @@ mod tests {
     fn nothing_new_is_an_empty_answer_after_the_patience() {
         runtime().block_on(async {
             let rooms = Rooms::default();
-            assert!(
-                rooms
-                    .receive("r", Side::Caller, 0, Duration::from_millis(1))
-                    .await
-                    .is_empty()
-            );
+            assert!(rooms.receive("r", Side::Caller, 0, Duration::from_millis(1)).await.is_empty());
         });
     }
 

@@ -21,14 +21,10 @@ pub struct Identity {
 pub fn make_identity(host: &str) -> Result<Identity> {
     let authority_key = KeyPair::generate().context("cannot make the lab CA's key")?;
     let mut authority = CertificateParams::default();
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "netlab CA (this lab only)");
+    authority.distinguished_name.push(DnType::CommonName, "netlab CA (this lab only)");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority_certificate = authority
-        .self_signed(&authority_key)
-        .context("cannot sign the lab CA")?;
+    let authority_certificate = authority.self_signed(&authority_key).context("cannot sign the lab CA")?;
     let issuer = Issuer::new(authority, authority_key);
 
     let key = KeyPair::generate().context("cannot make the web server's key")?;
@@ -37,9 +33,7 @@ pub fn make_identity(host: &str) -> Result<Identity> {
     leaf.use_authority_key_identifier_extension = true;
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let certificate = leaf
-        .signed_by(&key, &issuer)
-        .context("cannot sign the web server's certificate")?;
+    let certificate = leaf.signed_by(&key, &issuer).context("cannot sign the web server's certificate")?;
 
     let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
     let private: PrivateKeyDer<'static> = PrivateKeyDer::Pkcs8(key.serialize_der().into());
@@ -51,8 +45,5 @@ pub fn make_identity(host: &str) -> Result<Identity> {
         .with_single_cert(chain, private)
         .context("cannot use the web server's certificate")?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Identity {
-        authority_pem: authority_certificate.pem(),
-        server,
-    })
+    Ok(Identity { authority_pem: authority_certificate.pem(), server })
 }
