@@ -149,6 +149,7 @@ pub struct SendBuffer {
     /// How many of `bytes` are sent already.
     sent: usize,
     data_bytes_max: usize,
+    is_blocked: bool,
 }
 
 /// Answers that may wait on top of relayed data before no more questions are read.
@@ -160,7 +161,7 @@ const SEND_KEPT_BYTES: usize = 4096;
 impl SendBuffer {
     /// An empty buffer, without memory yet, for `data_bytes_max` bytes of relayed data.
     pub const fn new(data_bytes_max: usize) -> Self {
-        Self { bytes: Vec::new(), sent: 0, data_bytes_max }
+        Self { bytes: Vec::new(), sent: 0, data_bytes_max, is_blocked: false }
     }
 
     /// Bytes waiting.
@@ -178,6 +179,16 @@ impl SendBuffer {
         self.len() >= self.data_bytes_max + CONTROL_BYTES
     }
 
+    /// Whether the other side took no more at the last attempt, and has not asked for more since.
+    pub const fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// The other side takes bytes again.
+    pub const fn unblock(&mut self) {
+        self.is_blocked = false;
+    }
+
     /// Queues an answer.
     pub fn push_control(&mut self, message: &[u8]) {
         self.make_room(message.len());
@@ -185,9 +196,10 @@ impl SendBuffer {
     }
 
     /// Queues relayed data, or returns `false` when there is too much already: then it is to be dropped and counted.
+    /// A message that finds the buffer empty is always taken, however large (TURN-8656-11.3-05).
     #[must_use]
     pub fn push_data(&mut self, message: &[u8]) -> bool {
-        if self.len() + message.len() > self.data_bytes_max {
+        if !self.is_empty() && self.len() + message.len() > self.data_bytes_max {
             return false;
         }
         self.make_room(message.len());
@@ -195,9 +207,9 @@ impl SendBuffer {
         true
     }
 
-    /// Moves what waits to the front when that saves the buffer from growing.
+    /// Moves what waits to the front when that saves the buffer from growing, and is less than what it makes room for.
     fn make_room(&mut self, len: usize) {
-        if self.sent > 0 && self.bytes.len() + len > self.bytes.capacity() {
+        if self.sent > self.len() && self.bytes.len() + len > self.bytes.capacity() {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
@@ -212,7 +224,10 @@ impl SendBuffer {
             match stream.write(&self.bytes[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => self.sent += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -354,6 +369,9 @@ mod tests {
         buffer.write_to(&mut received).expect("a vector takes everything");
         assert_eq!(received.len(), 1100 + CONTROL_BYTES);
         assert!(buffer.is_empty());
+        assert!(buffer.push_data(&[5; 65_540]), "nobody else waits");
+        assert!(!buffer.push_data(&[6; 1]));
+        buffer.write_to(&mut received).expect("a vector takes everything");
         buffer.trim();
         assert!(buffer.bytes.capacity() <= SEND_KEPT_BYTES);
     }
@@ -391,7 +409,7 @@ mod tests {
                 expected.extend_from_slice(&message);
             }
             buffer.write_to(&mut slow).expect("slow, not gone");
-            assert!(buffer.bytes.capacity() <= 256, "{}", buffer.bytes.capacity());
+            assert!(buffer.bytes.capacity() <= 4 * 64, "{}", buffer.bytes.capacity());
         }
         while !buffer.is_empty() {
             buffer.write_to(&mut slow).expect("slow, not gone");

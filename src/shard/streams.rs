@@ -86,8 +86,11 @@ impl Shard<'_> {
         if is_readable && !connection.is_paused && !std::mem::replace(&mut connection.is_queued, true) {
             self.ready.push_back(source);
         }
-        if event.is_writable() && !connection.out.is_empty() {
-            self.mark_dirty(index);
+        if event.is_writable() {
+            connection.out.unblock();
+            if !connection.out.is_empty() {
+                self.mark_dirty(index);
+            }
         }
     }
 
@@ -154,11 +157,18 @@ impl Shard<'_> {
             return;
         };
         let connection = self.connections.get_mut(index).expect("the index knows only open ones");
-        if connection.out.push_data(&self.home.batch.slot(slot)[bytes]) {
-            self.mark_dirty(index);
-        } else {
+        let message = &self.home.batch.slot(slot)[bytes];
+        let mut is_queued = connection.out.push_data(message);
+        if !is_queued && !connection.out.is_blocked() {
+            // One batch can be more than may wait. What counts is whether the client takes it; if the connection is
+            // gone instead, the end of the batch will find out.
+            let _ = connection.out.write_to(&mut connection.stream);
+            is_queued = connection.out.push_data(message);
+        }
+        if !is_queued {
             self.home.counters.send_buffer_drops += 1;
         }
+        self.mark_dirty(index);
     }
 
     /// Queues the reply to the client of a connection.
@@ -197,6 +207,9 @@ impl Shard<'_> {
                 continue;
             };
             connection.is_dirty = false;
+            if connection.out.is_blocked() {
+                continue;
+            }
             if let Err(error) = connection.out.write_to(&mut connection.stream) {
                 self.home.counters.socket_errors.count(&error);
                 self.close_connection(index);

@@ -132,6 +132,25 @@ fn turn_8656_life_04_a_slow_reader_loses_data_but_no_answers() {
     assert_eq!(receive(&peer).0, b"and back");
 }
 
+/// A batch may hold more than may wait for a client. One that reads at once loses nothing by that.
+#[test]
+fn turn_8656_life_04_a_fast_reader_loses_nothing_to_a_small_buffer() {
+    let mut settings = settings(1);
+    settings.connections.send_buffer_bytes = 4000;
+    let shards = Shards::start(settings).unwrap();
+    let (peer, mut client) = (peer(), Client::of(&shards, Transport::Tcp));
+    let relayed = client.allocate();
+    client.bind_channel(0x4000, peer.local_addr().unwrap());
+    for round in 0..50_u8 {
+        // Together less than the kernel takes for this client without being read, and far more than may wait.
+        (0..40).for_each(|_| assert_eq!(peer.send_to(&[round; 1200], relayed).unwrap(), 1200));
+        (0..40).for_each(|_| assert_eq!(client.receive_data(0x4000), [round; 1200]));
+        peer.send_to(&[round; 60_000], relayed).unwrap();
+        assert_eq!(client.receive_data(0x4000), [round; 60_000]);
+    }
+    assert_eq!(shards.snapshot().total.shell.send_buffer_drops, 0);
+}
+
 /// STUN-8489-6.2.2-05.
 #[test]
 fn stun_8489_6_2_2_05_too_many_connections_are_refused() {
