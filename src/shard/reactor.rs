@@ -9,6 +9,7 @@ use mio::event::Event;
 use tracing::warn;
 
 use super::connections::Connections;
+use super::counters::add_machine;
 use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Outgoing;
@@ -16,7 +17,7 @@ use super::relays::Relays;
 use super::supervisor::{Home, random_seed};
 use super::token::Source;
 use crate::net::{BATCH, SendBatch, clock};
-use crate::turn::{Clock, Counters, Now, ReplyBuffer, Server};
+use crate::turn::{Clock, Now, ReplyBuffer, Server};
 
 /// Sockets looked at in one round.
 const EVENTS_MAX: usize = 256;
@@ -66,6 +67,13 @@ enum Flow {
     Stop,
 }
 
+/// Also while a panic unwinds: what was counted is kept for the sums.
+impl Drop for Shard<'_> {
+    fn drop(&mut self) {
+        add_machine(&mut self.home.earlier, self.server.counters());
+    }
+}
+
 impl<'h> Shard<'h> {
     pub(super) fn new(home: &'h mut Home, seed: [u8; 32]) -> Self {
         let mut server = Server::new(home.config.clone(), home.place, seed);
@@ -97,11 +105,6 @@ impl<'h> Shard<'h> {
             bind_warned: None,
             published: Now(0),
         }
-    }
-
-    /// What the machine has counted.
-    pub(super) fn machine_counters(&self) -> Counters {
-        self.server.counters().clone()
     }
 
     /// Runs until told to shut down.
@@ -164,7 +167,7 @@ impl<'h> Shard<'h> {
         let (allocations, connections) = (self.server.allocations(), self.connections.len());
         self.home.slot().publish(|copy| {
             copy.turn.clone_from(machine);
-            super::counters::add_machine(&mut copy.turn, earlier);
+            add_machine(&mut copy.turn, earlier);
             copy.shell.clone_from(counters);
             copy.allocations = allocations;
             copy.connections = connections;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use mio::Poll;
 use tracing::error;
 
-use super::counters::{ShellCounters, Slot, add_machine};
+use super::counters::{ShellCounters, Slot};
 use super::directory::Directory;
 use super::listeners::Listeners;
-use super::mailbox::Mailbox;
+use super::mailbox::{Command, Mailbox};
 use super::reactor::Shard;
 use crate::net::{ReceiveBatch, clock};
 use crate::turn::{self, ShardIndex};
@@ -52,6 +52,19 @@ impl Home {
     pub(super) fn slot(&self) -> &Slot {
         &self.slots[usize::from(self.place.index)]
     }
+
+    /// Takes commands while there is no server to give them to; whether to shut down.
+    fn obey_without_server(&mut self) -> bool {
+        while let Some(command) = self.mailbox().next_command() {
+            match command {
+                Command::Configure(config) => self.config = config,
+                Command::Drain => self.is_draining = true,
+                Command::ShutDown => return true,
+                Command::Crash => {}
+            }
+        }
+        false
+    }
 }
 
 /// A server that lived this long has not panicked for a reason that was there from the start.
@@ -65,13 +78,9 @@ pub(super) fn run(mut home: Home) {
     let mut pause = Duration::ZERO;
     loop {
         let started = clock::monotonic();
-        let mut shard = Shard::new(&mut home, random_seed());
-        // The shard is not used again but for its counters, which are plain numbers. Dropping it closes its relays
-        // and connections and gives back what they held in the directory.
-        let outcome = catch_unwind(AssertUnwindSafe(|| shard.run()));
-        let machine = shard.machine_counters();
-        drop(shard);
-        add_machine(&mut home.earlier, &machine);
+        // Whatever the panic has left half done is dropped while unwinding: relays and connections are closed, and
+        // what they held in the directory is given back. Listeners, mailbox and configuration are whole at any time.
+        let outcome = catch_unwind(AssertUnwindSafe(|| Shard::new(&mut home, random_seed()).run()));
         let Err(panic) = outcome else { return };
 
         home.counters.shard_restarts += 1;
@@ -87,10 +96,13 @@ pub(super) fn run(mut home: Home) {
             panic = message(panic.as_ref()),
             "a shard has panicked and lost its allocations; it starts again. This is a bug, please report it"
         );
-        // A bug that strikes at once must not keep a core busy.
+        // A bug that strikes at once must not keep a core busy, nor keep the operator from being heard.
         let was_healthy = clock::monotonic().0 - started.0 > HEALTHY_NANOS;
         pause = if was_healthy { Duration::ZERO } else { (pause * 2).clamp(Duration::from_millis(1), PAUSE_MAX) };
         std::thread::sleep(pause);
+        if home.obey_without_server() {
+            return;
+        }
     }
 }
 
