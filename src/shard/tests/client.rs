@@ -73,9 +73,13 @@ pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> usize {
 
 /// A peer: a plain socket.
 pub(super) fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
+    peer_at("127.0.0.1:0").unwrap()
+}
+
+pub(super) fn peer_at(address: &str) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
 pub(super) fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
@@ -100,7 +104,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn udp(server: SocketAddr) -> Self {
-        let socket = peer();
+        let socket = peer_at(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
         // Connected, so that only answers from exactly that address are seen.
         socket.connect(server).unwrap();
         Self::new(Socket::Udp(socket))
@@ -221,9 +225,12 @@ impl Client {
         Answer(self.receive())
     }
 
-    /// What the server says to an Allocate with valid credentials.
+    /// What the server says to an Allocate with valid credentials, for a relay of the client's own family.
     pub(super) fn try_allocate(&mut self) -> Answer {
-        let own = [(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])];
+        let mut own = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])];
+        if self.local_address().is_ipv6() {
+            own.push((AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0]));
+        }
         let request = self.write(Method::Allocate, Class::Request, &own, false);
         self.send(&request);
         let challenge = Answer(self.receive());

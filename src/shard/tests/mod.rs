@@ -160,6 +160,32 @@ fn stun_8489_6_3_1_2_01_a_wildcard_listener_answers_from_the_address_asked() {
     }
 }
 
+#[test]
+fn ipv6_is_served_and_relayed_from_a_wildcard_too() {
+    let Ok(peer) = client::peer_at("[::1]:0") else {
+        eprintln!("SKIP: this machine has no ::1");
+        return;
+    };
+    let mut settings = settings(2);
+    settings.listen.iter_mut().for_each(|listen| listen.address = "[::]:0".parse().unwrap());
+    let mut config = config();
+    let ip = "::1".parse().unwrap();
+    config.relays.push(turn::RelayAddress { bind: ip, advertise: ip });
+    config.peers.allow.push("::1/128".parse().unwrap());
+    settings.turn = Arc::new(config);
+    let shards = Shards::start(settings).unwrap();
+    for transport in Transport::ALL {
+        let asked = SocketAddr::new(ip, address(&shards, transport).port());
+        let mut client = if transport.is_stream() { Client::tcp(asked) } else { Client::udp(asked) };
+        let relayed = client.allocate();
+        client.bind_channel(0x4000, peer.local_addr().unwrap());
+        client.send_data(0x4000, b"over IPv6");
+        assert_eq!(receive(&peer), (b"over IPv6".to_vec(), relayed));
+        peer.send_to(b"and back", relayed).unwrap();
+        assert_eq!(client.receive_data(0x4000), b"and back");
+    }
+}
+
 /// Two clients of this server meet at its relayed addresses, each in a shard of its own.
 #[test]
 fn relays_of_two_shards_reach_each_other_through_the_mailbox() {
