@@ -3,10 +3,46 @@
 //! Lives here: what turns verdicts and effects into system calls. Each shard owns the listener sockets of its place in
 //! the SO_REUSEPORT groups and every relay socket of the allocations it accepted, so that nothing on the packet path
 //! is locked or shared. May import `stun`, `turn` and `net`. Protocol decisions are in `turn`; system calls in `net`.
+//!
+//! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
+//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic). Tables: `listeners.rs`, `relays.rs`,
+//! `connections.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
 
+mod connections;
+mod counters;
+mod directory;
+mod effects;
+mod listeners;
+mod mailbox;
+mod packets;
+mod reactor;
+mod record;
+mod relays;
+mod start;
+mod streams;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use mio::{Poll, Waker};
+
+pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot};
+pub use self::start::{Skipped, StartError};
+pub use crate::net::{SocketErrorKind, SocketErrors};
+
+use self::counters::Slot;
+use self::directory::Directory;
+use self::listeners::Listeners;
+use self::mailbox::{Command, Mailbox};
+use self::supervisor::{Bounds, Home};
+use self::token::Source;
+use crate::net::ReceiveBatch;
 use crate::turn;
 
 /// What the shards are to do; `crate::config` makes it from what the operator wrote.
@@ -39,6 +75,12 @@ pub struct ListenAddress {
     pub required: bool,
 }
 
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.transport.label(), self.address)
+    }
+}
+
 /// Bounds for TCP clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -59,4 +101,136 @@ pub struct Quotas {
     pub allocations: usize,
     /// Allocations of one account alive at the same time: 486 beyond.
     pub allocations_per_account: usize,
+}
+
+/// Running shards. Dropping this shuts them down as [`Shards::shut_down`] does.
+#[derive(Debug)]
+pub struct Shards {
+    listening: Vec<ListenAddress>,
+    skipped: Vec<Skipped>,
+    directory: Arc<Directory>,
+    mailboxes: Arc<[Mailbox]>,
+    slots: Arc<[Slot]>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Shards {
+    /// Binds all sockets and starts the threads, named `hairpin-shard-0` and so on.
+    ///
+    /// # Errors
+    /// An address that is required cannot be bound, or none can, or the system has no more threads, descriptors or
+    /// memory. Nothing is left running then.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let count = settings.count.max(1);
+        let bound = start::bind(&settings.listen, count, settings.socket_buffer_bytes)?;
+        getrandom::u64().map_err(std::io::Error::from).map_err(StartError::system("random numbers"))?;
+
+        let mut polls = Vec::with_capacity(usize::from(count));
+        let mut mailboxes = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
+            let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
+            let waker =
+                Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
+            polls.push(poll);
+            mailboxes.push(Mailbox::new(waker));
+        }
+        let mut shards = Self {
+            listening: bound.listening,
+            skipped: bound.skipped,
+            directory: Arc::new(Directory::new(settings.quotas, settings.connections)),
+            mailboxes: mailboxes.into(),
+            slots: (0..count).map(|_| Slot::default()).collect(),
+            threads: Vec::with_capacity(usize::from(count)),
+        };
+        let bounds = Bounds {
+            relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
+            send_buffer_bytes: settings.connections.send_buffer_bytes,
+            idle_secs: settings.connections.idle_secs,
+        };
+        for (index, (poll, sockets)) in polls.into_iter().zip(bound.shards).enumerate() {
+            let listeners =
+                Listeners::new(sockets, poll.registry()).map_err(StartError::system("events of a listener"))?;
+            let home = Home {
+                place: turn::ShardIndex { index: index as u16, count },
+                poll,
+                listeners,
+                mailboxes: Arc::clone(&shards.mailboxes),
+                slots: Arc::clone(&shards.slots),
+                directory: Arc::clone(&shards.directory),
+                batch: ReceiveBatch::new().map_err(StartError::system("memory for packets"))?,
+                bounds,
+                config: Arc::clone(&settings.turn),
+                is_draining: false,
+                counters: ShellCounters::default(),
+                earlier: turn::Counters::default(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("hairpin-shard-{index}"))
+                .spawn(move || supervisor::run(home))
+                .map_err(StartError::system("a thread"))?;
+            shards.threads.push(thread);
+        }
+        Ok(shards)
+    }
+
+    /// Where clients are served, with actual ports.
+    pub fn listening(&self) -> &[ListenAddress] {
+        &self.listening
+    }
+
+    /// Optional addresses that could not be bound.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// Gives every machine a new configuration, soon. What [`Settings`] says besides stays as it was.
+    pub fn configure(&self, config: Arc<turn::Config>) {
+        self.command(|| Command::Configure(Arc::clone(&config)));
+    }
+
+    /// Lets no new allocations in; those that exist live on until they end. [`Shards::allocations`] tells when.
+    pub fn drain(&self) {
+        self.command(|| Command::Drain);
+    }
+
+    /// Allocations alive in all shards, now.
+    pub fn allocations(&self) -> usize {
+        self.directory.allocations()
+    }
+
+    /// All counters. Those of a shard with nothing to do are exact, those of a busy one at most a tenth of a second
+    /// old.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&*self.slots)
+    }
+
+    /// Ends all allocations, sends what waits, closes all sockets and waits for the threads.
+    pub fn shut_down(mut self) {
+        self.stop();
+    }
+
+    /// Makes one shard panic.
+    #[doc(hidden)]
+    pub fn crash_for_test(&self, index: usize) {
+        self.mailboxes[index].command(Command::Crash);
+    }
+
+    fn command(&self, command: impl Fn() -> Command) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.command(command()));
+    }
+
+    fn stop(&mut self) {
+        self.command(|| Command::ShutDown);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(event = "shard_lost", "a shard ended with a panic outside of its loop");
+            }
+        }
+    }
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }

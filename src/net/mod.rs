@@ -1,0 +1,29 @@
+//! Sockets and system calls; the only room with sockets, and nearly the only one with `unsafe`.
+//!
+//! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
+//! and out ([`SendBatch`]), TCP listeners and the buffers of one connection ([`tcp`]), the two clocks ([`clock`]), and
+//! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
+//! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
+//! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
+//!
+//! Every `unsafe` block is in `sys.rs`, `receive.rs` or `send.rs`; the rest of this room would do without.
+
+#![allow(unsafe_code)]
+
+pub mod clock;
+mod error;
+mod receive;
+mod send;
+mod sys;
+pub mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+pub use error::{SocketErrorKind, SocketErrors};
+pub use receive::{ReceiveBatch, Received};
+pub use send::{Datagram, SendBatch};
+pub use udp::UdpSocket;
+
+/// Datagrams carried by one system call at most.
+pub const BATCH: usize = 64;

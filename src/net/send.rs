@@ -1,0 +1,197 @@
+//! Datagrams out, many at a time, each to its own destination.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use super::sys::{self, Control, RawAddress};
+use super::{BATCH, SocketErrors, UdpSocket};
+use crate::turn::IpFields;
+
+/// A datagram to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'b> {
+    /// Its destination.
+    pub to: SocketAddr,
+    /// The address of ours it leaves from, where the socket would not know: on a wildcard one. The port is ignored.
+    pub source: Option<SocketAddr>,
+    /// The payload.
+    pub bytes: &'b [u8],
+    /// IP header fields to set.
+    pub ip: IpFields,
+}
+
+/// The tables of `sendmmsg`, kept to be used again.
+#[derive(Debug)]
+pub struct SendBatch {
+    /// Owned; only ever reached through this pointer, because the kernel's headers point into it as well.
+    tables: NonNull<Tables>,
+}
+
+struct Tables {
+    headers: [libc::mmsghdr; BATCH],
+    vectors: [libc::iovec; BATCH],
+    names: [RawAddress; BATCH],
+    controls: [Control; BATCH],
+}
+
+// SAFETY: the tables are owned alone; pointers to payloads in them are not followed outside of `send`.
+unsafe impl Send for SendBatch {}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SendBatch {
+    /// Empty tables.
+    pub fn new() -> Self {
+        let tables = Box::new(Tables {
+            // SAFETY: `mmsghdr` consists of integers and pointers, for which zero is a value.
+            headers: unsafe { std::mem::zeroed() },
+            vectors: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH],
+            names: [RawAddress::ZERO; BATCH],
+            controls: [Control::ZERO; BATCH],
+        });
+        Self { tables: NonNull::new(Box::into_raw(tables)).expect("a box is not null") }
+    }
+
+    /// Sends all of them from one socket, in order and without waiting. What cannot be sent is counted and left out:
+    /// a datagram is never worth holding up the next. Returns system calls made and datagrams accepted by the kernel.
+    pub fn send<'b>(
+        &mut self,
+        socket: &UdpSocket,
+        datagrams: impl IntoIterator<Item = Datagram<'b>>,
+        errors: &mut SocketErrors,
+    ) -> Sent {
+        let mut datagrams = datagrams.into_iter();
+        let mut sent = Sent::default();
+        loop {
+            let mut count = 0;
+            for datagram in datagrams.by_ref().take(BATCH) {
+                self.fill(count, &datagram);
+                count += 1;
+            }
+            self.submit(socket, count, errors, &mut sent);
+            if count < BATCH {
+                return sent;
+            }
+        }
+    }
+
+    fn fill(&mut self, index: usize, datagram: &Datagram<'_>) {
+        assert!(index < BATCH);
+        let tables = self.tables.as_ptr();
+        // SAFETY: `index` is in range of every array, `tables` is owned by `self`, and only these tables are written.
+        // The payload is only going to be read, though `iovec` has no way to say so.
+        unsafe {
+            (*tables).vectors[index] =
+                libc::iovec { iov_base: datagram.bytes.as_ptr().cast_mut().cast(), iov_len: datagram.bytes.len() };
+            let header = &raw mut (*tables).headers[index].msg_hdr;
+            (*header).msg_name = (&raw mut (*tables).names[index]).cast();
+            (*header).msg_namelen = (*tables).names[index].write(datagram.to);
+            (*header).msg_iov = &raw mut (*tables).vectors[index];
+            (*header).msg_iovlen = 1;
+            let control = &mut (*tables).controls[index];
+            let len = write_control(control, datagram);
+            // The kernel does not look at the pointer when the length is zero.
+            (*header).msg_control = (&raw mut *control).cast();
+            (*header).msg_controllen = len as _;
+        }
+    }
+
+    fn submit(&mut self, socket: &UdpSocket, count: usize, errors: &mut SocketErrors, sent: &mut Sent) {
+        let mut next = 0;
+        while next < count {
+            // SAFETY: the entries `next..count` were filled by `fill` in this call of `send`, so that what they point
+            // to is in the tables or still borrowed by the caller.
+            let result = unsafe {
+                let first = (&raw mut (*self.tables.as_ptr()).headers).cast::<libc::mmsghdr>();
+                sys::send_many(socket.as_fd(), first.add(next), count - next)
+            };
+            sent.calls += 1;
+            match result {
+                Ok(accepted) => {
+                    sent.datagrams += accepted as u64;
+                    // The call stops early before a datagram it could not send; the next call says why.
+                    next += accepted;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    // The send buffer is full: the rest would only hear the same.
+                    (next..count).for_each(|_| errors.count(&error));
+                    return;
+                }
+                Err(error) => {
+                    errors.count(&error);
+                    next += 1;
+                }
+            }
+        }
+    }
+}
+
+/// What [`SendBatch::send`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// System calls.
+    pub calls: u64,
+    /// Datagrams the kernel took.
+    pub datagrams: u64,
+}
+
+impl Drop for SendBatch {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::into_raw` in `new`, and nothing refers to it any more.
+        drop(unsafe { Box::from_raw(self.tables.as_ptr()) });
+    }
+}
+
+/// Writes the control messages the datagram needs, returns their length; most need none.
+fn write_control(control: &mut Control, datagram: &Datagram<'_>) -> usize {
+    let mut len = 0;
+    if let Some(source) = datagram.source {
+        match source {
+            SocketAddr::V4(source) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: sys::in_addr(*source.ip()),
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                append(control, &mut len, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            SocketAddr::V6(source) => {
+                let info =
+                    libc::in6_pktinfo { ipi6_addr: sys::in6_addr(*source.ip()), ipi6_ifindex: source.scope_id() as _ };
+                append(control, &mut len, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            }
+        }
+    }
+    if datagram.ip.traffic_class != 0 {
+        let class = libc::c_int::from(datagram.ip.traffic_class);
+        let (level, name) = match datagram.to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        append(control, &mut len, level, name, class);
+    }
+    len
+}
+
+/// Appends one control message.
+fn append<T: Copy>(control: &mut Control, len: &mut usize, level: libc::c_int, kind: libc::c_int, value: T) {
+    // SAFETY: arithmetic only.
+    let (space, claimed) =
+        unsafe { (libc::CMSG_SPACE(size_of::<T>() as u32) as usize, libc::CMSG_LEN(size_of::<T>() as u32) as usize) };
+    assert!(*len + space <= Control::LEN, "control messages fit by construction");
+    // SAFETY: `space` bytes from `len` on lie inside the buffer, which is aligned for `cmsghdr` there because the
+    // buffer is and every space is a multiple of that alignment; the data is written unaligned.
+    unsafe {
+        let message = control.0.as_mut_ptr().add(*len).cast::<libc::cmsghdr>();
+        (*message).cmsg_len = claimed as _;
+        (*message).cmsg_level = level;
+        (*message).cmsg_type = kind;
+        libc::CMSG_DATA(message).cast::<T>().write_unaligned(value);
+    }
+    *len += space;
+}

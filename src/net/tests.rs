@@ -1,0 +1,297 @@
+//! Datagrams over the loopback interface, through the kernel and back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::turn::{IpFields, Packet};
+
+const BUFFER_BYTES: usize = 4 << 20;
+
+fn any_v4() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+fn datagram(to: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
+    Datagram { to, source: None, bytes, ip: IpFields::default() }
+}
+
+/// Reads until `count` more slots are filled; loopback may deliver in several pieces.
+fn receive(batch: &mut ReceiveBatch, socket: &UdpSocket, count: usize) {
+    let wanted = batch.used() + count;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while batch.used() < wanted {
+        assert!(Instant::now() < deadline, "{} of {wanted} datagrams came", batch.used());
+        match batch.receive(socket) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_readable(socket),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn wait_readable(socket: &UdpSocket) {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry, written back in place.
+    unsafe { libc::poll(&raw mut entry, 1, 100) };
+}
+
+fn send_one(socket: &UdpSocket, datagram: Datagram<'_>) {
+    let mut errors = SocketErrors::default();
+    let sent = SendBatch::new().send(socket, [datagram], &mut errors);
+    assert_eq!((sent.datagrams, errors), (1, SocketErrors::default()));
+}
+
+#[test]
+fn a_batch_larger_than_one_call_arrives_whole_and_in_order() {
+    let (a, b) = (UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap(), UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap());
+    let payloads: Vec<Vec<u8>> = (0..BATCH + 10).map(|i| vec![i as u8; i + 1]).collect();
+    let mut errors = SocketErrors::default();
+    let sent =
+        SendBatch::new().send(&a, payloads.iter().map(|payload| datagram(b.local_address(), payload)), &mut errors);
+    assert_eq!(errors, SocketErrors::default());
+    assert_eq!((sent.datagrams, sent.calls), (payloads.len() as u64, 2));
+
+    let mut batch = ReceiveBatch::new().unwrap();
+    let mut payloads = payloads.iter();
+    for count in [BATCH, 10] {
+        receive(&mut batch, &b, count);
+        for slot in 0..count {
+            let received = batch.received(slot);
+            assert_eq!((received.from, received.to), (a.local_address(), b.local_address()));
+            let packet = batch.packet(slot);
+            assert_eq!(packet.message(), payloads.next().unwrap());
+            assert!(packet.range().start >= Packet::HEADROOM);
+        }
+        batch.clear();
+    }
+    let error = batch.receive(&b).expect_err("all was read");
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+}
+
+/// TURN-8656-11.3-05: the longest datagram of each family passes whole.
+#[test]
+fn turn_8656_11_3_05_the_longest_datagrams_pass_whole() {
+    for (address, len) in [("127.0.0.1:0", 65_507), ("[::1]:0", 65_527)] {
+        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES) else {
+            eprintln!("SKIP {address}: this machine has no such address");
+            continue;
+        };
+        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES).unwrap();
+        let payload: Vec<u8> = (0..len).map(|i| (i * 31) as u8).collect();
+        send_one(&a, datagram(b.local_address(), &payload));
+        let mut batch = ReceiveBatch::new().unwrap();
+        receive(&mut batch, &b, 1);
+        assert_eq!(batch.packet(0).message(), payload);
+    }
+}
+
+/// TURN-8656-14-01, 14-02: the whole byte, ECN included, travels in both directions, and only where it is set.
+#[test]
+fn turn_8656_14_the_traffic_class_is_told_and_set() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES) else {
+            eprintln!("SKIP {address}: this machine has no such address");
+            continue;
+        };
+        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES).unwrap();
+        let classes = [0, 0b1011_1010, 0b0000_0001, 0xFF, 0];
+        let datagrams = classes
+            .map(|traffic_class| Datagram { ip: IpFields { traffic_class }, ..datagram(b.local_address(), b"x") });
+        let mut errors = SocketErrors::default();
+        SendBatch::new().send(&a, datagrams, &mut errors);
+        assert_eq!(errors, SocketErrors::default());
+        let mut batch = ReceiveBatch::new().unwrap();
+        receive(&mut batch, &b, classes.len());
+        for (slot, class) in classes.into_iter().enumerate() {
+            assert_eq!(batch.received(slot).ip.traffic_class, class, "{address}");
+            assert_eq!(batch.packet(slot).ip().traffic_class, class);
+        }
+    }
+}
+
+/// STUN-8489-6.3.1.2-01: a wildcard socket knows where each datagram was sent to, and answers from there.
+#[test]
+fn stun_8489_6_3_1_2_01_answers_leave_from_the_address_asked() {
+    let server = UdpSocket::listener("0.0.0.0:0".parse().unwrap(), BUFFER_BYTES).unwrap();
+    assert!(server.is_wildcard());
+    let client = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let mut batch = ReceiveBatch::new().unwrap();
+    // All of 127.0.0.0/8 is local; a plain answer to each of these would leave from 127.0.0.1.
+    for ip in ["127.0.0.2", "127.1.2.3", "127.0.0.1"] {
+        let asked = SocketAddr::new(ip.parse().unwrap(), server.local_address().port());
+        send_one(&client, datagram(asked, b"question"));
+        batch.clear();
+        receive(&mut batch, &server, 1);
+        let received = batch.received(0);
+        assert_eq!((received.from, received.to), (client.local_address(), asked));
+
+        let answer = Datagram {
+            source: Some(received.to),
+            ip: IpFields { traffic_class: 0xB8 },
+            ..datagram(received.from, b"answer")
+        };
+        send_one(&server, answer);
+        batch.clear();
+        receive(&mut batch, &client, 1);
+        assert_eq!(batch.received(0).from, asked);
+        assert_eq!(batch.received(0).ip.traffic_class, 0xB8);
+    }
+}
+
+#[test]
+fn an_ipv6_wildcard_tells_and_sets_addresses_too() {
+    let Ok(server) = UdpSocket::listener("[::]:0".parse().unwrap(), BUFFER_BYTES) else {
+        eprintln!("SKIP: this machine has no IPv6");
+        return;
+    };
+    let Ok(client) = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES) else {
+        eprintln!("SKIP: this machine has no ::1");
+        return;
+    };
+    let asked: SocketAddr = format!("[::1]:{}", server.local_address().port()).parse().unwrap();
+    send_one(&client, datagram(asked, b"question"));
+    let mut batch = ReceiveBatch::new().unwrap();
+    receive(&mut batch, &server, 1);
+    assert_eq!(batch.received(0).to, asked);
+    send_one(&server, Datagram { source: Some(asked), ..datagram(client.local_address(), b"answer") });
+    batch.clear();
+    receive(&mut batch, &client, 1);
+    assert_eq!(batch.received(0).from, asked);
+}
+
+/// One bad datagram costs itself, not its neighbours, and not the socket.
+#[test]
+fn errors_are_counted_and_the_rest_is_sent() {
+    let a = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let b = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let too_large = vec![0; 65_508];
+    let datagrams = [
+        datagram(b.local_address(), b"first"),
+        datagram(b.local_address(), &too_large),
+        datagram("127.0.0.1:1".parse().unwrap(), b"nobody listens here"),
+        datagram(b.local_address(), b"second"),
+    ];
+    let mut errors = SocketErrors::default();
+    let sent = SendBatch::new().send(&a, datagrams, &mut errors);
+    assert_eq!(sent.datagrams, 3);
+    assert_eq!(errors.of(SocketErrorKind::TooLarge), 1);
+    let mut batch = ReceiveBatch::new().unwrap();
+    receive(&mut batch, &b, 2);
+    assert_eq!(batch.packet(0).message(), b"first");
+    assert_eq!(batch.packet(1).message(), b"second");
+    send_one(&a, datagram(b.local_address(), b"third"));
+    receive(&mut batch, &b, 1);
+    assert_eq!(batch.packet(2).message(), b"third");
+}
+
+#[test]
+fn listeners_share_a_port_and_nobody_else_does() {
+    let first = UdpSocket::listener(any_v4(), BUFFER_BYTES).unwrap();
+    let second = UdpSocket::join(&first, BUFFER_BYTES).expect("the same group");
+    assert_eq!(second.local_address(), first.local_address());
+    let in_use = |result: io::Result<UdpSocket>| result.expect_err("taken").kind() == io::ErrorKind::AddrInUse;
+    assert!(in_use(UdpSocket::relay(first.local_address(), BUFFER_BYTES)));
+    assert!(in_use(UdpSocket::listener(first.local_address(), BUFFER_BYTES)), "another server");
+    let relay = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    assert!(in_use(UdpSocket::listener(relay.local_address(), BUFFER_BYTES)));
+    assert!(in_use(UdpSocket::join(&relay, BUFFER_BYTES)));
+}
+
+/// Clients are spread over the sockets of a group, and each stays with one.
+#[test]
+fn the_kernel_spreads_clients_over_the_group() {
+    let first = UdpSocket::listener(any_v4(), BUFFER_BYTES).unwrap();
+    let group = [UdpSocket::join(&first, BUFFER_BYTES).unwrap(), first];
+    let clients: Vec<UdpSocket> = (0..64).map(|_| UdpSocket::relay(any_v4(), 4096).unwrap()).collect();
+    for _ in 0..2 {
+        clients.iter().for_each(|client| send_one(client, datagram(group[0].local_address(), b"x")));
+    }
+    let mut seen = 0;
+    for socket in &group {
+        let mut batch = ReceiveBatch::new().unwrap();
+        let mut from = Vec::new();
+        while let Ok(count) = batch.receive(socket) {
+            from.extend((0..count).map(|slot| batch.received(slot).from));
+            batch.clear();
+        }
+        assert!(!from.is_empty(), "a socket of the group was left out");
+        seen += from.len();
+        from.sort();
+        assert!(from.chunks(2).all(|pair| pair.len() == 2 && pair[0] == pair[1]), "a client changed sockets");
+    }
+    assert_eq!(seen, 2 * clients.len());
+}
+
+#[test]
+fn tcp_listeners_share_a_port_and_nobody_else_does() {
+    let first = tcp::listen(any_v4()).unwrap();
+    let address = first.local_addr().unwrap();
+    let second = tcp::join(&first).expect("the same group");
+    assert_eq!(tcp::listen(address).expect_err("another server").kind(), io::ErrorKind::AddrInUse);
+    let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let mut accepted = [0, 0];
+    for (listener, count) in [&first, &second].into_iter().zip(&mut accepted) {
+        while listener.accept().is_ok() {
+            *count += 1;
+        }
+    }
+    assert_eq!(accepted.iter().sum::<usize>(), clients.len());
+    assert!(accepted.iter().all(|&count| count > 0), "a listener was left out: {accepted:?}");
+}
+
+/// What the kernel drops for want of room is known as soon as something arrives after it.
+#[test]
+fn drops_in_the_receive_queue_are_told() {
+    let a = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let b = UdpSocket::relay(any_v4(), 4096).unwrap();
+    let payload = [0; 1000];
+    let mut errors = SocketErrors::default();
+    SendBatch::new().send(&a, (0..BATCH).map(|_| datagram(b.local_address(), &payload)), &mut errors);
+    let mut batch = ReceiveBatch::new().unwrap();
+    receive(&mut batch, &b, 1);
+    let arrived = batch.used();
+    assert!(arrived < BATCH, "the queue is too small for all of them");
+    send_one(&a, datagram(b.local_address(), b"after"));
+    receive(&mut batch, &b, 1);
+    assert_eq!(batch.queue_drops(), Some((BATCH - arrived) as u32));
+}
+
+#[test]
+fn messages_from_elsewhere_share_the_slots() {
+    let mut batch = ReceiveBatch::new().unwrap();
+    let slot = batch.insert(any_v4(), any_v4(), b"from a stream", IpFields::default());
+    assert_eq!(slot, 0);
+    let longest = vec![9; crate::stun::stream::FRAME_LEN_MAX];
+    assert_eq!(batch.insert(any_v4(), any_v4(), &longest, IpFields::default()), 1);
+    assert_eq!(batch.packet(0).message(), b"from a stream");
+    assert_eq!(batch.packet(1).message(), longest);
+    let range = batch.packet(0).range();
+    batch.slot_mut(0)[range.clone()][..4].copy_from_slice(b"back");
+    assert_eq!(&batch.slot(0)[range][..6], b"back a");
+    assert_eq!(batch.room(), BATCH - 2);
+    batch.clear();
+    assert_eq!(batch.room(), BATCH);
+}
+
+/// Four megabytes are promised and hardly any are used: the memory is there when it is touched.
+#[test]
+fn untouched_slots_cost_no_memory() {
+    fn resident_pages(batch: &ReceiveBatch) -> usize {
+        let slots: usize = (0..BATCH).map(|slot| batch.slot(slot).len()).sum();
+        let mut pages = vec![0_u8; slots.div_ceil(4096) + 1];
+        let start = batch.slot(0).as_ptr().cast_mut().cast();
+        // SAFETY: the slots are one mapping that starts at a page; the vector has a byte for each page of it.
+        let result = unsafe { libc::mincore(start, slots, pages.as_mut_ptr()) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        pages.iter().filter(|&&page| page & 1 == 1).count()
+    }
+    let mut batch = ReceiveBatch::new().unwrap();
+    assert_eq!(resident_pages(&batch), 0);
+    for _ in 0..BATCH {
+        batch.insert(any_v4(), any_v4(), &[1; 1200], IpFields::default());
+    }
+    assert!(resident_pages(&batch) <= 2 * BATCH);
+}

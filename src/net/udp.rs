@@ -1,0 +1,121 @@
+//! UDP sockets, set up for serving clients or for being a relayed transport address.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sys;
+
+/// A nonblocking UDP socket of one address family.
+///
+/// It tells the traffic class of what arrives and lets big datagrams be fragmented: a relay carries what it is given
+/// (TURN-8656-11.3-05), and refusing with EMSGSIZE what the sender's own path let through would be a black hole.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    local: SocketAddr,
+}
+
+impl UdpSocket {
+    /// The first socket for clients at this address; fails when anybody else has it, even somebody who would share.
+    /// [`UdpSocket::join`] adds further ones, over which the kernel then spreads the clients (SO_REUSEPORT).
+    ///
+    /// On a wildcard address it tells where each datagram was sent to, so that the answer can leave from there
+    /// (STUN-8489-6.3.1.2-01). `buffer_bytes` are asked for in each direction.
+    ///
+    /// # Errors
+    /// Whatever the system says to `socket`, `setsockopt` or `bind`.
+    pub fn listener(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
+        let this = Self::unbound(address, buffer_bytes)?.bound(address)?;
+        this.tell_destinations()?;
+        // Only now: with the option set before, `bind` would quietly share the port with another server of the same
+        // user, and a port of 0 could even be given the port of one.
+        this.socket.set_reuse_port(true)?;
+        Ok(this)
+    }
+
+    /// A further socket for clients at the address of a [`UdpSocket::listener`].
+    ///
+    /// # Errors
+    /// As for the first.
+    pub fn join(first: &Self, buffer_bytes: usize) -> io::Result<Self> {
+        let this = Self::unbound(first.local, buffer_bytes)?;
+        this.socket.set_reuse_port(true)?;
+        let this = this.bound(first.local)?;
+        this.tell_destinations()?;
+        Ok(this)
+    }
+
+    /// A relayed transport address. It shares its port with nobody.
+    ///
+    /// # Errors
+    /// Whatever the system says; EADDRINUSE when somebody has the port.
+    pub fn relay(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
+        Self::unbound(address, buffer_bytes)?.bound(address)
+    }
+
+    fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        let fd = socket.as_fd();
+        match address {
+            SocketAddr::V4(_) => {
+                sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+                sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+            }
+            SocketAddr::V6(_) => {
+                socket.set_only_v6(true)?;
+                sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+                sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            }
+        }
+        sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+        set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, buffer_bytes)?;
+        set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, buffer_bytes)?;
+        Ok(Self { socket, local: address })
+    }
+
+    fn bound(mut self, address: SocketAddr) -> io::Result<Self> {
+        self.socket.bind(&address.into())?;
+        self.local = self.socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(self)
+    }
+
+    fn tell_destinations(&self) -> io::Result<()> {
+        match self.local {
+            _ if !self.is_wildcard() => Ok(()),
+            SocketAddr::V4(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+            SocketAddr::V6(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+        }
+    }
+
+    /// The address it is bound to, with the actual port.
+    pub const fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether it takes datagrams for every address of this machine, so that each answer must name its source.
+    pub const fn is_wildcard(&self) -> bool {
+        self.local.ip().is_unspecified()
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// With CAP_NET_ADMIN beyond net.core.rmem_max and wmem_max, else as far as these go (the kernel clamps silently).
+fn set_buffer(socket: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+    sys::set_option(socket, libc::SOL_SOCKET, force, bytes)
+        .or_else(|_| sys::set_option(socket, libc::SOL_SOCKET, plain, bytes))
+}

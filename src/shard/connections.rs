@@ -1,0 +1,167 @@
+//! TCP connections of clients: who they are, what waits for them, and how long they may be silent.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry};
+
+use super::directory::ConnectionHeld;
+use super::token::Source;
+use crate::net::tcp::{PartialMessage, SendBuffer};
+use crate::turn::{FiveTuple, Now};
+
+/// A connection that may stay.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) path: FiveTuple,
+    pub(super) held: ConnectionHeld,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) path: FiveTuple,
+    pub(super) stream: TcpStream,
+    pub(super) partial: PartialMessage,
+    pub(super) out: SendBuffer,
+    /// When the last whole message came.
+    pub(super) last_message: Now,
+    /// Allocations of this client; with one, silence is no reason to close.
+    pub(super) allocations: usize,
+    /// Whether it stands in the queue of sockets to read.
+    pub(super) is_queued: bool,
+    /// Whether it stands in the list of those to write.
+    pub(super) is_dirty: bool,
+    /// Reading was stopped because too many answers wait.
+    pub(super) is_paused: bool,
+    /// The other side has said it will send no more: read on until that is reached.
+    pub(super) is_read_closed: bool,
+    generation: u32,
+    _held: ConnectionHeld,
+}
+
+impl Connection {
+    /// Reads once, or fails as the system does; zero is the end.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Its event source.
+    pub(super) fn source(&self, index: usize) -> Source {
+        Source::connection(index, self.generation)
+    }
+}
+
+/// All connections of a shard, by index and by 5-tuple.
+#[derive(Debug)]
+pub(super) struct Connections {
+    table: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    by_path: HashMap<FiveTuple, usize, ahash::RandomState>,
+    generation: u32,
+}
+
+impl Connections {
+    /// `seeds` keep clients from choosing ports that collide.
+    pub(super) fn new(seeds: [u64; 4]) -> Self {
+        let [a, b, c, d] = seeds;
+        Self {
+            table: Vec::new(),
+            free: Vec::new(),
+            by_path: HashMap::with_hasher(ahash::RandomState::with_seeds(a, b, c, d)),
+            generation: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_path.len()
+    }
+
+    /// Takes an accepted connection in and listens for events on it. Its 5-tuple must be new here.
+    pub(super) fn open(
+        &mut self,
+        registry: &Registry,
+        accepted: Accepted,
+        send_buffer_bytes: usize,
+        now: Now,
+    ) -> io::Result<()> {
+        let Accepted { mut stream, path, held } = accepted;
+        debug_assert!(!self.by_path.contains_key(&path));
+        let index = self.free.pop().unwrap_or(self.table.len());
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let token = Source::connection(index, generation).token();
+        if let Err(error) = registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
+            self.forget(index);
+            return Err(error);
+        }
+        let connection = Connection {
+            path,
+            stream,
+            partial: PartialMessage::default(),
+            out: SendBuffer::new(send_buffer_bytes),
+            last_message: now,
+            allocations: 0,
+            is_queued: false,
+            is_dirty: false,
+            is_paused: false,
+            is_read_closed: false,
+            generation,
+            _held: held,
+        };
+        if index == self.table.len() {
+            self.table.push(None);
+        }
+        self.table[index] = Some(connection);
+        self.by_path.insert(path, index);
+        Ok(())
+    }
+
+    fn forget(&mut self, index: usize) {
+        if index < self.table.len() {
+            self.free.push(index);
+        }
+    }
+
+    /// Takes a connection out of the table; dropping it closes it.
+    pub(super) fn close(&mut self, index: usize) -> Option<Connection> {
+        let connection = self.table.get_mut(index)?.take()?;
+        self.by_path.remove(&connection.path);
+        self.free.push(index);
+        Some(connection)
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Connection> {
+        self.table.get_mut(index)?.as_mut()
+    }
+
+    /// Whoever an event token means, if it is still there.
+    pub(super) fn by_token(&mut self, index: usize, generation: u32) -> Option<&mut Connection> {
+        let connection = self.table.get_mut(index)?.as_mut()?;
+        (connection.source(index) == Source::Connection { index, generation }).then_some(connection)
+    }
+
+    pub(super) fn index_of(&self, path: &FiveTuple) -> Option<usize> {
+        self.by_path.get(path).copied()
+    }
+
+    /// The first connection from `index` on that has been silent since before `deadline` without an allocation.
+    pub(super) fn next_idle(&self, index: usize, deadline: Now) -> Option<usize> {
+        (index..self.table.len()).find(|&index| {
+            self.table[index]
+                .as_ref()
+                .is_some_and(|connection| connection.allocations == 0 && connection.last_message < deadline)
+        })
+    }
+
+    /// Every connection with its index.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Connection)> {
+        self.table.iter_mut().enumerate().filter_map(|(index, place)| Some((index, place.as_mut()?)))
+    }
+}

@@ -1,0 +1,201 @@
+//! What a shard has counted, where others can read it.
+//!
+//! The shard counts in plain integers of its own and now and then puts a copy into its [`Slot`]: before it sleeps, so
+//! that the copy of an idle shard is exact, and ten times a second while it does not sleep.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::net::SocketErrors;
+use crate::turn;
+
+/// Sums of the shell of one shard, since it was started; a restart after a panic does not reset them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShellCounters {
+    /// Datagrams read from sockets of listeners and relays.
+    pub datagrams_received: u64,
+    /// System calls that read at least one datagram.
+    pub receive_batches: u64,
+    /// Datagrams the kernel took.
+    pub datagrams_sent: u64,
+    /// System calls that sent datagrams.
+    pub send_batches: u64,
+    /// Datagrams the kernel dropped because the receive queue of a socket was full, as far as it has said so.
+    pub receive_queue_drops: u64,
+    /// Errors of system calls on sockets, by kind.
+    pub socket_errors: SocketErrors,
+    /// Relayed messages dropped because the client reads its connection too slowly (TURN-8656-LIFE-04).
+    pub send_buffer_drops: u64,
+    /// Packets to relays of other shards dropped because the mailbox there was full.
+    pub mailbox_overflows: u64,
+    /// Packets for an allocation, connection or listener that was gone when they were to be sent.
+    pub unsendable: u64,
+    /// Connections accepted and kept.
+    pub connections_accepted: u64,
+    /// Connections closed at once, because there are too many altogether or from that address.
+    pub connections_refused: u64,
+    /// Connections closed because their bytes were no messages (any more).
+    pub connections_lost_framing: u64,
+    /// Connections closed because nothing came for too long.
+    pub connections_idle: u64,
+    /// How often a panic has cost this shard its allocations.
+    pub shard_restarts: u64,
+    /// Time not spent waiting, in nanoseconds.
+    pub busy_nanos: u64,
+}
+
+/// Everything of one shard, or of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardSnapshot {
+    /// What the machine has counted, those before a restart included.
+    pub turn: turn::Counters,
+    /// What its shell has counted.
+    pub shell: ShellCounters,
+    /// Allocations alive.
+    pub allocations: usize,
+    /// Connections open.
+    pub connections: usize,
+}
+
+/// All shards at about the same moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Their sums.
+    pub total: ShardSnapshot,
+    /// Each by its index.
+    pub shards: Vec<ShardSnapshot>,
+}
+
+impl Snapshot {
+    pub(super) fn of<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> Self {
+        let shards: Vec<ShardSnapshot> = slots.into_iter().map(Slot::read).collect();
+        let mut total = ShardSnapshot::default();
+        shards.iter().for_each(|shard| total.add(shard));
+        Self { total, shards }
+    }
+}
+
+impl ShardSnapshot {
+    fn add(&mut self, other: &Self) {
+        // Taken apart completely, here and below, so that a new counter cannot be forgotten.
+        let Self { turn, shell, allocations, connections } = other;
+        add_machine(&mut self.turn, turn);
+        self.shell.add(shell);
+        self.allocations += allocations;
+        self.connections += connections;
+    }
+}
+
+impl ShellCounters {
+    fn add(&mut self, other: &Self) {
+        let Self {
+            datagrams_received,
+            receive_batches,
+            datagrams_sent,
+            send_batches,
+            receive_queue_drops,
+            socket_errors,
+            send_buffer_drops,
+            mailbox_overflows,
+            unsendable,
+            connections_accepted,
+            connections_refused,
+            connections_lost_framing,
+            connections_idle,
+            shard_restarts,
+            busy_nanos,
+        } = other;
+        self.datagrams_received += datagrams_received;
+        self.receive_batches += receive_batches;
+        self.datagrams_sent += datagrams_sent;
+        self.send_batches += send_batches;
+        self.receive_queue_drops += receive_queue_drops;
+        add_each(&mut self.socket_errors.0, &socket_errors.0);
+        self.send_buffer_drops += send_buffer_drops;
+        self.mailbox_overflows += mailbox_overflows;
+        self.unsendable += unsendable;
+        self.connections_accepted += connections_accepted;
+        self.connections_refused += connections_refused;
+        self.connections_lost_framing += connections_lost_framing;
+        self.connections_idle += connections_idle;
+        self.shard_restarts += shard_restarts;
+        self.busy_nanos += busy_nanos;
+    }
+}
+
+/// Adds up what two machines have counted.
+pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
+    let turn::Counters {
+        requests,
+        successes,
+        errors,
+        drops,
+        rejections,
+        allocations_created,
+        allocations_ended,
+        traffic,
+    } = other;
+    add_each(&mut sum.requests, requests);
+    add_each(&mut sum.successes, successes);
+    add_each(&mut sum.errors, errors);
+    add_each(&mut sum.drops, drops);
+    add_each(&mut sum.rejections, rejections);
+    sum.allocations_created += allocations_created;
+    add_each(&mut sum.allocations_ended, allocations_ended);
+    let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = traffic;
+    sum.traffic.packets_to_peer += packets_to_peer;
+    sum.traffic.bytes_to_peer += bytes_to_peer;
+    sum.traffic.packets_to_client += packets_to_client;
+    sum.traffic.bytes_to_client += bytes_to_client;
+}
+
+fn add_each(sums: &mut [u64], others: &[u64]) {
+    sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
+}
+
+/// Where one shard puts its copy. On cache lines of its own; the lock is held for the time of a copy.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Slot(Mutex<ShardSnapshot>);
+
+impl Slot {
+    pub(super) fn publish(&self, write: impl FnOnce(&mut ShardSnapshot)) {
+        // Numbers cannot be left in a bad state; whoever panicked while writing is counted as well.
+        write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn read(&self) -> ShardSnapshot {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::SocketErrorKind;
+
+    #[test]
+    fn snapshots_sum_and_keep_each_shard() {
+        let slots = [Slot::default(), Slot::default(), Slot::default()];
+        for (index, slot) in slots.iter().enumerate() {
+            slot.publish(|copy| {
+                copy.turn.requests[1] = 1 << index;
+                copy.turn.traffic.bytes_to_client = 10;
+                copy.shell.socket_errors.0[SocketErrorKind::Refused as usize] = 1;
+                copy.shell.datagrams_sent = index as u64;
+                copy.allocations = 2;
+            });
+        }
+        let snapshot = Snapshot::of(&slots);
+        assert_eq!(snapshot.total.turn.requests[1], 7);
+        assert_eq!(snapshot.total.turn.traffic.bytes_to_client, 30);
+        assert_eq!(snapshot.total.shell.socket_errors.of(SocketErrorKind::Refused), 3);
+        assert_eq!(snapshot.total.shell.datagrams_sent, 3);
+        assert_eq!(snapshot.total.allocations, 6);
+        assert_eq!(snapshot.shards[2].turn.requests[1], 4);
+    }
+
+    #[test]
+    fn slots_share_no_cache_line() {
+        assert!(align_of::<Slot>() >= 128 && size_of::<Slot>().is_multiple_of(128));
+    }
+}

@@ -1,0 +1,264 @@
+//! What really is shared between shards: who has how much.
+//!
+//! Counts only, touched when an allocation or a connection begins or ends, never by a packet. Each count is held by a
+//! value ([`AllocationHeld`], [`ConnectionHeld`]) and given back when that value is dropped, so that a shard that
+//! panics gives back what it held while it unwinds. Entries vanish at zero: the maps are as large as what is alive.
+
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::{ConnectionLimits, Quotas};
+use crate::turn::BindError;
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    quotas: Quotas,
+    limits: ConnectionLimits,
+    allocations: AtomicUsize,
+    accounts: DashMap<Arc<str>, usize>,
+    connections: AtomicUsize,
+    addresses: DashMap<IpAddr, usize>,
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionRefusal {
+    /// There are as many as allowed altogether.
+    Total,
+    /// There are as many as allowed from this address.
+    PerAddress,
+}
+
+/// One allocation, counted.
+#[derive(Debug)]
+pub(super) struct AllocationHeld {
+    directory: Arc<Directory>,
+    account: Arc<str>,
+}
+
+/// One connection, counted.
+#[derive(Debug)]
+pub(super) struct ConnectionHeld {
+    directory: Arc<Directory>,
+    address: IpAddr,
+}
+
+impl Directory {
+    pub(super) fn new(quotas: Quotas, limits: ConnectionLimits) -> Self {
+        Self {
+            quotas,
+            limits,
+            allocations: AtomicUsize::new(0),
+            accounts: DashMap::new(),
+            connections: AtomicUsize::new(0),
+            addresses: DashMap::new(),
+        }
+    }
+
+    /// Allocations alive, in all shards.
+    pub(super) fn allocations(&self) -> usize {
+        self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// Counts an allocation (abuse S12).
+    pub(super) fn hold_allocation(self: &Arc<Self>, account: &Arc<str>) -> Result<AllocationHeld, BindError> {
+        if !increment_below(&self.accounts, Arc::clone(account), self.quotas.allocations_per_account) {
+            return Err(BindError::UserQuotaReached);
+        }
+        // From here on the account is counted, and uncounted if this returns early.
+        if !increment_total(&self.allocations, self.quotas.allocations) {
+            decrement(&self.accounts, account);
+            return Err(BindError::OutOfCapacity);
+        }
+        Ok(AllocationHeld { directory: Arc::clone(self), account: Arc::clone(account) })
+    }
+
+    /// Counts a connection (STUN-8489-6.2.2-05).
+    pub(super) fn hold_connection(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionHeld, ConnectionRefusal> {
+        let address = site(client);
+        if !increment_below(&self.addresses, address, self.limits.per_address) {
+            return Err(ConnectionRefusal::PerAddress);
+        }
+        if !increment_total(&self.connections, self.limits.total) {
+            decrement(&self.addresses, &address);
+            return Err(ConnectionRefusal::Total);
+        }
+        Ok(ConnectionHeld { directory: Arc::clone(self), address })
+    }
+}
+
+impl Drop for AllocationHeld {
+    fn drop(&mut self) {
+        self.directory.allocations.fetch_sub(1, Ordering::Relaxed);
+        decrement(&self.directory.accounts, &self.account);
+    }
+}
+
+impl Drop for ConnectionHeld {
+    fn drop(&mut self) {
+        self.directory.connections.fetch_sub(1, Ordering::Relaxed);
+        decrement(&self.directory.addresses, &self.address);
+    }
+}
+
+/// Who shares the bound for one address: an IPv4 address, or an IPv6 /64, of which one client has all addresses.
+fn site(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(client) => IpAddr::V6(Ipv6Addr::from_bits(client.to_bits() >> 64 << 64)),
+    }
+}
+
+fn increment_total(total: &AtomicUsize, limit: usize) -> bool {
+    total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+}
+
+fn increment_below<K: Eq + Hash>(map: &DashMap<K, usize>, key: K, limit: usize) -> bool {
+    match map.entry(key) {
+        Entry::Occupied(mut entry) if *entry.get() < limit => *entry.get_mut() += 1,
+        Entry::Vacant(entry) if limit > 0 => drop(entry.insert(1)),
+        _ => return false,
+    }
+    true
+}
+
+fn decrement<K: Eq + Hash>(map: &DashMap<K, usize>, key: &K) {
+    let gone = map.remove_if_mut(key, |_, count| {
+        // Never below zero: an entry exists only while somebody holds one of its counts.
+        debug_assert!(*count > 0);
+        *count -= 1;
+        *count == 0
+    });
+    debug_assert!(gone.is_none_or(|(_, count)| count == 0));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn directory(allocations: usize, per_account: usize, total: usize, per_address: usize) -> Arc<Directory> {
+        Arc::new(Directory::new(
+            Quotas { allocations, allocations_per_account: per_account },
+            ConnectionLimits { total, per_address, send_buffer_bytes: 0, idle_secs: 0 },
+        ))
+    }
+
+    fn assert_empty(directory: &Directory) {
+        assert_eq!(directory.allocations(), 0);
+        assert_eq!(directory.connections.load(Ordering::Relaxed), 0);
+        assert!(directory.accounts.is_empty());
+        assert!(directory.addresses.is_empty());
+    }
+
+    #[test]
+    fn s12_account_and_server_have_their_own_answers() {
+        let directory = directory(3, 2, 0, 0);
+        let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
+        let first = directory.hold_allocation(&alice).expect("the first");
+        let _second = directory.hold_allocation(&alice).expect("the second");
+        assert_eq!(directory.hold_allocation(&alice).unwrap_err(), BindError::UserQuotaReached);
+        let _third = directory.hold_allocation(&bob).expect("somebody else");
+        assert_eq!(directory.hold_allocation(&bob).unwrap_err(), BindError::OutOfCapacity);
+        drop(first);
+        let _again = directory.hold_allocation(&bob).expect("one place became free");
+        assert_eq!(directory.hold_allocation(&alice).unwrap_err(), BindError::OutOfCapacity);
+        assert_eq!(directory.allocations(), 3);
+    }
+
+    #[test]
+    fn one_ipv6_site_is_one_address() {
+        let directory = directory(0, 0, 10, 1);
+        let hold = |ip: &str| directory.hold_connection(ip.parse().unwrap());
+        let _first = hold("2001:db8:1:2::1").expect("the first");
+        assert_eq!(hold("2001:db8:1:2:ffff::2").unwrap_err(), ConnectionRefusal::PerAddress);
+        let _other_site = hold("2001:db8:1:3::1").expect("another /64");
+        let _v4 = hold("192.0.2.1").expect("the first");
+        let _v4_neighbour = hold("192.0.2.2").expect("another address");
+        assert_eq!(hold("192.0.2.1").unwrap_err(), ConnectionRefusal::PerAddress);
+    }
+
+    #[test]
+    fn counts_are_given_back_while_unwinding() {
+        let directory = directory(10, 10, 10, 10);
+        let held = Arc::clone(&directory);
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _allocation = held.hold_allocation(&"alice".into()).unwrap();
+            let _connection = held.hold_connection("192.0.2.1".parse().unwrap()).unwrap();
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }));
+        assert!(panic.is_err());
+        assert_empty(&directory);
+    }
+
+    #[test]
+    fn threads_never_exceed_a_quota() {
+        let directory = directory(1000, 7, 0, 0);
+        let account: Arc<str> = "alice".into();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let held: Vec<_> = (0..3).map(|_| directory.hold_allocation(&account)).collect();
+                        assert!(directory.accounts.get(&account).is_none_or(|count| *count <= 7));
+                        drop(held);
+                    }
+                });
+            }
+        });
+        assert_empty(&directory);
+    }
+
+    proptest! {
+        /// Any order of beginnings and ends: counts equal what is held, bounds hold, and nothing is left behind.
+        #[test]
+        fn counts_follow_a_naive_model(steps in proptest::collection::vec((0..4_u8, any::<bool>(), any::<u16>()), 0..200)) {
+            let directory = directory(12, 5, 12, 5);
+            let mut allocations = Vec::new();
+            let mut connections = Vec::new();
+            for (who, begin, pick) in steps {
+                let account: Arc<str> = format!("user{who}").into();
+                let address = IpAddr::from([192, 0, 2, who]);
+                if begin {
+                    let mine = allocations.iter().filter(|(name, _)| *name == account).count();
+                    match directory.hold_allocation(&account) {
+                        Ok(held) => {
+                            prop_assert!(mine < 5 && allocations.len() < 12);
+                            allocations.push((account, held));
+                        }
+                        Err(BindError::UserQuotaReached) => prop_assert_eq!(mine, 5),
+                        Err(error) => {
+                            prop_assert_eq!(error, BindError::OutOfCapacity);
+                            prop_assert_eq!(allocations.len(), 12);
+                        }
+                    }
+                    let mine = connections.iter().filter(|(ip, _)| *ip == address).count();
+                    match directory.hold_connection(address) {
+                        Ok(held) => connections.push((address, held)),
+                        Err(ConnectionRefusal::PerAddress) => prop_assert_eq!(mine, 5),
+                        Err(ConnectionRefusal::Total) => prop_assert_eq!(connections.len(), 12),
+                    }
+                } else {
+                    if !allocations.is_empty() {
+                        allocations.swap_remove(usize::from(pick) % allocations.len());
+                    }
+                    if !connections.is_empty() {
+                        connections.swap_remove(usize::from(pick) % connections.len());
+                    }
+                }
+                prop_assert_eq!(directory.allocations(), allocations.len());
+                let listed: usize = directory.accounts.iter().map(|entry| *entry.value()).sum();
+                prop_assert_eq!(listed, allocations.len());
+                prop_assert!(directory.accounts.iter().all(|entry| *entry.value() > 0));
+            }
+            drop((allocations, connections));
+            assert_empty(&directory);
+        }
+    }
+}

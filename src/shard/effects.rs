@@ -1,0 +1,91 @@
+//! What the machine asks for besides sending: sockets opened and closed, late answers, lines in the log.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::reactor::Shard;
+use super::record;
+use super::start::explain;
+use crate::net::UdpSocket;
+use crate::turn::{BindError, Effect, Event, RelayId, Transport};
+
+/// At most one line in this many seconds about sockets that cannot be bound; the counters have the rest.
+const BIND_WARNING_SECS: u32 = 10;
+
+impl Shard<'_> {
+    /// To be called after every call of the machine, until nothing is left.
+    pub(super) fn drain_effects(&mut self) {
+        while let Some(effect) = self.server.next_effect() {
+            match effect {
+                Effect::BindRelay { relay, local, account } => {
+                    let result = self.bind_relay(relay, local, &account);
+                    self.server.relay_bound(self.clock, relay, result);
+                }
+                Effect::CloseRelay { relay, account: _ } => self.close_relay(relay),
+                Effect::Send { to, bytes } => match to.transport {
+                    Transport::Udp => self.send_now(to, &bytes),
+                    Transport::Tcp => self.send_to_stream(&to, &bytes),
+                },
+                Effect::Record(event) => {
+                    self.note_client(&event);
+                    record::log(&event);
+                }
+            }
+        }
+    }
+
+    fn bind_relay(&mut self, relay: RelayId, local: SocketAddr, account: &Arc<str>) -> Result<(), BindError> {
+        let held = self.home.directory.hold_allocation(account)?;
+        UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes)
+            .and_then(|socket| self.relays.open(self.home.poll.registry(), relay, socket, held))
+            .map_err(|error| self.bind_failed(local, &error))
+    }
+
+    fn bind_failed(&mut self, local: SocketAddr, error: &io::Error) -> BindError {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            return BindError::PortInUse;
+        }
+        self.home.counters.socket_errors.count(error);
+        let now = self.clock.now;
+        if self.bind_warned.is_none_or(|warned| warned.plus_secs(BIND_WARNING_SECS) <= now) {
+            self.bind_warned = Some(now);
+            warn!(event = "relay_bind_failed", address = %local, why = explain(error));
+        }
+        BindError::OutOfCapacity
+    }
+
+    fn close_relay(&mut self, relay: RelayId) {
+        // Data that came before the end still leaves through this socket.
+        if self.is_sending_from(relay) {
+            self.send_datagrams();
+        }
+        let Some(closed) = self.relays.close(relay) else {
+            return;
+        };
+        if let Some(path) = closed.path
+            && let Some(index) = self.connections.index_of(&path)
+            && let Some(connection) = self.connections.get_mut(index)
+        {
+            connection.allocations = connection.allocations.saturating_sub(1);
+            connection.last_message = self.clock.now;
+        }
+    }
+
+    /// Remembers whose relay it is: a connection with an allocation may be silent.
+    fn note_client(&mut self, event: &Event) {
+        let Event::Allocated { relay, path, .. } = event else {
+            return;
+        };
+        if let Some(relay) = self.relays.get_mut(*relay) {
+            relay.path = Some(*path);
+        }
+        if let Some(index) = self.connections.index_of(path)
+            && let Some(connection) = self.connections.get_mut(index)
+        {
+            connection.allocations += 1;
+        }
+    }
+}

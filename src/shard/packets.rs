@@ -1,0 +1,279 @@
+//! Datagrams: from a socket through the machine and, at the end of the batch, out again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::listeners::Kind;
+use super::reactor::Shard;
+use crate::net::{BATCH, Datagram, clock};
+use crate::turn::{FiveTuple, IpFields, Packet, RelayId, Transport, Verdict};
+
+/// With less room than this a batch is sent before more is read, so that no socket is read in crumbs.
+const ROOM_MIN: usize = BATCH / 4;
+
+/// Packets taken from the mailbox in one turn.
+const PARCELS_PER_TURN: usize = 2 * BATCH;
+
+/// A datagram to send at the end of the batch.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    via: Via,
+    to: SocketAddr,
+    /// Set where the socket does not know its own address.
+    source: Option<SocketAddr>,
+    slot: usize,
+    bytes: Range<usize>,
+    ip: IpFields,
+}
+
+/// The socket that sends. The order means nothing but brings datagrams of one socket together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Via {
+    Listener(usize),
+    Relay(RelayId),
+}
+
+/// Who gets the reply, if there is one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asker {
+    /// The sender of a datagram that came to this listener.
+    Listener(usize, FiveTuple),
+    /// The client of this connection.
+    Connection(usize),
+    /// Peers and other relays are never answered.
+    Nobody,
+}
+
+impl Shard<'_> {
+    /// Reads a batch from a listener; whether there may be more.
+    pub(super) fn read_listener(&mut self, index: usize) -> bool {
+        self.make_room();
+        let first = self.home.batch.used();
+        let room = self.home.batch.room();
+        let listener = self.home.listeners.get_mut(index);
+        let Kind::Udp(socket) = &listener.kind else {
+            unreachable!("connections are accepted elsewhere");
+        };
+        let count = match self.home.batch.receive(socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => {
+                self.home.counters.socket_errors.count(&error);
+                return true;
+            }
+        };
+        let drops = self.home.batch.queue_drops();
+        self.home.counters.receive_queue_drops += new_drops(&mut listener.queue_drops, drops);
+        self.begin_batch(count);
+        for slot in first..first + count {
+            let received = self.home.batch.received(slot);
+            let path = FiveTuple { transport: Transport::Udp, client: received.from, server: received.to };
+            self.serve_client(path, slot, Asker::Listener(index, path));
+        }
+        count == room
+    }
+
+    /// Reads a batch from the socket of a relay; whether there may be more.
+    pub(super) fn read_relay(&mut self, index: usize, generation: u32) -> bool {
+        self.make_room();
+        let first = self.home.batch.used();
+        let room = self.home.batch.room();
+        let Some(relay) = self.relays.by_token(index, generation) else {
+            return false;
+        };
+        let count = match self.home.batch.receive(&relay.socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => {
+                self.home.counters.socket_errors.count(&error);
+                return true;
+            }
+        };
+        let id = relay.id;
+        let drops = self.home.batch.queue_drops();
+        self.home.counters.receive_queue_drops += new_drops(&mut relay.queue_drops, drops);
+        self.begin_batch(count);
+        for slot in first..first + count {
+            let received = self.home.batch.received(slot);
+            let mut packet = self.home.batch.packet(slot);
+            let verdict = self.server.from_peer(self.clock, id, received.from, &mut packet);
+            self.carry_out(verdict, slot, Asker::Nobody);
+            self.drain_effects();
+        }
+        count == room
+    }
+
+    /// Reads packets that relays of other shards have sent to ours; whether there may be more.
+    pub(super) fn read_mailbox(&mut self) -> bool {
+        self.clock = clock::read();
+        for _ in 0..PARCELS_PER_TURN {
+            let Some(parcel) = self.home.mailbox().next_parcel() else {
+                return false;
+            };
+            let slot = self.insert(parcel.from, parcel.relayed, &parcel.bytes, parcel.ip);
+            self.home.mailbox().give_back(parcel.bytes);
+            let mut packet = self.home.batch.packet(slot);
+            let verdict = self.server.from_relay(self.clock, parcel.relayed, parcel.from, &mut packet);
+            self.carry_out(verdict, slot, Asker::Nobody);
+            self.drain_effects();
+        }
+        self.home.mailbox().has_parcels()
+    }
+
+    /// Hands a message in a slot to the machine and does what it says.
+    pub(super) fn serve_client(&mut self, path: FiveTuple, slot: usize, asker: Asker) {
+        let mut packet = self.home.batch.packet(slot);
+        let verdict = self.server.from_client(self.clock, path, &mut packet, &mut self.reply);
+        self.carry_out(verdict, slot, asker);
+        self.drain_effects();
+    }
+
+    /// Copies a message into the batch, which is sent first if it is full.
+    pub(super) fn insert(&mut self, from: SocketAddr, to: SocketAddr, message: &[u8], ip: IpFields) -> usize {
+        if self.home.batch.room() == 0 {
+            self.send_datagrams();
+            self.home.batch.clear();
+        }
+        self.home.batch.insert(from, to, message, ip)
+    }
+
+    fn begin_batch(&mut self, count: usize) {
+        self.clock = clock::read();
+        self.home.counters.receive_batches += 1;
+        self.home.counters.datagrams_received += count as u64;
+    }
+
+    fn make_room(&mut self) {
+        if self.home.batch.room() < ROOM_MIN {
+            self.send_datagrams();
+            self.home.batch.clear();
+        }
+    }
+
+    fn carry_out(&mut self, verdict: Verdict, slot: usize, asker: Asker) {
+        match verdict {
+            Verdict::ToPeer { from, to, bytes, ip } => {
+                self.outgoing.push(Outgoing { via: Via::Relay(from), to, source: None, slot, bytes, ip })
+            }
+            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Udp => {
+                match self.home.listeners.udp_for(to.server) {
+                    Some(listener) => self.queue_to_client(listener, to, slot, bytes, ip),
+                    None => self.home.counters.unsendable += 1,
+                }
+            }
+            Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
+            Verdict::ToRelay { relayed, from, bytes, ip } => {
+                let owner = self.home.place.owner_of(relayed.port());
+                let bytes = &self.home.batch.slot(slot)[bytes];
+                match self.home.mailboxes[usize::from(owner)].post(relayed, from, ip, bytes) {
+                    Ok(()) if self.to_wake.contains(&owner) => {}
+                    Ok(()) => self.to_wake.push(owner),
+                    Err(_) => self.home.counters.mailbox_overflows += 1,
+                }
+            }
+            Verdict::Reply { len } => match asker {
+                Asker::Listener(listener, path) => {
+                    // The question is not needed any more; its slot keeps the answer until the batch is sent.
+                    let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
+                    self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
+                    self.queue_to_client(listener, path, slot, bytes, IpFields::default());
+                }
+                Asker::Connection(index) => self.answer_stream(index, len),
+                Asker::Nobody => {}
+            },
+            Verdict::Later | Verdict::Drop(_) => {}
+        }
+    }
+
+    fn queue_to_client(&mut self, listener: usize, to: FiveTuple, slot: usize, bytes: Range<usize>, ip: IpFields) {
+        self.outgoing.push(Outgoing {
+            via: Via::Listener(listener),
+            to: to.client,
+            source: self.source_at(listener, to.server),
+            slot,
+            bytes,
+            ip,
+        });
+    }
+
+    /// STUN-8489-6.3.1.2-01: what to tell the socket so that the datagram leaves from `server`.
+    fn source_at(&self, listener: usize, server: SocketAddr) -> Option<SocketAddr> {
+        match &self.home.listeners.get(listener).kind {
+            Kind::Udp(socket) if socket.is_wildcard() => Some(server),
+            _ => None,
+        }
+    }
+
+    /// Sends a message that lies in no slot, at once.
+    pub(super) fn send_now(&mut self, to: FiveTuple, bytes: &[u8]) {
+        let Some(listener) = self.home.listeners.udp_for(to.server) else {
+            self.home.counters.unsendable += 1;
+            return;
+        };
+        let datagram =
+            Datagram { to: to.client, source: self.source_at(listener, to.server), bytes, ip: IpFields::default() };
+        if let Kind::Udp(socket) = &self.home.listeners.get(listener).kind {
+            let counters = &mut self.home.counters;
+            let sent = self.sender.send(socket, [datagram], &mut counters.socket_errors);
+            counters.send_batches += sent.calls;
+            counters.datagrams_sent += sent.datagrams;
+        }
+    }
+
+    /// Ends a batch: everything leaves, and the slots are free again.
+    pub(super) fn flush(&mut self) {
+        self.send_datagrams();
+        self.write_connections();
+        // Closing a connection that could not be written to may have brought more.
+        self.send_datagrams();
+        self.home.batch.clear();
+        for owner in self.to_wake.drain(..) {
+            self.home.mailboxes[usize::from(owner)].wake();
+        }
+    }
+
+    /// Whether datagrams wait for the socket of this relay.
+    pub(super) fn is_sending_from(&self, relay: RelayId) -> bool {
+        self.outgoing.iter().any(|outgoing| outgoing.via == Via::Relay(relay))
+    }
+
+    /// Sends what has been collected, in one or more calls for each socket.
+    pub(super) fn send_datagrams(&mut self) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        // Each slot sends at most once and slots fill up in order, so this keeps the order within a socket.
+        self.outgoing.sort_unstable_by_key(|outgoing| (outgoing.via, outgoing.slot));
+        for group in self.outgoing.chunk_by(|left, right| left.via == right.via) {
+            let socket = match group[0].via {
+                Via::Listener(index) => match &self.home.listeners.get(index).kind {
+                    Kind::Udp(socket) => Some(socket),
+                    Kind::Tcp(_) => None,
+                },
+                Via::Relay(id) => self.relays.get(id).map(|relay| &relay.socket),
+            };
+            let counters = &mut self.home.counters;
+            let Some(socket) = socket else {
+                counters.unsendable += group.len() as u64;
+                continue;
+            };
+            let datagrams = group.iter().map(|outgoing| Datagram {
+                to: outgoing.to,
+                source: outgoing.source,
+                bytes: &self.home.batch.slot(outgoing.slot)[outgoing.bytes.clone()],
+                ip: outgoing.ip,
+            });
+            let sent = self.sender.send(socket, datagrams, &mut counters.socket_errors);
+            counters.send_batches += sent.calls;
+            counters.datagrams_sent += sent.datagrams;
+        }
+        self.outgoing.clear();
+    }
+}
+
+/// What is new in the kernel's running count of a socket.
+fn new_drops(known: &mut u32, told: Option<u32>) -> u64 {
+    let Some(told) = told else { return 0 };
+    u64::from(told.wrapping_sub(std::mem::replace(known, told)))
+}

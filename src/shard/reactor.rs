@@ -1,0 +1,295 @@
+//! The loop of a shard: wait, see who is ready, serve each a batch, send, look at the clock, wait again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use mio::Events;
+use mio::event::Event;
+use tracing::warn;
+
+use super::connections::Connections;
+use super::counters::add_machine;
+use super::listeners::Kind;
+use super::mailbox::Command;
+use super::packets::Outgoing;
+use super::relays::Relays;
+use super::supervisor::{Home, random_seed};
+use super::token::Source;
+use crate::net::{BATCH, SendBatch, clock};
+use crate::turn::{Clock, Now, ReplyBuffer, Server};
+
+/// Sockets looked at in one round.
+const EVENTS_MAX: usize = 256;
+
+/// Bytes read from one connection at a time.
+const STREAM_READ_BYTES: usize = 64 * 1024;
+
+/// How old the published counters of a shard that never sleeps may become.
+const PUBLISH_NANOS: u64 = 100_000_000;
+
+/// What one life of a shard consists of: a server, the sockets of its relays and clients, and work in progress.
+///
+/// Its methods are spread over this room by what they do: this file has the loop, `packets.rs` what happens to
+/// datagrams, `streams.rs` what happens to connections, `effects.rs` what the machine asks for.
+pub(super) struct Shard<'h> {
+    pub(super) home: &'h mut Home,
+    pub(super) server: Server,
+    pub(super) relays: Relays,
+    pub(super) connections: Connections,
+    pub(super) clock: Clock,
+    /// Sockets that may have more to read, served in turn.
+    pub(super) ready: VecDeque<Source>,
+    is_mailbox_queued: bool,
+    /// Datagrams to send at the end of the batch; their bytes lie in the batch.
+    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) sender: SendBatch,
+    /// Connections with something to write.
+    pub(super) dirty: Vec<usize>,
+    /// Other shards that were left a packet in this batch.
+    pub(super) to_wake: Vec<u16>,
+    pub(super) reply: ReplyBuffer,
+    /// Where connections are read into before their messages are cut out.
+    pub(super) stream_bytes: Box<[u8]>,
+    /// When silent connections are looked for next.
+    pub(super) next_sweep: Now,
+    /// When to accept again after running out of descriptors.
+    pub(super) accept_again: Option<Now>,
+    /// When a failure to bind was last logged.
+    pub(super) bind_warned: Option<Now>,
+    published: Now,
+}
+
+/// Whether the loop goes on.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    GoOn,
+    Stop,
+}
+
+/// Also while a panic unwinds: what was counted is kept for the sums.
+impl Drop for Shard<'_> {
+    fn drop(&mut self) {
+        add_machine(&mut self.home.earlier, self.server.counters());
+    }
+}
+
+impl<'h> Shard<'h> {
+    pub(super) fn new(home: &'h mut Home, seed: [u8; 32]) -> Self {
+        let mut server = Server::new(home.config.clone(), home.place, seed);
+        if home.is_draining {
+            server.drain();
+        }
+        home.batch.clear();
+        let hash_seed = random_seed();
+        let hash_seeds = std::array::from_fn(|word| {
+            u64::from_ne_bytes(*hash_seed[word * 8..].first_chunk().expect("four words of eight bytes"))
+        });
+        let clock = clock::read();
+        Self {
+            home,
+            server,
+            relays: Relays::default(),
+            connections: Connections::new(hash_seeds),
+            clock,
+            ready: VecDeque::with_capacity(EVENTS_MAX),
+            is_mailbox_queued: false,
+            outgoing: Vec::with_capacity(BATCH),
+            sender: SendBatch::new(),
+            dirty: Vec::new(),
+            to_wake: Vec::new(),
+            reply: ReplyBuffer::new(),
+            stream_bytes: vec![0; STREAM_READ_BYTES].into_boxed_slice(),
+            next_sweep: clock.now,
+            accept_again: None,
+            bind_warned: None,
+            published: Now(0),
+        }
+    }
+
+    /// Runs until told to shut down.
+    pub(super) fn run(&mut self) {
+        // Edges that came before are known to nobody any more: look at everything once.
+        (0..self.home.listeners.len()).for_each(|index| {
+            self.home.listeners.get_mut(index).is_queued = false;
+            self.queue_listener(index);
+        });
+        self.queue_mailbox();
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut flow = self.obey_commands();
+        while flow == Flow::GoOn {
+            self.wait(&mut events);
+            let woken = clock::monotonic();
+            let mut has_mail = false;
+            for event in &events {
+                has_mail |= self.notice(event);
+            }
+            if has_mail {
+                flow = self.obey_commands();
+            }
+            self.serve_ready();
+            self.on_time();
+            self.flush();
+            self.home.counters.busy_nanos += clock::monotonic().0 - woken.0;
+        }
+        self.flush();
+        self.publish();
+    }
+
+    /// Waits for events, but not longer than until the next thing to do by the clock.
+    fn wait(&mut self, events: &mut Events) {
+        let now = clock::monotonic();
+        let timeout = self.time_left(now);
+        if timeout != Some(Duration::ZERO) || now.0 - self.published.0 > PUBLISH_NANOS {
+            self.published = now;
+            self.publish();
+        }
+        if let Err(error) = self.home.poll.poll(events, timeout) {
+            // After an interruption `events` is empty, and the loop simply comes round again.
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "epoll failed: {error}");
+        }
+    }
+
+    fn time_left(&self, now: Now) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let sweep = (self.connections.len() > 0).then_some(self.next_sweep);
+        [self.server.next_timeout(), sweep, self.accept_again]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|due| Duration::from_nanos(due.0.saturating_sub(now.0)))
+    }
+
+    fn publish(&mut self) {
+        let (machine, counters, earlier) = (self.server.counters(), &self.home.counters, &self.home.earlier);
+        let (allocations, connections) = (self.server.allocations(), self.connections.len());
+        self.home.slot().publish(|copy| {
+            copy.turn.clone_from(machine);
+            add_machine(&mut copy.turn, earlier);
+            copy.shell.clone_from(counters);
+            copy.allocations = allocations;
+            copy.connections = connections;
+        });
+    }
+
+    /// Puts whoever an event is about where it will be served. Returns whether it is about the mailbox.
+    fn notice(&mut self, event: &Event) -> bool {
+        match Source::of(event.token()) {
+            Source::Mailbox => {
+                self.queue_mailbox();
+                return true;
+            }
+            Source::Listener(index) => self.queue_listener(index),
+            source @ Source::Relay { index, generation } => {
+                if let Some(relay) = self.relays.by_token(index, generation)
+                    && !std::mem::replace(&mut relay.is_queued, true)
+                {
+                    self.ready.push_back(source);
+                }
+            }
+            Source::Connection { index, generation } => self.notice_connection(event, index, generation),
+        }
+        false
+    }
+
+    fn queue_listener(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.home.listeners.get_mut(index).is_queued, true) {
+            self.ready.push_back(Source::Listener(index));
+        }
+    }
+
+    fn queue_mailbox(&mut self) {
+        if !std::mem::replace(&mut self.is_mailbox_queued, true) {
+            self.ready.push_back(Source::Mailbox);
+        }
+    }
+
+    /// Gives each ready socket one turn. Who has more than one batch goes to the end of the queue, so that a flood at
+    /// one socket costs the others one batch of waiting.
+    fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let source = self.ready.pop_front().expect("as many as were counted");
+            let has_more = match source {
+                Source::Mailbox => self.read_mailbox(),
+                Source::Listener(index) => match self.home.listeners.get(index).kind {
+                    Kind::Udp(_) => self.read_listener(index),
+                    Kind::Tcp(_) => self.accept(index),
+                },
+                Source::Relay { index, generation } => self.read_relay(index, generation),
+                Source::Connection { index, generation } => self.read_connection(index, generation),
+            };
+            if has_more {
+                self.ready.push_back(source);
+                continue;
+            }
+            match source {
+                Source::Mailbox => self.is_mailbox_queued = false,
+                Source::Listener(index) => self.home.listeners.get_mut(index).is_queued = false,
+                Source::Relay { index, generation } => {
+                    if let Some(relay) = self.relays.by_token(index, generation) {
+                        relay.is_queued = false;
+                    }
+                }
+                Source::Connection { index, generation } => {
+                    if let Some(connection) = self.connections.by_token(index, generation) {
+                        connection.is_queued = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what is due by the clock.
+    fn on_time(&mut self) {
+        let now = clock::monotonic();
+        if self.server.next_timeout().is_some_and(|due| due <= now) {
+            self.clock = clock::read();
+            self.server.handle_timeout(self.clock);
+            self.drain_effects();
+        }
+        if self.connections.len() > 0 && self.next_sweep <= now {
+            self.clock = clock::read();
+            self.sweep_connections();
+        }
+        if self.accept_again.is_some_and(|due| due <= now) {
+            self.accept_again = None;
+            for index in 0..self.home.listeners.len() {
+                if matches!(self.home.listeners.get(index).kind, Kind::Tcp(_)) {
+                    self.queue_listener(index);
+                }
+            }
+        }
+    }
+
+    /// Takes the operator's commands.
+    fn obey_commands(&mut self) -> Flow {
+        self.home.mailbox().open();
+        while let Some(command) = self.home.mailbox().next_command() {
+            self.clock = clock::read();
+            match command {
+                Command::Configure(config) => {
+                    // Kept first: should the machine panic over it, the next one still gets it.
+                    self.home.config = config.clone();
+                    self.server.configure(config);
+                }
+                Command::Drain => {
+                    self.home.is_draining = true;
+                    self.server.drain();
+                }
+                Command::ShutDown => {
+                    self.server.shut_down(self.clock);
+                    self.drain_effects();
+                    return Flow::Stop;
+                }
+                Command::Crash => {
+                    warn!(event = "crash_requested", shard = self.home.place.index);
+                    panic!("crash for a test");
+                }
+            }
+            self.drain_effects();
+        }
+        Flow::GoOn
+    }
+}

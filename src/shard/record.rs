@@ -1,0 +1,98 @@
+//! Events as log lines. The words are chosen here, once; `event` is stable and may be searched for.
+//!
+//! INFO is what an operator would tell a colleague. Neither whole user names nor anything secret gets here.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use tracing::{debug, info};
+
+use crate::turn::{Event, RelayId};
+
+/// Writes one line.
+pub(super) fn log(event: &Event) {
+    match event {
+        Event::Allocated { relay, path, relayed, account, lifetime_secs } => info!(
+            event = "allocated",
+            session = %Session(*relay),
+            transport = path.transport.label(),
+            client = %path.client,
+            server = %path.server,
+            relayed = %relayed,
+            account = %Account(account),
+            lifetime_secs,
+        ),
+        Event::Ended { relay, path, relayed, account, why, traffic } => info!(
+            event = "ended",
+            session = %Session(*relay),
+            why = why.label(),
+            transport = path.transport.label(),
+            client = %path.client,
+            relayed = %relayed,
+            account = %Account(account),
+            packets_to_peer = traffic.packets_to_peer,
+            bytes_to_peer = traffic.bytes_to_peer,
+            packets_to_client = traffic.packets_to_client,
+            bytes_to_client = traffic.bytes_to_client,
+        ),
+        Event::PeerRefused { path, peer, why } => debug!(
+            event = "peer_refused",
+            why = why.label(),
+            transport = path.transport.label(),
+            client = %path.client,
+            peer = %peer,
+        ),
+        Event::AuthenticationFailed { path, why } => debug!(
+            event = "authentication_failed",
+            why = why.label(),
+            transport = path.transport.label(),
+            client = %path.client,
+        ),
+    }
+}
+
+/// A session's name in logs: the relay's token in hexadecimal.
+struct Session(RelayId);
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0.to_token())
+    }
+}
+
+/// Enough of an account to recognise one that is known, too little to learn one: two characters and a short hash.
+struct Account<'a>(&'a str);
+
+impl fmt::Display for Account<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars().take(2) {
+            // A user name may contain anything; a log line may not (abuse S20).
+            let harmless = character.is_alphanumeric() || matches!(character, '.' | '-' | '_');
+            fmt::Write::write_char(f, if harmless { character } else { '?' })?;
+        }
+        let digest = Sha256::digest(self.0.as_bytes());
+        f.write_str("~")?;
+        digest[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_shortened_and_harmless() {
+        assert_eq!(Account("alice").to_string(), "al~2bd806c9");
+        assert_eq!(Account("").to_string(), "~e3b0c442");
+        for name in ["\n\0evil", "%s' DROP", "\u{1b}[31m", "日本語"] {
+            let shown = Account(name).to_string();
+            assert!(shown.chars().all(|c| c.is_alphanumeric() || "?~.-_".contains(c)), "{shown:?}");
+            assert_eq!(shown.chars().count(), 2 + 1 + 8);
+        }
+    }
+
+    #[test]
+    fn sessions_are_named_by_their_token() {
+        assert_eq!(Session(RelayId::from_token(0x1_0000_0004)).to_string(), "0000000100000004");
+    }
+}

@@ -1,0 +1,123 @@
+//! The thread of a shard: keeps what outlives a panic, and starts a new server after one.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::Poll;
+use tracing::error;
+
+use super::counters::{ShellCounters, Slot};
+use super::directory::Directory;
+use super::listeners::Listeners;
+use super::mailbox::{Command, Mailbox};
+use super::reactor::Shard;
+use crate::net::{ReceiveBatch, clock};
+use crate::turn::{self, ShardIndex};
+
+/// Everything of a shard that outlives its server.
+pub(super) struct Home {
+    pub(super) place: ShardIndex,
+    pub(super) poll: Poll,
+    pub(super) listeners: Listeners,
+    /// Of all shards.
+    pub(super) mailboxes: Arc<[Mailbox]>,
+    /// Of all shards.
+    pub(super) slots: Arc<[Slot]>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) batch: ReceiveBatch,
+    pub(super) bounds: Bounds,
+    /// The latest, for the next server.
+    pub(super) config: Arc<turn::Config>,
+    pub(super) is_draining: bool,
+    pub(super) counters: ShellCounters,
+    /// What servers that panicked had counted.
+    pub(super) earlier: turn::Counters,
+}
+
+/// Sizes that do not change while the shard runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) relay_socket_buffer_bytes: usize,
+    pub(super) send_buffer_bytes: usize,
+    pub(super) idle_secs: u32,
+}
+
+impl Home {
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.mailboxes[usize::from(self.place.index)]
+    }
+
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slots[usize::from(self.place.index)]
+    }
+
+    /// Takes commands while there is no server to give them to; whether to shut down.
+    fn obey_without_server(&mut self) -> bool {
+        while let Some(command) = self.mailbox().next_command() {
+            match command {
+                Command::Configure(config) => self.config = config,
+                Command::Drain => self.is_draining = true,
+                Command::ShutDown => return true,
+                Command::Crash => {}
+            }
+        }
+        false
+    }
+}
+
+/// A server that lived this long has not panicked for a reason that was there from the start.
+const HEALTHY_NANOS: u64 = 1_000_000_000;
+
+/// The longest pause before another start.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Runs until told to shut down.
+pub(super) fn run(mut home: Home) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let started = clock::monotonic();
+        // Whatever the panic has left half done is dropped while unwinding: relays and connections are closed, and
+        // what they held in the directory is given back. Listeners, mailbox and configuration are whole at any time.
+        let outcome = catch_unwind(AssertUnwindSafe(|| Shard::new(&mut home, random_seed()).run()));
+        let Err(panic) = outcome else { return };
+
+        home.counters.shard_restarts += 1;
+        home.slot().publish(|copy| {
+            copy.turn = home.earlier.clone();
+            copy.shell = home.counters.clone();
+            copy.allocations = 0;
+            copy.connections = 0;
+        });
+        error!(
+            event = "shard_restarted",
+            shard = home.place.index,
+            panic = message(panic.as_ref()),
+            "a shard has panicked and lost its allocations; it starts again. This is a bug, please report it"
+        );
+        // A bug that strikes at once must not keep a core busy, nor keep the operator from being heard.
+        let was_healthy = clock::monotonic().0 - started.0 > HEALTHY_NANOS;
+        pause = if was_healthy { Duration::ZERO } else { (pause * 2).clamp(Duration::from_millis(1), PAUSE_MAX) };
+        std::thread::sleep(pause);
+        if home.obey_without_server() {
+            return;
+        }
+    }
+}
+
+/// Feeds everything in one server that must not be guessed.
+pub(super) fn random_seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    // Checked when the shards started; the kernel does not run out of random numbers later.
+    getrandom::fill(&mut seed).expect("the kernel has random numbers");
+    seed
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}

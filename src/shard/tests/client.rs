@@ -1,0 +1,315 @@
+//! A client with a real socket, and a world to put it in.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::{ConnectionLimits, ListenAddress, Quotas, Settings, Shards, Snapshot};
+use crate::stun::{
+    AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
+};
+use crate::turn::{
+    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, StaticUser, Transport,
+};
+
+pub(super) const REALM: &str = "example.org";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn config() -> Config {
+    let relay = |ip: &str| RelayAddress { bind: ip.parse().unwrap(), advertise: ip.parse().unwrap() };
+    let user = |name: &str| (name.to_owned(), StaticUser::from_password(name, REALM, "password"));
+    Config {
+        realm: REALM.into(),
+        software: None,
+        credentials: Credentials {
+            users: HashMap::from(["alice", "bob"].map(user)),
+            secrets: Vec::new(),
+            ttl_secs_max: 0,
+        },
+        nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
+        relays: vec![relay("127.0.0.1")],
+        // Below the ports that the kernel gives to clients and peers of these tests.
+        ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
+        peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
+        lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
+        limits: Limits { allocations: 1000, permissions_per_allocation: 8, channels_per_allocation: 8, effects: 1000 },
+    }
+}
+
+pub(super) fn settings(count: u16) -> Settings {
+    let listen = |transport| ListenAddress { transport, address: "127.0.0.1:0".parse().unwrap(), required: true };
+    Settings {
+        count,
+        listen: Transport::ALL.map(listen).into(),
+        connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
+        socket_buffer_bytes: 4 << 20,
+        relay_socket_buffer_bytes: 1 << 20,
+        quotas: Quotas { allocations: 1000, allocations_per_account: 1000 },
+        turn: Arc::new(config()),
+    }
+}
+
+/// The address clients of this transport come to.
+pub(super) fn address(shards: &Shards, transport: Transport) -> SocketAddr {
+    shards.listening().iter().find(|listen| listen.transport == transport).expect("a listener").address
+}
+
+/// Waits until the counters are as they should be.
+#[track_caller]
+pub(super) fn wait_for(shards: &Shards, what: &str, mut is_so: impl FnMut(&Snapshot) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so(&shards.snapshot()) {
+        assert!(Instant::now() < deadline, "never happened: {what}; {:#?}", shards.snapshot().total);
+        std::thread::yield_now();
+    }
+}
+
+/// Where the count of `one` stands in an array that is "as in `all`".
+pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> usize {
+    all.iter().position(|other| *other == one).expect("a variant")
+}
+
+/// A peer: a plain socket.
+pub(super) fn peer() -> UdpSocket {
+    peer_at("127.0.0.1:0").unwrap()
+}
+
+pub(super) fn peer_at(address: &str) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+pub(super) fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = vec![0; 65_536];
+    let (len, from) = socket.recv_from(&mut buffer).expect("a datagram");
+    buffer.truncate(len);
+    (buffer, from)
+}
+
+enum Socket {
+    Udp(UdpSocket),
+    Tcp(TcpStream),
+}
+
+pub(super) struct Client {
+    socket: Socket,
+    name: &'static str,
+    nonce: Vec<u8>,
+    next_id: u32,
+    unread: Vec<u8>,
+}
+
+impl Client {
+    pub(super) fn udp(server: SocketAddr) -> Self {
+        let socket = peer_at(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+        // Connected, so that only answers from exactly that address are seen.
+        socket.connect(server).unwrap();
+        Self::new(Socket::Udp(socket))
+    }
+
+    pub(super) fn tcp(server: SocketAddr) -> Self {
+        let socket = TcpStream::connect(server).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::new(Socket::Tcp(socket))
+    }
+
+    pub(super) fn of(shards: &Shards, transport: Transport) -> Self {
+        let server = address(shards, transport);
+        match transport {
+            Transport::Udp => Self::udp(server),
+            Transport::Tcp => Self::tcp(server),
+        }
+    }
+
+    fn new(socket: Socket) -> Self {
+        Self { socket, name: "alice", nonce: Vec::new(), next_id: 0, unread: Vec::new() }
+    }
+
+    pub(super) fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    pub(super) fn local_address(&self) -> SocketAddr {
+        match &self.socket {
+            Socket::Udp(socket) => socket.local_addr().unwrap(),
+            Socket::Tcp(socket) => socket.local_addr().unwrap(),
+        }
+    }
+
+    pub(super) fn udp_socket(&self) -> &UdpSocket {
+        match &self.socket {
+            Socket::Udp(socket) => socket,
+            Socket::Tcp(_) => panic!("a TCP client"),
+        }
+    }
+
+    pub(super) fn tcp_stream(&self) -> &TcpStream {
+        match &self.socket {
+            Socket::Tcp(socket) => socket,
+            Socket::Udp(_) => panic!("a UDP client"),
+        }
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        match &mut self.socket {
+            Socket::Udp(socket) => assert_eq!(socket.send(bytes).unwrap(), bytes.len()),
+            Socket::Tcp(socket) => socket.write_all(bytes).unwrap(),
+        }
+    }
+
+    /// The next message, with the padding it has on a stream.
+    pub(super) fn receive(&mut self) -> Vec<u8> {
+        self.try_receive().expect("the connection is open")
+    }
+
+    /// The next message, or `None` at the end of the stream.
+    pub(super) fn try_receive(&mut self) -> Option<Vec<u8>> {
+        let socket = match &mut self.socket {
+            Socket::Udp(socket) => return Some(receive(socket).0),
+            Socket::Tcp(socket) => socket,
+        };
+        loop {
+            if let stream::Frame::Complete { len } = stream::next_frame(&self.unread).expect("a framed stream") {
+                return Some(self.unread.drain(..len).collect());
+            }
+            let mut chunk = [0; 65_536];
+            match socket.read(&mut chunk) {
+                Ok(0) => return None,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                result => self.unread.extend_from_slice(&chunk[..result.expect("bytes in time")]),
+            }
+        }
+    }
+
+    fn write(&mut self, method: Method, class: Class, own: &[(AttributeType, Vec<u8>)], signed: bool) -> Vec<u8> {
+        self.next_id += 1;
+        let mut id = [7; 12];
+        id[..4].copy_from_slice(&self.next_id.to_be_bytes());
+        let mut buffer = vec![0; 66_000];
+        let mut writer = MessageWriter::new(&mut buffer, method, class, TransactionId(id));
+        own.iter().for_each(|(kind, value)| match *kind {
+            AttributeType::XOR_PEER_ADDRESS => {
+                let text = std::str::from_utf8(value).unwrap();
+                writer.xor_address(*kind, text.parse().unwrap());
+            }
+            kind => writer.attribute(kind, value),
+        });
+        let key = integrity::long_term_key_md5(self.name, REALM, "password");
+        if signed {
+            writer.attribute(AttributeType::USERNAME, self.name.as_bytes());
+            writer.attribute(AttributeType::REALM, REALM.as_bytes());
+            writer.attribute(AttributeType::NONCE, &self.nonce);
+        }
+        let len = writer.finish(if signed { Seal::Sha1(&key) } else { Seal::None }, false);
+        buffer.truncate(len);
+        buffer
+    }
+
+    pub(super) fn binding(&mut self) -> Vec<u8> {
+        self.write(Method::Binding, Class::Request, &[], false)
+    }
+
+    pub(super) fn send_signed(&mut self, method: Method, own: &[(AttributeType, Vec<u8>)]) {
+        let request = self.write(method, Class::Request, own, true);
+        self.send(&request);
+    }
+
+    /// Signs, sends, and takes the next message for the answer.
+    pub(super) fn ask(&mut self, method: Method, own: &[(AttributeType, Vec<u8>)]) -> Answer {
+        self.send_signed(method, own);
+        Answer(self.receive())
+    }
+
+    /// What the server says to an Allocate with valid credentials, for a relay of the client's own family.
+    pub(super) fn try_allocate(&mut self) -> Answer {
+        let mut own = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])];
+        if self.local_address().is_ipv6() {
+            own.push((AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0]));
+        }
+        let request = self.write(Method::Allocate, Class::Request, &own, false);
+        self.send(&request);
+        let challenge = Answer(self.receive());
+        assert_eq!(challenge.error(), 401);
+        self.nonce = challenge.message().first(AttributeType::NONCE).expect("a nonce").to_vec();
+        self.ask(Method::Allocate, &own)
+    }
+
+    /// The relayed transport address.
+    #[track_caller]
+    pub(super) fn allocate(&mut self) -> SocketAddr {
+        let answer = self.try_allocate();
+        assert_eq!(answer.error(), 0);
+        answer.address(AttributeType::XOR_RELAYED_ADDRESS)
+    }
+
+    #[track_caller]
+    pub(super) fn bind_channel(&mut self, number: u16, peer: SocketAddr) {
+        let own = [
+            (AttributeType::CHANNEL_NUMBER, [number.to_be_bytes(), [0, 0]].concat()),
+            (AttributeType::XOR_PEER_ADDRESS, peer.to_string().into_bytes()),
+        ];
+        assert_eq!(self.ask(Method::ChannelBind, &own).error(), 0);
+    }
+
+    /// Lets data from this address in, as a Data indication.
+    #[track_caller]
+    pub(super) fn permit(&mut self, ip: IpAddr) {
+        let own = [(AttributeType::XOR_PEER_ADDRESS, SocketAddr::new(ip, 0).to_string().into_bytes())];
+        assert_eq!(self.ask(Method::CreatePermission, &own).error(), 0);
+    }
+
+    pub(super) fn refresh(&mut self, lifetime_secs: u32) -> Answer {
+        self.ask(Method::Refresh, &[(AttributeType::LIFETIME, lifetime_secs.to_be_bytes().into())])
+    }
+
+    pub(super) fn send_data(&mut self, channel: u16, data: &[u8]) {
+        let message = channel_data(channel, data);
+        self.send(&message);
+    }
+
+    /// The data of the next message, which must be ChannelData on this channel.
+    #[track_caller]
+    pub(super) fn receive_data(&mut self, channel: u16) -> Vec<u8> {
+        let message = self.receive();
+        assert_eq!(message[..2], channel.to_be_bytes());
+        let len = usize::from(u16::from_be_bytes([message[2], message[3]]));
+        message[4..4 + len].to_vec()
+    }
+}
+
+/// Padded, which does no harm in a datagram.
+pub(super) fn channel_data(channel: u16, data: &[u8]) -> Vec<u8> {
+    let mut message = [&channel.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat();
+    message.resize(message.len().next_multiple_of(4), 0);
+    message
+}
+
+pub(super) struct Answer(pub(super) Vec<u8>);
+
+impl Answer {
+    pub(super) fn message(&self) -> Message<'_> {
+        Message::parse(&self.0).expect("a STUN message")
+    }
+
+    /// The error number, 0 for a success.
+    pub(super) fn error(&self) -> u16 {
+        let message = self.message();
+        match message.first(AttributeType::ERROR_CODE) {
+            None => {
+                assert_eq!(message.class(), Class::Success);
+                0
+            }
+            Some(value) => u16::from(value[2]) * 100 + u16::from(value[3]),
+        }
+    }
+
+    pub(super) fn address(&self, kind: AttributeType) -> SocketAddr {
+        let value = self.message().first(kind).expect("the address").to_vec();
+        read_xor_address(&value, self.message().transaction_id()).expect("a well-formed address")
+    }
+}
