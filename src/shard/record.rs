@@ -78,7 +78,15 @@ impl fmt::Display for Account<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Metadata, Subscriber};
+
     use super::*;
+    use crate::turn::{EndReason, FiveTuple, PeerRefusal, Rejection, Traffic, Transport};
 
     #[test]
     fn accounts_are_shortened_and_harmless() {
@@ -94,5 +102,73 @@ mod tests {
     #[test]
     fn sessions_are_named_by_their_token() {
         assert_eq!(Session(RelayId::from_token(0x1_0000_0004)).to_string(), "0000000100000004");
+    }
+
+    /// Collects what would be logged, fields and all.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            struct Line(String);
+            impl Visit for Line {
+                fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                    write!(self.0, " {field}={value:?}").expect("a string takes everything");
+                }
+            }
+            let mut line = Line(event.metadata().level().to_string());
+            event.record(&mut line);
+            self.0.lock().unwrap().push(line.0);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn lines_have_stable_names_and_no_whole_user_name() {
+        let relay = RelayId::from_token(0x1_0000_0004);
+        let relayed = "203.0.113.5:50000".parse().unwrap();
+        let path = FiveTuple {
+            transport: Transport::Udp,
+            client: "192.0.2.1:40000".parse().unwrap(),
+            server: "203.0.113.5:3478".parse().unwrap(),
+        };
+        let account: Arc<str> = "confidential".into();
+        let traffic = Traffic { packets_to_peer: 3, bytes_to_peer: 300, ..Traffic::default() };
+        let events = [
+            Event::Allocated { relay, path, relayed, account: account.clone(), lifetime_secs: 600 },
+            Event::Ended { relay, path, relayed, account, why: EndReason::Expired, traffic },
+            Event::PeerRefused { path, peer: "10.0.0.1:1".parse().unwrap(), why: PeerRefusal::SpecialPurpose },
+            Event::AuthenticationFailed { path, why: Rejection::WrongPassword },
+        ];
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(log));
+        let lines = lines.0.lock().unwrap();
+        let expected = [
+            ("INFO event=\"allocated\" session=0000000100000004", "lifetime_secs=600"),
+            ("INFO event=\"ended\" session=0000000100000004 why=\"expired\"", "bytes_to_peer=300"),
+            ("DEBUG event=\"peer_refused\" why=\"special_purpose\"", "peer=10.0.0.1:1"),
+            ("DEBUG event=\"authentication_failed\" why=\"wrong_password\"", "client=192.0.2.1:40000"),
+        ];
+        assert_eq!(lines.len(), expected.len());
+        for (line, (start, part)) in lines.iter().zip(expected) {
+            assert!(line.starts_with(start) && line.contains(part), "{line}");
+            assert!(!line.contains("confidential"), "{line}");
+        }
+        assert!(lines[0].contains("account=co~"), "{}", lines[0]);
     }
 }

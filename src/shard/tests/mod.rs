@@ -364,3 +364,41 @@ fn s19_noise_is_dropped() {
         std::io::ErrorKind::WouldBlock
     );
 }
+
+/// Abuse S17: messages with random damage, over both transports. Nothing breaks and nothing is left behind.
+#[test]
+fn s17_damaged_messages_break_nothing() {
+    let shards = Shards::start(settings(2)).unwrap();
+    let mut udp = Client::of(&shards, Transport::Udp);
+    udp.allocate();
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize % below
+    };
+    let mut damaged = |whole: &[u8]| {
+        let mut bytes = whole.to_vec();
+        (0..1 + random(5)).for_each(|_| bytes[random(whole.len())] = random(256) as u8);
+        bytes.truncate(1 + random(whole.len()));
+        bytes.extend((0..random(40)).map(|_| random(256) as u8));
+        bytes
+    };
+    for round in 0..10_000 {
+        let whole = if round % 2 == 0 { udp.binding() } else { channel_data(0x4000, b"some data") };
+        udp.send(&damaged(&whole));
+        if round % 50 == 0 {
+            let mut tcp = Client::of(&shards, Transport::Tcp);
+            let whole = [tcp.binding(), whole].concat();
+            tcp.send(&damaged(&whole));
+        }
+    }
+    wait_for(&shards, "the end of all connections", |snapshot| {
+        snapshot.total.shell.connections_accepted == 200 && snapshot.total.connections == 0
+    });
+    for transport in Transport::ALL {
+        Client::of(&shards, transport).allocate();
+    }
+    assert_eq!(shards.snapshot().total.shell.shard_restarts, 0);
+}
