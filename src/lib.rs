@@ -1,5 +1,6 @@
 //! Hairpin: a STUN/TURN server for the public Internet.
 
+pub mod cli;
 pub mod config;
 pub mod net;
 pub mod shard;

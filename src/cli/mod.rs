@@ -1,0 +1,62 @@
+//! The command line: one file a command.
+//!
+//! Lives here: arguments, what is printed for people and programs on the standard output, exit codes. May import
+//! everything of ours. Nothing that runs longer than it takes to print: the server's life is in `ops`, the meaning of a
+//! configuration in `config`.
+//!
+//! Exit codes: 0 done; 1 refused or failed, with the reason on the standard error output; 2 wrong arguments.
+
+#![forbid(unsafe_code)]
+
+mod check_config;
+mod credentials;
+mod ice_servers;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Machine;
+
+/// A STUN/TURN server for the public Internet.
+///
+/// Without a configuration file it serves at once: on port 3478 of all addresses, with a secret it makes up, printing
+/// what a browser needs to use it.
+#[derive(Debug, Parser)]
+#[command(name = "hairpin", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    CheckConfig(check_config::Arguments),
+    Credentials(credentials::Arguments),
+}
+
+/// Parses the arguments of this process and does what they say.
+pub fn run() -> ExitCode {
+    let line = CommandLine::parse();
+    let outcome = match line.command {
+        Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Credentials(arguments) => credentials::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The environment variable that names the configuration file where no argument does.
+const CONFIG_VARIABLE: &str = "HAIRPIN_CONFIG";
+
+/// What a command that failed says: whole lines, without a line end.
+type Outcome = Result<(), String>;
+
+fn this_machine() -> Result<Machine, String> {
+    Machine::this().map_err(|error| format!("the network interfaces of this machine cannot be listed: {error}"))
+}

@@ -1,0 +1,6 @@
+//! The `hairpin` command from outside: what it prints and how it exits.
+
+mod check_config;
+mod credentials;
+mod harness;
+mod help;
