@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod net;
+pub mod ops;
 pub mod shard;
 pub mod stun;
 pub mod turn;
