@@ -8,9 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+mod banner;
 mod check_config;
 mod credentials;
 mod ice_servers;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -23,14 +25,17 @@ use crate::config::Machine;
 /// Without a configuration file it serves at once: on port 3478 of all addresses, with a secret it makes up, printing
 /// what a browser needs to use it.
 #[derive(Debug, Parser)]
-#[command(name = "hairpin", version)]
+#[command(name = "hairpin", version, args_conflicts_with_subcommands = true)]
 struct CommandLine {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Arguments,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Arguments),
     CheckConfig(check_config::Arguments),
     Credentials(credentials::Arguments),
 }
@@ -39,8 +44,10 @@ enum Command {
 pub fn run() -> ExitCode {
     let line = CommandLine::parse();
     let outcome = match line.command {
-        Command::CheckConfig(arguments) => check_config::run(&arguments),
-        Command::Credentials(arguments) => credentials::run(&arguments),
+        None => serve::run(&line.serve),
+        Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::CheckConfig(arguments)) => check_config::run(&arguments),
+        Some(Command::Credentials(arguments)) => credentials::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use super::harness::Place;
 #[test]
 fn help_names_every_command_and_option() {
     let expected: [(&[&str], &[&str]); 3] = [
-        (&["--help"], &["check-config", "credentials"]),
+        (&["--help"], &["serve", "check-config", "credentials", "--config", "HAIRPIN_CONFIG"]),
         (&["check-config", "--help"], &["FILE", "remedy"]),
         (&["credentials", "--help"], &["--user", "--ttl", "--host", "--config", "iceServers"]),
     ];

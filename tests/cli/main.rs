@@ -4,3 +4,5 @@ mod check_config;
 mod credentials;
 mod harness;
 mod help;
+mod serve;
+mod turn_client;
