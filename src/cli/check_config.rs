@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, this_machine};
+use super::{Outcome, print, this_machine};
 use crate::config;
 
 /// Check a configuration file without starting.
@@ -22,8 +22,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let checked = config::load(Some(&arguments.file), &this_machine()?).map_err(|errors| errors.to_string())?;
     for note in &checked.notes {
-        println!("note: {note}");
+        print(format_args!("note: {note}"))?;
     }
-    println!("{}: good", arguments.file.display());
-    Ok(())
+    print(format_args!("{}: good", arguments.file.display()))
 }

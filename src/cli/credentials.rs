@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::ice_servers::{configuration, reachable_at, uris};
-use super::{CONFIG_VARIABLE, Outcome};
+use super::{CONFIG_VARIABLE, Outcome, print};
 use crate::config::{self, Config, Machine, Prepared, TimeLimited, parse_duration_secs};
 
 /// Print ready `iceServers` with time-limited credentials, as JSON.
@@ -100,8 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let uris = uris(&host, listen.as_deref().unwrap_or(&config.shards.listen));
     let document =
         serde_json::to_string_pretty(&configuration(uris, &credential)).map_err(|error| error.to_string())?;
-    println!("{document}");
-    Ok(())
+    print(document)
 }
 
 /// An address that the configuration shows to others: of a relay, or of a listener.

@@ -14,6 +14,7 @@ mod credentials;
 mod ice_servers;
 mod serve;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -63,6 +64,11 @@ const CONFIG_VARIABLE: &str = "HAIRPIN_CONFIG";
 
 /// What a command that failed says: whole lines, without a line end.
 type Outcome = Result<(), String>;
+
+/// Writes a line to the standard output; whoever reads it may be gone.
+fn print(line: impl std::fmt::Display) -> Outcome {
+    writeln!(std::io::stdout(), "{line}").map_err(|error| format!("the standard output cannot be written: {error}"))
+}
 
 fn this_machine() -> Result<Machine, String> {
     Machine::this().map_err(|error| format!("the network interfaces of this machine cannot be listed: {error}"))
