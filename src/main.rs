@@ -1,3 +1,7 @@
-//! The `hairpin` command.
+//! The `hairpin` command: parse, run, exit code. Everything else is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hairpin::cli::run()
+}

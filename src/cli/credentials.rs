@@ -1,0 +1,117 @@
+//! `hairpin credentials`: what a web back end does with the shared secret, for trying things out and for scripts.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::ice_servers::{configuration, reachable_at, uris};
+use super::{CONFIG_VARIABLE, Outcome, print};
+use crate::config::{self, Config, Machine, Prepared, TimeLimited, parse_duration_secs};
+
+/// Print ready `iceServers` with time-limited credentials, as JSON.
+///
+/// They are made from the first shared secret of the configuration, as a web back end would: the user name is when it
+/// expires, a colon, and NAME; the password is base64(HMAC-SHA1(secret, user name)). No server is asked, and none has
+/// to be told. Works on any machine that has the configuration.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// For whom: whatever tells your users apart in quotas and logs.
+    #[arg(long, value_name = "NAME", value_parser = user_name)]
+    user: String,
+
+    /// How long they are good for, like 90s, 10m, 1h or 7d.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_secs)]
+    ttl: u64,
+
+    /// The server's configuration file, with the secret.
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
+    config: Option<PathBuf>,
+
+    /// The name or address under which clients reach the server; otherwise the first address of the configuration
+    /// that means anything to others.
+    #[arg(long, value_name = "HOST", value_parser = host)]
+    host: Option<String>,
+}
+
+/// RFC 8489 §14.3 allows 508 bytes, of which expiry and colon take up to 21.
+const USER_NAME_BYTES_MAX: usize = 487;
+
+fn user_name(text: &str) -> Result<String, String> {
+    let prepared = Prepared::new(text)?;
+    if prepared.as_str().len() > USER_NAME_BYTES_MAX {
+        return Err(format!("it is longer than {USER_NAME_BYTES_MAX} bytes"));
+    }
+    Ok(prepared.as_str().to_owned())
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    if is_name || text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("write a name or an address, without scheme, port or brackets, like turn.example.org".to_owned())
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let file = arguments.config.as_deref().ok_or_else(|| {
+        format!(
+            "there is no configuration to take the shared secret from\n    \
+             fix: name the server's file with --config FILE or in the variable {CONFIG_VARIABLE}; a server that runs \
+             without one prints credentials when it starts"
+        )
+    })?;
+    // Not this machine's: the file may describe another one.
+    let config = config::load(Some(file), &Machine::any()).map_err(|errors| errors.to_string())?;
+    let file = file.display();
+    let auth = &config.shards.turn.credentials;
+    let secret = match auth.secrets.first() {
+        Some(secret) if !config.secret_is_made_up => secret,
+        _ => {
+            return Err(format!(
+                "{file}: auth.secrets: there is no shared secret to make credentials from\n    \
+                 fix: add one to auth.secrets or auth.secret_files; make it with: openssl rand -hex 32"
+            ));
+        }
+    };
+    if arguments.ttl > auth.ttl_secs_max {
+        return Err(format!(
+            "--ttl: the server will refuse credentials that are good for {} s\n    \
+             fix: stay within auth.credential_lifetime_max of {file}, {} s, or raise that",
+            arguments.ttl, auth.ttl_secs_max
+        ));
+    }
+    let credential = TimeLimited::derive(secret, &arguments.user, unix_secs() + arguments.ttl);
+    let host = match &arguments.host {
+        Some(host) => host.clone(),
+        None => public_host(&config).ok_or_else(|| {
+            format!(
+                "{file} does not tell under which address clients reach the server\n    \
+                 fix: give its name, like --host turn.example.org"
+            )
+        })?,
+    };
+    // Only an address tells which listeners it leads to.
+    let listen = match host.parse() {
+        Ok(ip) => Some(reachable_at(ip, &config.shards.listen)).filter(|listen| !listen.is_empty()),
+        Err(_) => None,
+    };
+    let uris = uris(&host, listen.as_deref().unwrap_or(&config.shards.listen));
+    let document =
+        serde_json::to_string_pretty(&configuration(uris, &credential)).map_err(|error| error.to_string())?;
+    print(document)
+}
+
+/// An address that the configuration shows to others: of a relay, or of a listener.
+fn public_host(config: &Config) -> Option<String> {
+    let relays = config.shards.turn.relays.iter().map(|relay| relay.advertise);
+    let listeners = config.shards.listen.iter().map(|entry| entry.address.ip());
+    relays.chain(listeners).find(|ip| !ip.is_unspecified()).map(|ip| ip.to_string())
+}
+
+/// Of the wall clock.
+pub(super) fn unix_secs() -> u64 {
+    // A clock before 1970 makes credentials that have expired, which is what it deserves.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

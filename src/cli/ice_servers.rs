@@ -1,0 +1,85 @@
+//! The `iceServers` of a browser: URIs after RFC 7064 and RFC 7065, and credentials.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::config::TimeLimited;
+use crate::shard::ListenAddress;
+use crate::turn::Transport;
+
+/// The argument of `new RTCPeerConnection(…)`.
+#[derive(Serialize)]
+pub(super) struct Configuration<'c> {
+    #[serde(rename = "iceServers")]
+    ice_servers: [IceServer<'c>; 1],
+}
+
+#[derive(Serialize)]
+struct IceServer<'c> {
+    urls: Vec<String>,
+    username: &'c str,
+    credential: &'c str,
+}
+
+/// One entry with all URIs: a browser knows what to do with each.
+pub(super) fn configuration(uris: Vec<String>, credential: &TimeLimited) -> Configuration<'_> {
+    Configuration {
+        ice_servers: [IceServer { urls: uris, username: &credential.username, credential: &credential.password }],
+    }
+}
+
+/// A `stun:` URI if there is UDP, and a `turn:` URI for each transport. The first listener of a transport counts:
+/// browsers slow down with every URI they get.
+pub(super) fn uris(host: &str, listen: &[ListenAddress]) -> Vec<String> {
+    let port_of =
+        |transport| listen.iter().find(|entry| entry.transport == transport).map(|entry| entry.address.port());
+    let host = bracketed(host);
+    let mut uris = Vec::new();
+    // URI-7065-3-03: browsers reject a `stun:` URI with a transport.
+    uris.extend(port_of(Transport::Udp).map(|port| format!("stun:{host}:{port}")));
+    for transport in Transport::ALL {
+        uris.extend(port_of(transport).map(|port| format!("turn:{host}:{port}?transport={}", transport.label())));
+    }
+    uris
+}
+
+/// Of all listeners those that packets to this address reach.
+pub(super) fn reachable_at(host: std::net::IpAddr, listen: &[ListenAddress]) -> Vec<ListenAddress> {
+    let reaches = |address: SocketAddr| {
+        address.ip() == host || (address.ip().is_unspecified() && address.is_ipv4() == host.is_ipv4())
+    };
+    listen.iter().copied().filter(|entry| reaches(entry.address)).collect()
+}
+
+/// IPv6 addresses stand in brackets in URIs.
+fn bracketed(host: &str) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]"),
+        Err(_) => host.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uri_7064_and_7065_forms() {
+        let entry =
+            |transport, address: &str| ListenAddress { transport, address: address.parse().unwrap(), required: true };
+        let both = [entry(Transport::Udp, "0.0.0.0:3478"), entry(Transport::Tcp, "0.0.0.0:443")];
+        assert_eq!(
+            uris("turn.example.org", &both),
+            [
+                "stun:turn.example.org:3478",
+                "turn:turn.example.org:3478?transport=udp",
+                "turn:turn.example.org:443?transport=tcp",
+            ]
+        );
+        assert_eq!(uris("::1", &both[1..]), ["turn:[::1]:443?transport=tcp"]);
+        let v6 = entry(Transport::Udp, "[::]:3478");
+        assert_eq!(reachable_at("::1".parse().unwrap(), &[both[0], v6]), [v6]);
+        assert_eq!(reachable_at("10.0.0.1".parse().unwrap(), &[both[0], v6]), [both[0]]);
+    }
+}

@@ -1,0 +1,286 @@
+//! From what was written to what may be relied on. Goes on after a mistake, so that one run finds them all.
+
+mod auth;
+mod listen;
+mod peers;
+mod relay;
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::Document;
+use super::error::{Errors, Note, Problem};
+use super::values::{self, Mistake};
+use super::{Config, Log, LogFormat, Machine, Written};
+use crate::shard;
+use crate::turn;
+
+/// Checks the text of a file. `file` is for messages, and for relative paths in it.
+///
+/// # Errors
+/// Everything wrong with it that could be found at once.
+pub fn check_text(text: &str, file: Option<&Path>, machine: &Machine) -> Result<Config, Errors> {
+    let document = Document::parse(text).map_err(|problem| Errors::new(file, vec![problem]))?;
+    let mut checker = Checker { document: &document, file, machine, problems: Vec::new(), notes: Vec::new() };
+    let written = document.read(&mut checker.problems);
+    let config = checker.config(&written);
+    if checker.problems.is_empty() { Ok(config) } else { Err(Errors::new(file, checker.problems)) }
+}
+
+/// Gathers what is wrong. Where a value is unusable its methods return a stand-in, which nobody gets to see: with a
+/// problem there is no configuration.
+struct Checker<'a> {
+    document: &'a Document<'a>,
+    file: Option<&'a Path>,
+    machine: &'a Machine,
+    problems: Vec<Problem>,
+    notes: Vec<Note>,
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// No more threads than this. More than any machine today has cores; a larger number is a slip of the finger.
+const THREADS_MAX: i64 = 1_024;
+/// What one thread can still keep in memory; a larger number is a slip of the finger.
+const TABLE_MAX: i64 = 1_000_000;
+/// Channel numbers are 0x4000 to 0x4FFF (RFC 8656 §12).
+const CHANNELS_MAX: i64 = 4_096;
+/// SOFTWARE is read by people in packet dumps; more would only make responses larger.
+const SOFTWARE_BYTES_MAX: usize = 128;
+
+impl Checker<'_> {
+    fn config(&mut self, written: &Written) -> Config {
+        let ports = self.ports(&written.relay);
+        let relays = self.relays(&written.relay);
+        let listen = self.listen(written, &relays, &ports);
+        let (credentials, secret_is_made_up) = self.credentials(&written.auth);
+        let allocations = self.count("limits.allocations", written.limits.allocations, 1..=TABLE_MAX);
+        let turn = turn::Config {
+            realm: self.realm(&written.auth.realm),
+            software: self.software(&written.software),
+            nonces: self.nonces(&written.auth),
+            credentials,
+            peers: self.peers(&written.peers, &relays, &listen),
+            relays,
+            ports,
+            lifetimes: self.lifetimes(&written.allocations),
+            limits: self.table_limits(&written.limits, allocations),
+        };
+        let shards = shard::Settings {
+            count: self.threads(written.threads, &turn.ports),
+            connections: self.connection_limits(&written.limits),
+            socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
+            relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
+            quotas: shard::Quotas {
+                allocations,
+                allocations_per_account: self.count(
+                    "limits.allocations_per_user",
+                    written.limits.allocations_per_user,
+                    1..=TABLE_MAX,
+                ),
+            },
+            turn: Arc::new(turn),
+            listen,
+        };
+        Config {
+            admin: self.admin(&written.admin.listen, &shards.listen),
+            log: self.log(&written.log),
+            drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
+            secret_is_made_up,
+            notes: std::mem::take(&mut self.notes),
+            shards,
+        }
+    }
+
+    fn problem(&mut self, key: impl Into<String>, mistake: Mistake) {
+        let key = key.into();
+        self.problems.push(Problem {
+            position: self.document.position(&key),
+            key,
+            wrong: mistake.wrong,
+            fix: mistake.fix,
+        });
+    }
+
+    fn note(&mut self, key: &'static str, text: impl Into<String>) {
+        self.notes.push(Note { key, text: text.into() });
+    }
+
+    /// The value, or a problem.
+    fn accept<T>(&mut self, key: impl Into<String>, result: Result<T, Mistake>) -> Option<T> {
+        result.map_err(|mistake| self.problem(key, mistake)).ok()
+    }
+
+    fn count(&mut self, key: &str, value: i64, range: RangeInclusive<i64>) -> usize {
+        let (least, most) = (*range.start(), *range.end());
+        if !range.contains(&value) {
+            let wrong = format!("{value} is out of bounds");
+            self.problem(key, Mistake::new(wrong, format!("write a whole number from {least} to {most}")));
+        }
+        value.clamp(least, most) as usize
+    }
+
+    /// In seconds.
+    fn duration(&mut self, key: &str, text: &str, range: RangeInclusive<u64>) -> u32 {
+        let secs = self.amount(key, text, &range, values::duration_secs, values::show_duration);
+        u32::try_from(secs).unwrap_or(u32::MAX)
+    }
+
+    /// In bytes.
+    fn size(&mut self, key: &str, text: &str, range: RangeInclusive<u64>) -> usize {
+        self.amount(key, text, &range, values::size_bytes, values::show_size) as usize
+    }
+
+    fn amount(
+        &mut self,
+        key: &str,
+        text: &str,
+        range: &RangeInclusive<u64>,
+        parse: fn(&str) -> Result<u64, Mistake>,
+        show: fn(u64) -> String,
+    ) -> u64 {
+        let (least, most) = (show(*range.start()), show(*range.end()));
+        let in_bounds = parse(text).and_then(|value| {
+            let wrong =
+                || Mistake::new(format!("\"{text}\" is out of bounds"), format!("write \"{least}\" to \"{most}\""));
+            range.contains(&value).then_some(value).ok_or_else(wrong)
+        });
+        self.accept(key, in_bounds).unwrap_or(*range.start())
+    }
+
+    /// One of a few words.
+    fn word<T: Copy>(&mut self, key: &str, text: &str, words: &[(&str, T)]) -> T {
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+            return *meaning;
+        }
+        let choices: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let fix = format!("write one of {}", choices.join(", "));
+        self.problem(key, Mistake::new(format!("\"{text}\" is not known here"), fix));
+        words[0].1
+    }
+
+    fn software(&mut self, text: &str) -> Option<String> {
+        if text.len() > SOFTWARE_BYTES_MAX || text.chars().any(char::is_control) {
+            self.problem(
+                "software",
+                Mistake::new(
+                    "this is too long, or has control characters",
+                    format!("write at most {SOFTWARE_BYTES_MAX} bytes of plain text, or \"\" to send none"),
+                ),
+            );
+        }
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    fn lifetimes(&mut self, written: &super::written::Allocations) -> turn::Lifetimes {
+        // TURN-8656-7.2-29 has the default as the floor of what is granted, and clients count on ten minutes.
+        let allocation_default_secs =
+            self.duration("allocations.lifetime_default", &written.lifetime_default, 10 * MINUTE..=DAY);
+        let allocation_max_secs = self.duration("allocations.lifetime_max", &written.lifetime_max, 10 * MINUTE..=DAY);
+        if allocation_max_secs < allocation_default_secs {
+            self.problem(
+                "allocations.lifetime_max",
+                Mistake::new(
+                    "the longest lifetime is shorter than the default one",
+                    format!("write \"{}\" or more", values::show_duration(allocation_default_secs.into())),
+                ),
+            );
+        }
+        if u64::from(allocation_max_secs) > HOUR {
+            self.note(
+                "allocations.lifetime_max",
+                "RFC 8656 recommends at most 1h: clients that vanish hold their ports until then.",
+            );
+        }
+        turn::Lifetimes { allocation_default_secs, allocation_max_secs }
+    }
+
+    fn table_limits(&mut self, written: &super::written::Limits, allocations: usize) -> turn::Limits {
+        turn::Limits {
+            // Clients spread over shards by chance, so a single one may have to hold nearly all of them.
+            allocations,
+            permissions_per_allocation: self.count(
+                "limits.permissions_per_allocation",
+                written.permissions_per_allocation,
+                1..=65_536,
+            ),
+            channels_per_allocation: self.count(
+                "limits.channels_per_allocation",
+                written.channels_per_allocation,
+                1..=CHANNELS_MAX,
+            ),
+            effects: self.count("limits.pending_effects", written.pending_effects, 64..=TABLE_MAX),
+        }
+    }
+
+    fn connection_limits(&mut self, written: &super::written::Limits) -> shard::ConnectionLimits {
+        shard::ConnectionLimits {
+            total: self.count("limits.connections", written.connections, 1..=TABLE_MAX),
+            per_address: self.count("limits.connections_per_address", written.connections_per_address, 1..=TABLE_MAX),
+            // Less could not hold the largest message.
+            send_buffer_bytes: self.size(
+                "limits.connection_send_buffer",
+                &written.connection_send_buffer,
+                128 * KIB..=64 * MIB,
+            ),
+            idle_secs: self.duration("limits.connection_idle", &written.connection_idle, 5..=HOUR),
+        }
+    }
+
+    fn socket_buffer(&mut self, key: &str, text: &str) -> usize {
+        self.size(key, text, 16 * KIB..=GIB)
+    }
+
+    fn threads(&mut self, written: i64, ports: &turn::PortRange) -> u16 {
+        if written == 0 {
+            // As many as there are cores and every one of which has ports.
+            let cores = u16::try_from(self.machine.cores).unwrap_or(u16::MAX).clamp(1, THREADS_MAX as u16);
+            return (1..=cores).rev().find(|count| every_shard_has_ports(*count, ports)).unwrap_or(1);
+        }
+        let count = self.count("threads", written, 0..=THREADS_MAX).max(1) as u16;
+        if !every_shard_has_ports(count, ports) {
+            self.problem(
+                "relay.ports",
+                Mistake::new(
+                    format!("with {count} threads there are too few ports for each to have a pair of its own"),
+                    format!("write a range of at least {} ports, or threads = 0", 2 * u32::from(count) + 2),
+                ),
+            );
+        }
+        count
+    }
+
+    fn log(&mut self, written: &super::written::Log) -> Log {
+        use tracing::Level;
+        let levels = [
+            ("info", Level::INFO),
+            ("error", Level::ERROR),
+            ("warn", Level::WARN),
+            ("debug", Level::DEBUG),
+            ("trace", Level::TRACE),
+        ];
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        Log {
+            level: self.word("log.level", &written.level, &levels),
+            format: self.word("log.format", &written.format, &formats),
+        }
+    }
+}
+
+/// Whether each of `count` shards owns both ports of at least one pair. A single shard does with a single port.
+fn every_shard_has_ports(count: u16, ports: &turn::PortRange) -> bool {
+    let first_pair = u32::from(ports.first).div_ceil(2);
+    let pairs_end = u32::from(ports.last).div_ceil(2);
+    // Neighbouring pairs belong to neighbouring shards in turn.
+    count == 1 || pairs_end.saturating_sub(first_pair) >= u32::from(count)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! `[auth]`: who may allocate.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::{Checker, DAY, HOUR, MINUTE};
+use crate::config::values::{self, Mistake, Prepared};
+use crate::config::written;
+use crate::turn::{Credentials, NonceKeys, SharedSecret, StaticUser};
+
+/// What [`crate::turn::Config`] holds; every unauthenticated client is told the realm, so it is kept short.
+const REALM_BYTES_MAX: usize = 128;
+/// RFC 8489 §14.3: fewer than 509 bytes.
+const USERNAME_BYTES_MAX: usize = 508;
+/// 128 bits of a random secret in hex or base64 are longer; anything shorter can be found by trying, because whoever
+/// holds one credential can test guesses at home.
+const SECRET_BYTES_MIN: usize = 16;
+const SECRET_FILE_BYTES_MAX: u64 = 4_096;
+
+const SECRET_FIX: &str = "make one with: openssl rand -hex 32";
+
+impl Checker<'_> {
+    pub(super) fn realm(&mut self, text: &str) -> String {
+        let fix = || format!("write 1 to {REALM_BYTES_MAX} bytes without quotes or backslashes, like \"example.org\"");
+        let prepared = match Prepared::new(text) {
+            Ok(prepared) => prepared.0,
+            Err(why) => {
+                self.problem("auth.realm", Mistake::new(format!("the realm is not usable: {why}"), fix()));
+                return String::new();
+            }
+        };
+        if prepared.len() > REALM_BYTES_MAX {
+            let wrong = format!("the realm is {} bytes long", prepared.len());
+            self.problem("auth.realm", Mistake::new(wrong, fix()));
+        }
+        if prepared.contains(['"', '\\']) {
+            self.problem("auth.realm", Mistake::new("the realm has a quote or backslash in it", fix()));
+        }
+        prepared
+    }
+
+    /// Keys are fresh at every start: clients with an old nonce are told 438 and go on with a new one.
+    pub(super) fn nonces(&mut self, written: &written::Auth) -> NonceKeys {
+        NonceKeys {
+            current: random_bytes(),
+            previous: None,
+            // TURN-8656-5-02: at most an hour.
+            lifetime_secs: self.duration("auth.nonce_lifetime", &written.nonce_lifetime, MINUTE..=HOUR),
+        }
+    }
+
+    /// And whether the only secret was made up.
+    pub(super) fn credentials(&mut self, written: &written::Auth) -> (Credentials, bool) {
+        let mut secrets = self.secrets_of_file(written);
+        secrets.extend(self.secret_files(written));
+        let users = self.users(written);
+        let made_up = written.secrets.is_empty() && written.secret_files.is_empty() && written.users.is_empty();
+        if made_up {
+            self.note(
+                "auth.secrets",
+                "there are neither secrets nor users: a secret was made up, and is forgotten when the server stops.",
+            );
+            secrets.push(SharedSecret(random_bytes::<32>().to_vec()));
+        }
+        let lifetime = &written.credential_lifetime_max;
+        let credentials = Credentials {
+            users,
+            secrets,
+            ttl_secs_max: self.duration("auth.credential_lifetime_max", lifetime, MINUTE..=366 * DAY).into(),
+        };
+        (credentials, made_up)
+    }
+
+    fn secrets_of_file(&mut self, written: &written::Auth) -> Vec<SharedSecret> {
+        let mut secrets = Vec::new();
+        for (index, secret) in written.secrets.iter().enumerate() {
+            secrets.extend(self.secret(&format!("auth.secrets[{index}]"), secret.as_bytes(), &secrets));
+        }
+        let has_passwords = written.users.iter().any(|user| !user.password.is_empty());
+        if let Some(file) = self.file
+            && (!secrets.is_empty() || has_passwords)
+            && others_may_read(file)
+        {
+            let text = format!("every user of this machine can read {}: chmod o= it.", file.display());
+            self.note("auth", text);
+        }
+        secrets
+    }
+
+    fn secret_files(&mut self, written: &written::Auth) -> Vec<SharedSecret> {
+        let mut secrets = Vec::new();
+        for (index, path) in written.secret_files.iter().enumerate() {
+            let key = format!("auth.secret_files[{index}]");
+            // Relative to the file that names it, wherever the server was started.
+            let path = self.file.and_then(Path::parent).map_or_else(|| PathBuf::from(path), |at| at.join(path));
+            match read_short_file(&path) {
+                Ok(bytes) => secrets.extend(self.secret(&key, bytes.trim_ascii_end(), &secrets)),
+                Err(why) => {
+                    let wrong = format!("{} cannot be read: {why}", path.display());
+                    let fix = "name a file with one secret in it that the user who runs hairpin can read";
+                    self.problem(key, Mistake::new(wrong, fix));
+                }
+            }
+            if others_may_read(&path) {
+                let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
+                self.note("auth.secret_files", text);
+            }
+        }
+        secrets
+    }
+
+    fn secret(&mut self, key: &str, bytes: &[u8], others: &[SharedSecret]) -> Option<SharedSecret> {
+        if bytes.len() < SECRET_BYTES_MIN {
+            let wrong = format!("a secret of {} bytes can be guessed; the least is {SECRET_BYTES_MIN}", bytes.len());
+            self.problem(key, Mistake::new(wrong, SECRET_FIX));
+            return None;
+        }
+        let secret = SharedSecret(bytes.to_vec());
+        if others.contains(&secret) {
+            self.problem(key, Mistake::new("this secret is listed twice", "remove one of the two"));
+        }
+        Some(secret)
+    }
+
+    fn users(&mut self, written: &written::Auth) -> HashMap<String, StaticUser> {
+        let realm = Prepared::new(&written.realm).map(|realm| realm.0).unwrap_or_default();
+        let mut users = HashMap::new();
+        for (index, user) in written.users.iter().enumerate() {
+            let key = |name: &str| format!("auth.users[{index}].{name}");
+            let name = match Prepared::new(&user.name) {
+                Ok(name) if name.0.len() <= USERNAME_BYTES_MAX => name.0,
+                Ok(_) => {
+                    let fix = format!("write at most {USERNAME_BYTES_MAX} bytes");
+                    self.problem(key("name"), Mistake::new("the name is too long", fix));
+                    continue;
+                }
+                Err(why) => {
+                    let wrong = format!("the name is not usable: {why}");
+                    self.problem(key("name"), Mistake::new(wrong, "write a name, like name = \"alice\""));
+                    continue;
+                }
+            };
+            let Some(keys) = self.keys_of(index, user, &name, &realm) else {
+                continue;
+            };
+            if users.insert(name, keys).is_some() {
+                let wrong = "this name is taken by a user before";
+                self.problem(key("name"), Mistake::new(wrong, "give every user another name, or remove one"));
+            }
+        }
+        users
+    }
+
+    fn keys_of(&mut self, index: usize, user: &written::User, name: &str, realm: &str) -> Option<StaticUser> {
+        let key = |name: &str| format!("auth.users[{index}].{name}");
+        let has_keys = !user.key_md5.is_empty() || !user.key_sha256.is_empty();
+        match (user.password.is_empty(), has_keys) {
+            (true, false) => {
+                let fix = "write password = \"…\", or key_md5 and key_sha256 made from it";
+                self.problem(key("password"), Mistake::new("this user has neither password nor keys", fix));
+                None
+            }
+            (false, true) => {
+                let wrong = "this user has both a password and keys made from one";
+                self.problem(key("password"), Mistake::new(wrong, "keep one of the two"));
+                None
+            }
+            (false, false) => match Prepared::new(&user.password) {
+                Ok(password) => Some(StaticUser::from_password(name, realm, password.as_str())),
+                Err(why) => {
+                    let wrong = format!("the password is not usable: {why}");
+                    self.problem(key("password"), Mistake::new(wrong, "take another password"));
+                    None
+                }
+            },
+            (true, true) => Some(StaticUser {
+                key_md5: self.optional_key(&key("key_md5"), &user.key_md5),
+                key_sha256: self.optional_key(&key("key_sha256"), &user.key_sha256),
+            }),
+        }
+    }
+
+    fn optional_key<const N: usize>(&mut self, key: &str, text: &str) -> Option<[u8; N]> {
+        if text.is_empty() {
+            return None;
+        }
+        self.accept(key, values::key(text))
+    }
+}
+
+fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("a system without random numbers cannot keep secrets");
+    bytes
+}
+
+fn read_short_file(path: &Path) -> Result<Vec<u8>, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    // A device or pipe could be read without end.
+    if !metadata.is_file() {
+        return Err("it is not a file".into());
+    }
+    if metadata.len() > SECRET_FILE_BYTES_MAX {
+        return Err(format!("it is larger than {SECRET_FILE_BYTES_MAX} bytes"));
+    }
+    std::fs::read(path).map_err(|error| error.to_string())
+}
+
+#[cfg(unix)]
+fn others_may_read(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(not(unix))]
+fn others_may_read(_: &Path) -> bool {
+    false
+}

@@ -1,0 +1,316 @@
+//! What is refused and with which words, what is noted, and that the shipped example tells the truth.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::config::EXAMPLE;
+use crate::config::document::Document;
+use crate::config::written::{self, Written};
+
+/// One public address, behind no NAT.
+fn machine() -> Machine {
+    let addresses = ["127.0.0.1", "::1", "8.8.4.4", "10.0.0.5"];
+    Machine {
+        cores: 4,
+        interfaces: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        default_routes: vec!["8.8.4.4".parse().unwrap()],
+        can_bind: |ip| {
+            ip.is_loopback() || ip.is_unspecified() || ip.to_string() == "8.8.4.4" || ip.to_string() == "10.0.0.5"
+        },
+    }
+}
+
+fn check(text: &str) -> Result<Config, Errors> {
+    check_text(text, Some(Path::new("test.toml")), &machine())
+}
+
+fn accept(text: &str) -> Config {
+    check(text).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
+}
+
+/// Line, key, part of what is wrong, part of the remedy.
+type Complaint = (usize, &'static str, &'static str, &'static str);
+
+const REFUSED: &[(&str, Complaint)] = &[
+    // The text as such.
+    ("threads = ", (1, "", "not TOML", "key = value")),
+    ("threads = 1\nthreads = 2", (2, "", "duplicate", "once")),
+    ("[log]\nlevel = \"info\"\n[log]", (3, "", "duplicate", "merge")),
+    // Keys and kinds.
+    ("[auth]\nsecret = \"x\"", (2, "auth.secret", "no such key", "did you mean secrets?")),
+    ("colour = 1", (1, "colour", "no such key", "the keys here are threads, software")),
+    ("[listn]\nudp = []", (1, "listn", "no such key", "did you mean listen?")),
+    ("threads = \"4\"", (1, "threads", "expected a whole number", "like threads = 0")),
+    ("[log]\nlevel = 3", (2, "log.level", "expected a string", "like level = \"info\"")),
+    ("log = 3", (1, "log", "invalid type", "config.example.toml")),
+    ("[listen]\nudp = [3478]", (2, "listen.udp[0]", "invalid type", "in quotes")),
+    // Numbers, durations, sizes, words.
+    ("threads = -1", (1, "threads", "-1 is out of bounds", "from 0 to 1024")),
+    ("[limits]\nallocations = 0", (2, "limits.allocations", "out of bounds", "from 1 to 1000000")),
+    ("[limits]\nchannels_per_allocation = 4097", (2, "limits.channels_per_allocation", "out", "from 1 to 4096")),
+    (
+        "[limits]\nconnection_send_buffer = \"1KiB\"",
+        (2, "limits.connection_send_buffer", "out", "\"128KiB\" to \"64MiB\""),
+    ),
+    ("[limits]\nconnection_idle = \"60\"", (2, "limits.connection_idle", "not a duration", "\"60s\"")),
+    ("[sockets]\nlisten_buffer = \"4MB\"", (2, "sockets.listen_buffer", "not a size", "KiB, MiB")),
+    ("[allocations]\nlifetime_default = \"9m\"", (2, "allocations.lifetime_default", "out of bounds", "\"10m\" to")),
+    ("[allocations]\nlifetime_default = \"2h\"", (1, "allocations.lifetime_max", "shorter", "\"2h\" or more")),
+    ("[auth]\nnonce_lifetime = \"2h\"", (2, "auth.nonce_lifetime", "out of bounds", "\"1m\" to \"1h\"")),
+    ("[log]\nformat = \"xml\"", (2, "log.format", "\"xml\" is not known", "\"text\", \"json\"")),
+    ("[shutdown]\ndrain = \"soon\"", (2, "shutdown.drain", "not a duration", "whole number")),
+    // Where to listen.
+    ("[listen]\nudp = [\"0.0.0.0\"]", (2, "listen.udp[0]", "not an address with a port", "\"0.0.0.0:3478\"")),
+    ("[listen]\nudp = [\"turn.example.org:3478\"]", (2, "listen.udp[0]", "not an address", "names are not looked up")),
+    ("[listen]\nudp = []\ntcp = []", (2, "listen.udp", "nothing to listen on", "remove the key")),
+    ("[listen]\ntcp = [\"[::1]:5\", \"[::1]:5\"]", (2, "listen.tcp[1]", "listed twice", "remove one")),
+    ("[listen]\nudp = [\"0.0.0.0:5\", \"127.0.0.1:5\"]", (2, "listen.udp[1]", "overlap", "remove one")),
+    (
+        "[listen]\nudp = [\"9.9.9.9:3478\"]",
+        (2, "listen.udp[0]", "not an address of this machine", "127.0.0.1, 8.8.4.4"),
+    ),
+    ("[listen]\nudp = [\"8.8.4.4:50000\"]", (2, "listen.udp[0]", "among the relay ports", "like 3478")),
+    ("[listen]\nudp = [\"0.0.0.0:50000\"]", (2, "listen.udp[0]", "among the relay ports", "relay.ports")),
+    ("[admin]\nlisten = \"127.0.0.1:3478\"", (2, "admin.listen", "0.0.0.0:3478 over TCP already", "another port")),
+    ("[admin]\nlisten = \"9641\"", (2, "admin.listen", "not an address", "0.0.0.0:9641")),
+    // Relays.
+    ("[relay]\nports = \"70000-80000\"", (2, "relay.ports", "not a range", "65535")),
+    ("[relay]\nports = \"2000-1500\"", (2, "relay.ports", "above the last", "\"1500-2000\"")),
+    ("[relay]\nports = \"80-2000\"", (2, "relay.ports", "well-known", "1024")),
+    ("threads = 8\n[relay]\nports = \"5000-5009\"", (3, "relay.ports", "8 threads", "threads = 0")),
+    ("[relay]\naddresses = [\"8.8.4.4:1\"]", (2, "relay.addresses[0]", "not an IP address", "\"8.8.4.4\"")),
+    (
+        "[relay]\naddresses = [\"9.9.9.9\"]",
+        (2, "relay.addresses[0]", "not an address of this machine", "bind = \"8.8.4.4\", advertise = \"9.9.9.9\""),
+    ),
+    ("[relay]\naddresses = [\"0.0.0.0\"]", (2, "relay.addresses[0]", "all addresses", "addresses = []")),
+    (
+        "[relay]\naddresses = [\"::ffff:8.8.4.4\"]",
+        (2, "relay.addresses[0]", "IPv4 address written as IPv6", "\"8.8.4.4\""),
+    ),
+    ("[relay]\naddresses = [\"8.8.4.4\", \"8.8.4.4\"]", (2, "relay.addresses[1]", "used by an entry before", "once")),
+    (
+        "[relay]\naddresses = [{ bind = \"8.8.4.4\" }]",
+        (2, "relay.addresses[0].advertise", "not an IP address", "203.0.113.5"),
+    ),
+    (
+        "[relay]\naddresses = [{ bind = \"8.8.4.4\", advertise = \"::1\" }]",
+        (2, "relay.addresses[0].advertise", "same family", "IPv4 with IPv4"),
+    ),
+    (
+        "[relay]\naddresses = [{ bind = \"8.8.4.4\", advertize = \"9.9.9.9\" }]",
+        (2, "relay.addresses[0].advertize", "no such key", "did you mean advertise?"),
+    ),
+    // Who may allocate.
+    ("[auth]\nrealm = \"a\\\"b\"", (2, "auth.realm", "quote", "without quotes")),
+    ("[auth]\nrealm = \"\"", (2, "auth.realm", "empty", "example.org")),
+    ("[auth]\nsecrets = [\"short\"]", (2, "auth.secrets[0]", "5 bytes can be guessed", "openssl rand -hex 32")),
+    ("[auth]\nsecrets = [\"0123456789abcdef\", \"0123456789abcdef\"]", (2, "auth.secrets[1]", "twice", "remove")),
+    (
+        "[auth]\nsecret_files = [\"/does/not/exist\"]",
+        (2, "auth.secret_files[0]", "/does/not/exist cannot be read", "one secret in it"),
+    ),
+    ("[auth]\nsecret_files = [\"/dev/zero\"]", (2, "auth.secret_files[0]", "not a file", "one secret in it")),
+    ("[[auth.users]]\npassword = \"x\"", (1, "auth.users[0].name", "empty", "name = \"alice\"")),
+    ("[[auth.users]]\nname = \"a\"", (1, "auth.users[0].password", "neither password nor keys", "password = ")),
+    (
+        "[[auth.users]]\nname = \"a\"\npassword = \"x\"\nkey_md5 = \"00\"",
+        (3, "auth.users[0].password", "both", "keep one"),
+    ),
+    (
+        "[[auth.users]]\nname = \"a\"\nkey_md5 = \"0g\"",
+        (3, "auth.users[0].key_md5", "not a key", "32 hexadecimal digits"),
+    ),
+    (
+        "[[auth.users]]\nname = \"a\"\nkey_sha256 = \"00\"",
+        (3, "auth.users[0].key_sha256", "not a key", "64 hexadecimal digits"),
+    ),
+    (
+        "[[auth.users]]\nname = \"a\"\npassword = \"x\"\n[[auth.users]]\nname = \"a\"\npassword = \"y\"",
+        (5, "auth.users[1].name", "taken", "another name"),
+    ),
+    (
+        "[[auth.users]]\nname = \"a\\u0000\"\npassword = \"x\"",
+        (2, "auth.users[0].name", "RFC 8265", "name = \"alice\""),
+    ),
+    // Peers (abuse S2).
+    ("[peers]\nallow = [\"10.1.2.3/8\"]", (2, "peers.allow[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
+    (
+        "[peers]\ndeny = [\"8.8.8.0/24\", \"2001:db8::/129\"]",
+        (2, "peers.deny[1]", "not an address prefix", "2001:db8::/32"),
+    ),
+    ("[peers]\ndeny = [\"8.0.0.0/8\", \"8.0.0.0/8\"]", (2, "peers.deny[1]", "listed twice", "remove")),
+    (
+        "[peers]\nallow = [\"0.0.0.0/0\"]\ndeny = [\"8.0.0.0/8\"]",
+        (3, "peers.deny[0]", "reachable all the same", "narrower"),
+    ),
+    ("[peers]\nallow = [\"::ffff:10.0.0.0/104\"]", (2, "peers.allow[0]", "never allowed", "IPv4 prefix itself")),
+];
+
+#[test]
+fn each_mistake_is_refused_with_line_key_and_remedy() {
+    for (text, (line, key, wrong, fix)) in REFUSED {
+        let errors = check(text).expect_err(text);
+        let [problem] = errors.problems() else { panic!("{text}\nmore than one complaint:\n{errors}") };
+        assert_eq!(problem.key, *key, "{text}\n{errors}");
+        // What is missing from the file altogether can only point at the section, if there is one.
+        assert_eq!(problem.position.map(|position| position.line), Some(*line), "{text}\n{errors}");
+        assert!(problem.wrong.contains(wrong), "{text}\n{errors}");
+        assert!(problem.fix.contains(fix), "{text}\n{errors}");
+        assert!(errors.to_string().starts_with(&format!("test.toml:{line}:")), "{errors}");
+    }
+}
+
+#[test]
+fn independent_mistakes_are_reported_together_in_the_order_of_the_file() {
+    let text = "threads = -1\ncolour = 1\n[relay]\nports = \"1-2\"\n[peers]\nallow = [\"x\", \"10.0.0.1/8\"]\n";
+    let errors = check(text).unwrap_err();
+    let keys: Vec<&str> = errors.problems().iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["threads", "colour", "relay.ports", "peers.allow[0]", "peers.allow[1]"]);
+}
+
+#[test]
+fn messages_do_not_repeat_secrets() {
+    let text = "[auth]\nsecrets = [\"hunter2\"]\n[[auth.users]]\nname = \"a\"\npassword = \"hunter2\\u0000\"\n\
+                [[auth.users]]\nname = \"b\"\nkey_md5 = \"hunter2\"\n";
+    let errors = check(text).unwrap_err();
+    assert_eq!(errors.problems().len(), 3);
+    assert!(!errors.to_string().contains("hunter2"), "{errors}");
+}
+
+#[test]
+fn nothing_written_is_a_working_configuration() {
+    let config = accept("");
+    assert!(config.secret_is_made_up);
+    assert_eq!(config.shards.count, 4);
+    assert_eq!(config.shards.turn.credentials.secrets.len(), 1);
+    assert_eq!(config.shards.turn.relays.len(), 1);
+    assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:9641");
+    assert_eq!(config.shards.listen.len(), 4);
+    let is_optional = |entry: &shard::ListenAddress| entry.address.is_ipv6();
+    assert!(config.shards.listen.iter().all(|entry| entry.required != is_optional(entry)));
+    assert!(accept("[listen]\nudp = [\"[::]:3478\"]").shards.listen[0].required);
+    let debug = format!("{config:?}");
+    let secret = format!("{:?}", config.shards.turn.credentials.secrets[0].0);
+    assert!(!debug.contains(secret.trim_matches(['[', ']'])), "secrets are redacted");
+}
+
+#[test]
+fn a_machine_without_internet_relays_on_loopback_and_says_so() {
+    let lonely = Machine { default_routes: Vec::new(), ..machine() };
+    let config = check_text("", None, &lonely).unwrap();
+    let relays: Vec<IpAddr> = config.shards.turn.relays.iter().map(|relay| relay.bind).collect();
+    assert_eq!(relays, ["127.0.0.1".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
+    assert!(config.notes.iter().any(|note| note.text.contains("only programs on this machine")));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_noted() {
+    let noted = [
+        ("[relay]\naddresses = [\"10.0.0.5\"]", "the Internet cannot reach"),
+        ("[allocations]\nlifetime_max = \"2h\"", "recommends at most 1h"),
+        ("[peers]\nallow = [\"127.0.0.0/8\"]", "includes loopback"),
+        ("[peers]\nallow = [\"169.254.0.0/16\"]", "metadata service"),
+        ("[admin]\nlisten = \"8.8.4.4:9641\"", "not a loopback address"),
+    ];
+    for (text, note) in noted {
+        let config = accept(text);
+        assert!(config.notes.iter().any(|n| n.text.contains(note)), "{text}: {:?}", config.notes);
+    }
+    let quiet = accept("[auth]\nsecrets = [\"0123456789abcdef\"]");
+    assert_eq!(quiet.notes, []);
+}
+
+#[test]
+fn own_addresses_are_refused_as_peers_and_1_to_1_nat_is_understood() {
+    let config = accept("[relay]\naddresses = [{ bind = \"10.0.0.5\", advertise = \"9.9.9.9\" }]");
+    let turn = &config.shards.turn;
+    assert_eq!(turn.relays[0].advertise.to_string(), "9.9.9.9");
+    for own in ["8.8.4.4", "9.9.9.9"] {
+        assert!(turn.peers.check(own.parse().unwrap()).is_err(), "{own}");
+    }
+    assert!(turn.peers.check("8.8.8.8".parse().unwrap()).is_ok());
+}
+
+#[test]
+fn users_and_secrets_work_at_once_and_are_prepared() {
+    let config = accept(
+        "[auth]\nrealm = \"example.org\"\nsecrets = [\"0123456789abcdef\", \"fedcba9876543210\"]\n\
+         [[auth.users]]\nname = \"e\u{301}va\"\npassword = \"p\u{3000}w\"\n\
+         [[auth.users]]\nname = \"bob\"\nkey_md5 = \"00112233445566778899aabbccddeeff\"",
+    );
+    let credentials = &config.shards.turn.credentials;
+    assert!(!config.secret_is_made_up);
+    assert_eq!(credentials.secrets.len(), 2);
+    let prepared = turn::StaticUser::from_password("\u{e9}va", "example.org", "p w");
+    assert!(credentials.users["\u{e9}va"] == prepared);
+    assert_eq!(credentials.users["bob"].key_md5.unwrap()[..2], [0x00, 0x11]);
+    assert_eq!(credentials.users["bob"].key_sha256, None);
+}
+
+#[test]
+fn off_and_empty_turn_the_admin_port_off() {
+    assert_eq!(accept("[admin]\nlisten = \"off\"").admin, None);
+    assert_eq!(accept("[admin]\nlisten = \"\"").admin, None);
+}
+
+#[test]
+fn threads_are_no_more_than_ports_allow() {
+    assert_eq!(accept("[relay]\nports = \"5000-5003\"").shards.count, 2);
+    assert_eq!(accept("[relay]\nports = \"5001-5001\"").shards.count, 1);
+    assert!(check("threads = 2\n[relay]\nports = \"5000-5003\"").is_ok());
+    assert!(check("threads = 2\n[relay]\nports = \"5001-5004\"").is_err());
+}
+
+#[test]
+fn the_example_has_every_key_with_its_default() {
+    let document = Document::parse(EXAMPLE).unwrap();
+    let mut problems = Vec::new();
+    assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
+    assert_eq!(problems, []);
+    let sections: [(&str, &[&str]); 9] = [
+        ("listen", written::Listen::KEYS),
+        ("relay", written::Relay::KEYS),
+        ("auth", written::Auth::KEYS),
+        ("allocations", written::Allocations::KEYS),
+        ("limits", written::Limits::KEYS),
+        ("sockets", written::Sockets::KEYS),
+        ("peers", written::Peers::KEYS),
+        ("admin", written::Admin::KEYS),
+        ("log", written::Log::KEYS),
+    ];
+    let mut names: Vec<String> = Written::KEYS.iter().map(|key| key.to_string()).collect();
+    names.push("shutdown.drain".into());
+    for (section, keys) in sections {
+        names.extend(keys.iter().map(|key| format!("{section}.{key}")));
+    }
+    // Users have no defaults: they stand there as comments.
+    names.retain(|name| name != "auth.users");
+    for name in names {
+        assert!(document.has(&name), "config.example.toml lacks {name}");
+    }
+    for key in written::User::KEYS.iter().chain(&["[auth.users]"]) {
+        assert!(EXAMPLE.contains(&format!("\n#{key}")) || EXAMPLE.contains(&format!("\n#[{key}]")), "{key}");
+    }
+}
+
+#[test]
+fn the_examples_in_comments_of_the_example_are_understood() {
+    let mut text = String::new();
+    let mut instead_of = None;
+    for line in EXAMPLE.lines() {
+        let example =
+            line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()));
+        let key = line.split(" = ").next();
+        if let Some(example) = example {
+            instead_of = example.split(" = ").next();
+            text.extend([example, "\n"]);
+        } else if key != instead_of {
+            text.extend([line, "\n"]);
+        }
+    }
+    let mut problems = Vec::new();
+    let written = Document::parse(&text).unwrap_or_else(|problem| panic!("{problem:?}\n{text}")).read(&mut problems);
+    assert_eq!(problems, []);
+    assert_eq!((written.auth.users.len(), written.relay.addresses.len()), (2, 2));
+}

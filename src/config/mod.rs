@@ -1,0 +1,85 @@
+//! What the operator wrote, and what the server may rely on: two types, and the checks between them.
+//!
+//! Lives here: reading a TOML file ([`Written`], keys and defaults), checking it against itself and against the machine
+//! it runs on ([`Config`], nothing left to doubt), and saying what is wrong in words that name the line, the key and
+//! the remedy ([`Errors`]). Also the arithmetic of time-limited credentials, because their secrets live here.
+//! May import `stun`, `turn` and `shard`, for the types it fills. Opens no socket that stays open and starts nothing:
+//! that is `ops`. Command-line arguments are not here but in `cli`.
+//!
+//! Reading order: `written.rs` (the keys), `document.rs` (TOML with positions), `check.rs` and `check/` (one file a
+//! section), `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod credentials;
+mod document;
+mod error;
+mod machine;
+mod values;
+mod written;
+
+use std::path::Path;
+use std::time::Duration;
+
+pub use check::check_text;
+pub use credentials::TimeLimited;
+pub use error::{Errors, Note, Position, Problem};
+pub use machine::Machine;
+pub use values::{Prepared, parse_duration_secs};
+pub use written::Written;
+
+use crate::shard;
+
+/// The shipped example: every key with its default.
+pub const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+/// A configuration that may be relied on: parsed, in bounds, free of contradictions, completed with what was found out
+/// about the machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For the shards and the machines in them.
+    pub shards: shard::Settings,
+    /// Where to serve metrics and health, if anywhere.
+    pub admin: Option<std::net::SocketAddr>,
+    /// What to log and how.
+    pub log: Log,
+    /// How long to wait for allocations to end after a request to stop.
+    pub drain: Duration,
+    /// Neither users nor secrets were configured, so that the only secret was made up at start and is forgotten at
+    /// the end: credentials must be handed out by this very process.
+    pub secret_is_made_up: bool,
+    /// What is allowed but probably not meant; for a person to read.
+    pub notes: Vec<Note>,
+}
+
+/// What to log and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Lines below this level are not written.
+    pub level: tracing::Level,
+    /// For people or for programs.
+    pub format: LogFormat,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of words.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads and checks a file; without one, the built-in defaults.
+///
+/// # Errors
+/// Everything wrong with the file that could be found at once.
+pub fn load(file: Option<&Path>, machine: &Machine) -> Result<Config, Errors> {
+    let Some(path) = file else {
+        return check_text("", None, machine);
+    };
+    let bytes = std::fs::read(path).map_err(|error| Errors::unreadable(path, &error))?;
+    let text = str::from_utf8(&bytes).map_err(|error| Errors::not_text(path, &bytes, &error))?;
+    check_text(text, Some(path), machine)
+}

@@ -1,0 +1,244 @@
+//! The keys of the file and their defaults, as the operator writes them: text and numbers, nothing checked.
+//!
+//! Durations, sizes, addresses and prefixes stay text here, so that `check` can complain about all of them at once and
+//! in its own words. Numbers are wider than their bounds for the same reason. Each key is explained in
+//! `config.example.toml`, which a test keeps complete and equal to these defaults.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+
+/// Declares a section: a struct whose keys each have a default, and which tolerates no others.
+macro_rules! section {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $key:ident: $kind:ty = $default:expr,)+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$inner])* pub $key: $kind,)+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl $name {
+            /// The names of its keys.
+            pub const KEYS: &'static [&'static str] = &[$(stringify!($key)),+];
+        }
+    };
+}
+
+fn strings<const N: usize>(values: [&str; N]) -> Vec<String> {
+    values.map(String::from).into()
+}
+
+section! {
+    /// The whole file.
+    Written {
+        /// Shards; 0 is one per core.
+        threads: i64 = 0,
+        /// The SOFTWARE attribute; empty leaves it out.
+        software: String = "hairpin".into(),
+        /// Where clients connect.
+        listen: Listen = Listen::default(),
+        /// Where relayed addresses come from.
+        relay: Relay = Relay::default(),
+        /// Who may allocate.
+        auth: Auth = Auth::default(),
+        /// How long allocations live.
+        allocations: Allocations = Allocations::default(),
+        /// How much there may be.
+        limits: Limits = Limits::default(),
+        /// Kernel buffers.
+        sockets: Sockets = Sockets::default(),
+        /// Who may be reached.
+        peers: Peers = Peers::default(),
+        /// Metrics and health.
+        admin: Admin = Admin::default(),
+        /// Log lines.
+        log: Log = Log::default(),
+        /// How to stop.
+        shutdown: Shutdown = Shutdown::default(),
+    }
+}
+
+section! {
+    /// `[listen]`
+    Listen {
+        /// UDP addresses with port.
+        udp: Vec<String> = strings(["0.0.0.0:3478", "[::]:3478"]),
+        /// TCP addresses with port.
+        tcp: Vec<String> = strings(["0.0.0.0:3478", "[::]:3478"]),
+    }
+}
+
+section! {
+    /// `[relay]`
+    Relay {
+        /// Empty: found out at start.
+        addresses: Vec<RelayAddress> = Vec::new(),
+        /// `FIRST-LAST`.
+        ports: String = "49152-65535".into(),
+        /// Rest of a freed port.
+        port_quarantine: String = "2s".into(),
+    }
+}
+
+section! {
+    /// `[auth]`
+    Auth {
+        /// REALM.
+        realm: String = "hairpin".into(),
+        /// Shared secrets, in the file itself.
+        secrets: Vec<String> = Vec::new(),
+        /// Files with one shared secret each.
+        secret_files: Vec<String> = Vec::new(),
+        /// How far ahead a time-limited user name may expire.
+        credential_lifetime_max: String = "7d".into(),
+        /// How long a nonce is good for.
+        nonce_lifetime: String = "1h".into(),
+        /// Static users.
+        users: Vec<User> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[[auth.users]]`; empty text means that the key is not there.
+    User {
+        /// User name.
+        name: String = String::new(),
+        /// Password in clear.
+        password: String = String::new(),
+        /// Instead of a password: MD5(name:realm:password) in hex.
+        key_md5: String = String::new(),
+        /// Instead of a password: SHA-256(name:realm:password) in hex.
+        key_sha256: String = String::new(),
+    }
+}
+
+section! {
+    /// `[allocations]`
+    Allocations {
+        /// Granted to who asks for less or nothing.
+        lifetime_default: String = "10m".into(),
+        /// The most that is granted.
+        lifetime_max: String = "1h".into(),
+    }
+}
+
+section! {
+    /// `[limits]`
+    Limits {
+        /// On the whole server.
+        allocations: i64 = 16_384,
+        /// Per account.
+        allocations_per_user: i64 = 128,
+        /// Per allocation.
+        permissions_per_allocation: i64 = 256,
+        /// Per allocation.
+        channels_per_allocation: i64 = 256,
+        /// TCP connections on the whole server.
+        connections: i64 = 16_384,
+        /// TCP connections per client address.
+        connections_per_address: i64 = 1_024,
+        /// Bytes waiting for a slow TCP client.
+        connection_send_buffer: String = "256KiB".into(),
+        /// For TCP connections without an allocation.
+        connection_idle: String = "1m".into(),
+        /// Work between the protocol machine and its shard.
+        pending_effects: i64 = 4_096,
+    }
+}
+
+section! {
+    /// `[sockets]`
+    Sockets {
+        /// Of each listening UDP socket.
+        listen_buffer: String = "4MiB".into(),
+        /// Of each relay socket.
+        relay_buffer: String = "512KiB".into(),
+    }
+}
+
+section! {
+    /// `[peers]`
+    Peers {
+        /// Prefixes that may be reached although they are special.
+        allow: Vec<String> = Vec::new(),
+        /// Prefixes that may not be reached although they are ordinary.
+        deny: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[admin]`
+    Admin {
+        /// Address with port, or `off`.
+        listen: String = "127.0.0.1:9641".into(),
+    }
+}
+
+section! {
+    /// `[log]`
+    Log {
+        /// `error`, `warn`, `info`, `debug` or `trace`.
+        level: String = "info".into(),
+        /// `text` or `json`.
+        format: String = "text".into(),
+    }
+}
+
+section! {
+    /// `[shutdown]`
+    Shutdown {
+        /// The longest wait for allocations to end.
+        drain: String = "30s".into(),
+    }
+}
+
+section! {
+    /// The long form of a relay address.
+    Mapped {
+        /// On an interface of this machine.
+        bind: String = String::new(),
+        /// What peers see.
+        advertise: String = String::new(),
+    }
+}
+
+/// An entry of `relay.addresses`: one address for both, or a pair.
+#[derive(Clone, PartialEq)]
+pub enum RelayAddress {
+    /// `"203.0.113.5"`
+    Same(String),
+    /// `{ bind = "10.0.0.5", advertise = "203.0.113.5" }`
+    Mapped(Mapped),
+}
+
+impl<'de> Deserialize<'de> for RelayAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not `#[serde(untagged)]`: that forgets which key inside the table was wrong.
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = RelayAddress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address in quotes, or a table { bind = \"…\", advertise = \"…\" }")
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<RelayAddress, E> {
+                Ok(RelayAddress::Same(value.into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RelayAddress, A::Error> {
+                Mapped::deserialize(MapAccessDeserializer::new(map)).map(RelayAddress::Mapped)
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
+}

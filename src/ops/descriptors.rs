@@ -1,0 +1,28 @@
+//! Room for one file descriptor per allocation and connection.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+use crate::shard;
+
+/// Listeners, epoll, logs, the admin port.
+const OTHERS: u64 = 256;
+
+/// Raises the limit of this process as far as it may, and says if that is not enough for what is configured.
+pub(super) fn make_room(settings: &shard::Settings) {
+    // An allocation with both families has two sockets, but few have.
+    let wanted = settings.quotas.allocations as u64 + settings.connections.total as u64 + OTHERS;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let granted = if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    info!(granted, wanted, "file descriptors");
+    if granted < wanted {
+        warn!(
+            granted,
+            wanted,
+            "limits.allocations and limits.connections cannot be reached: raise the limit of open files (systemd: \
+             LimitNOFILE), or lower them"
+        );
+    }
+}

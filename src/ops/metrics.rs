@@ -1,0 +1,309 @@
+//! What the shards have counted, as Prometheus reads it: summed when it is scraped, kept nowhere.
+//!
+//! Labels are closed vocabularies of the code, never users or addresses: the number of series is known beforehand.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::shard::{ShellCounters, Snapshot, SocketErrorKind};
+use crate::stun::{ErrorCode, Method};
+use crate::turn::{self, EndReason, Reason, Rejection};
+
+/// Asks the shards at every scrape.
+pub(super) struct ShardCollector<F> {
+    snapshot: F,
+    started_unix_secs: f64,
+    descriptions: Vec<Desc>,
+}
+
+impl<F: Fn() -> Snapshot + Send + Sync> ShardCollector<F> {
+    /// `snapshot` must not block for long.
+    pub fn new(snapshot: F) -> Self {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let describe = |family: MetricFamily| {
+            Desc::new(family.name().into(), family.help().into(), Vec::new(), Default::default())
+                .expect("names and help are constants that the tests have seen")
+        };
+        Self {
+            snapshot,
+            started_unix_secs: started.as_secs_f64(),
+            descriptions: families(&Snapshot::default(), 0.0).into_iter().map(describe).collect(),
+        }
+    }
+}
+
+impl<F> fmt::Debug for ShardCollector<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShardCollector(…)")
+    }
+}
+
+impl<F: Fn() -> Snapshot + Send + Sync> Collector for ShardCollector<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        families(&(self.snapshot)(), self.started_unix_secs)
+    }
+}
+
+fn families(snapshot: &Snapshot, started_unix_secs: f64) -> Vec<MetricFamily> {
+    let total = &snapshot.total;
+    let mut families = vec![
+        gauge(
+            "hairpin_build_info",
+            "Always 1; the label tells the version.",
+            [([("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+        ),
+        gauge("hairpin_start_time_seconds", "When this process started, in Unix seconds.", [([], started_unix_secs)]),
+        gauge("hairpin_allocations", "Allocations alive.", [([], total.allocations as f64)]),
+        gauge("hairpin_connections", "Client connections open.", [([], total.connections as f64)]),
+        gauge("hairpin_shards", "Threads that relay packets.", [([], snapshot.shards.len() as f64)]),
+    ];
+    machine(&total.turn, &mut families);
+    shell(&total.shell, &mut families);
+    families.push(per_shard(snapshot));
+    families
+}
+
+/// What the protocol machines count.
+fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
+    let traffic = &counters.traffic;
+    let directions =
+        |to_peer, to_client| [([("direction", "to_peer")], to_peer), ([("direction", "to_client")], to_client)];
+    // Send and Data are indications: nobody requests them.
+    let by_method = |counts: &[u64; Method::ALL.len()]| {
+        let requested = |(method, _): &(Method, u64)| !matches!(method, Method::Send | Method::Data);
+        let counted = Method::ALL.into_iter().zip(*counts).filter(requested);
+        counted.map(|(method, count)| ([("method", method.label())], count)).collect::<Vec<_>>()
+    };
+    let codes: Vec<String> = ErrorCode::ALL.iter().map(|code| code.number().to_string()).collect();
+    let by_code = codes.iter().zip(counters.errors).map(|(code, count)| ([("code", code.as_str())], count));
+    families.extend([
+        counter(
+            "hairpin_relayed_bytes_total",
+            "Application data relayed, without any header.",
+            directions(traffic.bytes_to_peer, traffic.bytes_to_client),
+        ),
+        counter(
+            "hairpin_relayed_packets_total",
+            "Datagrams relayed.",
+            directions(traffic.packets_to_peer, traffic.packets_to_client),
+        ),
+        counter("hairpin_allocations_created_total", "Allocations made.", [([], counters.allocations_created)]),
+        counter(
+            "hairpin_allocations_ended_total",
+            "Allocations ended, by reason.",
+            labelled("reason", EndReason::ALL, EndReason::label, &counters.allocations_ended),
+        ),
+        counter("hairpin_requests_total", "Requests, by method.", by_method(&counters.requests)),
+        counter("hairpin_responses_total", "Success responses, by method.", by_method(&counters.successes)),
+        counter(
+            "hairpin_errors_total",
+            "Error responses, by code. 401 is part of every client's first exchange.",
+            by_code,
+        ),
+        counter(
+            "hairpin_dropped_packets_total",
+            "Packets dropped without an answer, by reason.",
+            labelled("reason", Reason::ALL, Reason::label, &counters.drops),
+        ),
+        counter(
+            "hairpin_authentication_failures_total",
+            "Requests that failed authentication, by the check they failed. no_credentials is part of every client's \
+             first exchange.",
+            labelled("reason", Rejection::ALL, Rejection::label, &counters.rejections),
+        ),
+    ]);
+}
+
+/// What happens around the machines.
+fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
+    let directions = |received, sent| [([("direction", "received")], received), ([("direction", "sent")], sent)];
+    families.extend([
+        counter(
+            "hairpin_datagrams_total",
+            "Datagrams read from and written to UDP sockets.",
+            directions(shell.datagrams_received, shell.datagrams_sent),
+        ),
+        counter(
+            "hairpin_datagram_batches_total",
+            "System calls that carried them.",
+            directions(shell.receive_batches, shell.send_batches),
+        ),
+        counter(
+            "hairpin_receive_queue_drops_total",
+            "Datagrams the kernel dropped because a socket's receive queue was full: see sockets.listen_buffer.",
+            [([], shell.receive_queue_drops)],
+        ),
+        counter(
+            "hairpin_send_buffer_drops_total",
+            "Relayed packets dropped because their client reads its connection too slowly.",
+            [([], shell.send_buffer_drops)],
+        ),
+        counter(
+            "hairpin_mailbox_overflows_total",
+            "Packets between two shards dropped because the receiving one lags behind.",
+            [([], shell.mailbox_overflows)],
+        ),
+        counter(
+            "hairpin_unsendable_packets_total",
+            "Packets whose allocation, connection or listener was gone when they were to be sent.",
+            [([], shell.unsendable)],
+        ),
+        counter(
+            "hairpin_socket_errors_total",
+            "Errors of system calls on sockets, by kind.",
+            labelled("kind", SocketErrorKind::ALL, SocketErrorKind::label, &shell.socket_errors.0),
+        ),
+        counter(
+            "hairpin_connections_accepted_total",
+            "Client connections accepted and kept.",
+            [([], shell.connections_accepted)],
+        ),
+        counter(
+            "hairpin_connections_closed_total",
+            "Client connections closed by the server, by reason.",
+            [
+                ([("reason", "refused")], shell.connections_refused),
+                ([("reason", "lost_framing")], shell.connections_lost_framing),
+                ([("reason", "idle")], shell.connections_idle),
+            ],
+        ),
+        counter(
+            "hairpin_shard_restarts_total",
+            "Panics that cost a shard its allocations. Each is a bug: please report the log line.",
+            [([], shell.shard_restarts)],
+        ),
+    ]);
+}
+
+fn per_shard(snapshot: &Snapshot) -> MetricFamily {
+    let names: Vec<String> = (0..snapshot.shards.len()).map(|index| index.to_string()).collect();
+    let busy = |nanos: u64| nanos as f64 / 1e9;
+    let values = names.iter().zip(&snapshot.shards);
+    family(
+        "hairpin_shard_busy_seconds_total",
+        "Time a shard did not spend waiting. Near one second a second it is at its limit.",
+        MetricType::COUNTER,
+        values.map(|(name, shard)| ([("shard", name.as_str())], busy(shard.shell.busy_nanos))),
+    )
+}
+
+/// A value for each word of a vocabulary.
+fn labelled<'l, T: Copy>(
+    label: &'l str,
+    words: &[T],
+    word: fn(T) -> &'static str,
+    counts: &[u64],
+) -> Vec<([(&'l str, &'l str); 1], u64)> {
+    words.iter().zip(counts).map(|(variant, count)| ([(label, word(*variant))], *count)).collect()
+}
+
+fn counter<'l, const N: usize>(
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = ([(&'l str, &'l str); N], u64)>,
+) -> MetricFamily {
+    let values = values.into_iter().map(|(labels, count)| (labels, count as f64));
+    family(name, help, MetricType::COUNTER, values)
+}
+
+fn gauge<'l, const N: usize>(
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = ([(&'l str, &'l str); N], f64)>,
+) -> MetricFamily {
+    family(name, help, MetricType::GAUGE, values)
+}
+
+fn family<'l, const N: usize>(
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    values: impl IntoIterator<Item = ([(&'l str, &'l str); N], f64)>,
+) -> MetricFamily {
+    let metric = |(labels, value): ([(&str, &str); N], f64)| {
+        let mut metric = Metric::from_label(labels.map(|(name, value)| pair(name, value)).into());
+        match kind {
+            MetricType::GAUGE => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            _ => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+        }
+        metric
+    };
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.into());
+    family.set_field_type(kind);
+    family.set_metric(values.into_iter().map(metric).collect());
+    family
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.into());
+    pair.set_value(value.into());
+    pair
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Registry, TextEncoder};
+
+    use super::*;
+    use crate::shard::ShardSnapshot;
+
+    #[test]
+    fn what_was_counted_is_what_is_scraped() {
+        let mut total = ShardSnapshot { allocations: 3, ..ShardSnapshot::default() };
+        total.turn.traffic.bytes_to_client = 1 << 40;
+        total.turn.requests[1] = 7;
+        total.turn.errors[1] = 2;
+        total.shell.busy_nanos = 1_500_000_000;
+        let snapshot = Snapshot { shards: vec![total.clone()], total };
+        let registry = Registry::new();
+        registry.register(Box::new(ShardCollector::new(move || snapshot.clone()))).unwrap();
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            "# TYPE hairpin_allocations gauge",
+            "hairpin_allocations 3",
+            "# TYPE hairpin_relayed_bytes_total counter",
+            "hairpin_relayed_bytes_total{direction=\"to_client\"} 1099511627776",
+            "hairpin_relayed_packets_total{direction=\"to_peer\"} 0",
+            "hairpin_requests_total{method=\"allocate\"} 7",
+            "hairpin_errors_total{code=\"401\"} 2",
+            "hairpin_errors_total{code=\"508\"} 0",
+            "hairpin_dropped_packets_total{reason=\"no_permission\"} 0",
+            "hairpin_authentication_failures_total{reason=\"wrong_password\"} 0",
+            "hairpin_allocations_ended_total{reason=\"expired\"} 0",
+            "hairpin_socket_errors_total{kind=\"unreachable\"} 0",
+            "hairpin_shard_busy_seconds_total{shard=\"0\"} 1.5",
+            "hairpin_build_info{version=\"0.1.0\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("method=\"send\""));
+    }
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for family in families(&Snapshot::default(), 0.0) {
+            assert!(family.name().starts_with("hairpin_"));
+            let is_counter = family.get_field_type() == MetricType::COUNTER;
+            assert_eq!(is_counter, family.name().ends_with("_total"), "{}", family.name());
+            assert!(family.help().ends_with('.') || family.help().contains(": "), "{}", family.name());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! A server's life: start, serve, drain, end.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::admin::{self, Readiness, Sources};
+use super::descriptors;
+use super::metrics::ShardCollector;
+use super::signals::StopSignals;
+use crate::config::Config;
+use crate::shard::{ListenAddress, Shards, Skipped, Snapshot, StartError};
+use crate::turn::Transport;
+
+/// How often a draining server looks whether allocations are left.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
+/// Allocations are ended and threads joined within this, or the process ends without.
+const SHUT_DOWN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What has been started, for whoever wants to tell.
+#[derive(Debug)]
+pub struct Running<'a> {
+    /// Where clients connect, with the ports that were taken for 0.
+    pub listening: &'a [ListenAddress],
+    /// Optional addresses that could not be bound, as sentences.
+    pub skipped: &'a [String],
+    /// Where metrics are.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum RunError {
+    /// tokio or the signal handlers could not be set up.
+    ControlPlane(io::Error),
+    /// The admin port could not be bound.
+    Admin(SocketAddr, io::Error),
+    /// The shards could not be started.
+    Shards(StartError),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ControlPlane(error) => write!(f, "the control plane cannot be set up: {error}"),
+            Self::Admin(address, error) => write!(
+                f,
+                "admin.listen: {address} cannot be bound: {error}\n    fix: end the other program there, choose \
+                 another port, or write listen = \"off\""
+            ),
+            Self::Shards(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Serves until SIGTERM or SIGINT, then drains for the configured time, then ends all that is left. `ready` is called
+/// once, when clients can connect.
+///
+/// # Errors
+/// If the server could not be started. Once it has, it ends well.
+pub fn run(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
+    info!(version = env!("CARGO_PKG_VERSION"), threads = config.shards.count, "starting");
+    descriptors::make_room(&config.shards);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::ControlPlane)?;
+    let result = runtime.block_on(live(config, ready));
+    // A shard that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    result
+}
+
+async fn live(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
+    let mut signals = StopSignals::install().map_err(RunError::ControlPlane)?;
+    let admin = match config.admin {
+        Some(address) => Some(admin::bind(address).await.map_err(|error| RunError::Admin(address, error))?),
+        None => None,
+    };
+    let shards = Shards::start(config.shards).map_err(RunError::Shards)?;
+    let listening = shards.listening().to_vec();
+    let skipped: Vec<String> =
+        shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
+    let shards = SharedShards::new(shards);
+
+    let (readiness, watched) = watch::channel(Readiness::Starting);
+    let admin_address = admin.as_ref().map(|(_, address)| *address);
+    if let Some((listener, _)) = admin {
+        let registry = Registry::new();
+        let source = shards.clone();
+        registry
+            .register(Box::new(ShardCollector::new(move || source.snapshot())))
+            .expect("the first and only collector");
+        let sources = Sources { registry, readiness: watched };
+        tokio::spawn(admin::serve(listener, sources));
+    }
+    readiness.send_replace(Readiness::Ready);
+    for skipped in &skipped {
+        warn!("not listening on {skipped}");
+    }
+    info!(
+        udp = addresses(&listening, Transport::Udp),
+        tcp = addresses(&listening, Transport::Tcp),
+        admin = admin_address.map_or("off".into(), |address| address.to_string()),
+        "listening"
+    );
+    ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address });
+
+    let signal = signals.next().await;
+    readiness.send_replace(Readiness::Draining);
+    drain(&shards, config.drain, signal, &mut signals).await;
+    shards.shut_down().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Grants nothing new and waits until nothing old is left, the time is over, or the operator has no patience.
+async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &mut StopSignals) {
+    let allocations = shards.drain();
+    info!(signal, allocations, seconds_max = drain.as_secs(), "draining; a second signal ends at once");
+    let over = sleep_until(Instant::now() + drain);
+    let empty = async {
+        while shards.allocations() > 0 {
+            sleep(DRAIN_STEP).await;
+        }
+    };
+    let why = tokio::select! {
+        biased;
+        () = empty => "no allocation is left",
+        () = over => "the time is over",
+        signal = signals.next() => signal,
+    };
+    info!(why, allocations = shards.allocations(), "drained");
+}
+
+fn addresses(listening: &[ListenAddress], transport: Transport) -> String {
+    let of_transport = listening.iter().filter(|entry| entry.transport == transport);
+    let texts: Vec<String> = of_transport.map(|entry| entry.address.to_string()).collect();
+    texts.join(" ")
+}
+
+/// The shards between the life of the server, which ends them, and scrapes, which may come a moment later.
+#[derive(Clone)]
+struct SharedShards(Arc<Mutex<Option<Shards>>>);
+
+impl SharedShards {
+    fn new(shards: Shards) -> Self {
+        Self(Arc::new(Mutex::new(Some(shards))))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Shards) -> T) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.with(Shards::snapshot).unwrap_or_default()
+    }
+
+    fn allocations(&self) -> usize {
+        self.with(Shards::allocations).unwrap_or_default()
+    }
+
+    /// How many allocations are left to wait for.
+    fn drain(&self) -> usize {
+        self.with(|shards| {
+            shards.drain();
+            shards.allocations()
+        })
+        .unwrap_or_default()
+    }
+
+    async fn shut_down(&self) {
+        let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let joined = tokio::task::spawn_blocking(move || shards.map(Shards::shut_down));
+        if timeout(SHUT_DOWN_TIME_MAX, joined).await.is_err() {
+            warn!("a shard did not end in time; leaving without it");
+        }
+    }
+}

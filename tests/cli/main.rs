@@ -1,0 +1,8 @@
+//! The `hairpin` command from outside: what it prints and how it exits.
+
+mod check_config;
+mod credentials;
+mod harness;
+mod help;
+mod serve;
+mod turn_client;

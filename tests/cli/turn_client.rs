@@ -1,0 +1,71 @@
+//! Just enough of a TURN client over UDP to see whether credentials are good.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use hairpin::stun::{AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity};
+
+pub struct TurnClient {
+    socket: UdpSocket,
+    requests: u8,
+    realm: Vec<u8>,
+    nonce: Vec<u8>,
+    name: String,
+    key: [u8; 16],
+}
+
+impl TurnClient {
+    pub fn new(server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(server).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self { socket, requests: 0, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16] }
+    }
+
+    pub fn binding(&mut self) {
+        self.request(Method::Binding, |_| {}).unwrap();
+    }
+
+    /// The code of the error, if it is not the first 401.
+    pub fn allocate(&mut self, name: &str, password: &str) -> Result<(), u16> {
+        // UDP, in the upper byte.
+        let udp = |writer: &mut MessageWriter<'_>| writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+        assert_eq!(self.request(Method::Allocate, udp), Err(401));
+        self.name = name.to_owned();
+        let realm = String::from_utf8(self.realm.clone()).unwrap();
+        self.key = integrity::long_term_key_md5(name, &realm, password);
+        self.request(Method::Allocate, udp)
+    }
+
+    /// Refresh with a lifetime of zero.
+    pub fn release(&mut self) {
+        self.request(Method::Refresh, |writer| writer.u32(AttributeType::LIFETIME, 0)).unwrap();
+    }
+
+    /// Loopback loses nothing, so nothing is sent twice.
+    fn request(&mut self, method: Method, fill: impl FnOnce(&mut MessageWriter<'_>)) -> Result<(), u16> {
+        self.requests += 1;
+        let mut buffer = [0; 1_232];
+        let mut writer = MessageWriter::new(&mut buffer, method, Class::Request, TransactionId([self.requests; 12]));
+        fill(&mut writer);
+        let seal = if self.name.is_empty() {
+            Seal::None
+        } else {
+            writer.attribute(AttributeType::USERNAME, self.name.as_bytes());
+            writer.attribute(AttributeType::REALM, &self.realm);
+            writer.attribute(AttributeType::NONCE, &self.nonce);
+            Seal::Sha1(&self.key)
+        };
+        let len = writer.finish(seal, false);
+        self.socket.send(&buffer[..len]).unwrap();
+        let len = self.socket.recv(&mut buffer).unwrap();
+        let response = Message::parse(&buffer[..len]).unwrap();
+        if response.class() == Class::Success {
+            return Ok(());
+        }
+        let of = |kind| response.first(kind).unwrap_or_default().to_vec();
+        (self.realm, self.nonce) = (of(AttributeType::REALM), of(AttributeType::NONCE));
+        let code = of(AttributeType::ERROR_CODE);
+        Err(u16::from(code[2]) * 100 + u16::from(code[3]))
+    }
+}
