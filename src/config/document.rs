@@ -47,10 +47,10 @@ impl<'t> Document<'t> {
             let span = error.span().unwrap_or(0..self.text.len());
             let path = path_to(table.get_ref(), &span);
             problems.push(explain(&path, error.message(), Position::of(self.text.as_bytes(), span.start)));
-            if path.is_empty() {
+            // Each round takes something away, so there is a last one.
+            if !remove(table.get_mut(), &path) {
                 return Written::default();
             }
-            remove(table.get_mut(), &path);
         }
     }
 
@@ -165,18 +165,16 @@ fn consider(candidate: &Range<usize>, span: &Range<usize>, path: &[Step], best: 
     }
 }
 
-/// Removes what the path leads to; of an array everything, so that the indices in later messages stay true.
-fn remove(table: &mut DeTable<'_>, path: &[Step]) {
+/// Removes what the path leads to; of an array everything, so that the indices in later messages stay true. Whether
+/// there was anything.
+fn remove(table: &mut DeTable<'_>, path: &[Step]) -> bool {
     match path {
-        [Step::Key(key), Step::Key(_), ..] => {
-            if let Some(DeValue::Table(inner)) = table.get_mut(key.as_str()).map(Spanned::get_mut) {
-                remove(inner, &path[1..]);
-            }
-        }
-        [Step::Key(key), ..] => {
-            table.remove(key.as_str());
-        }
-        _ => {}
+        [Step::Key(key), Step::Key(_), ..] => match table.get_mut(key.as_str()).map(Spanned::get_mut) {
+            Some(DeValue::Table(inner)) => remove(inner, &path[1..]),
+            _ => false,
+        },
+        [Step::Key(key), ..] => table.remove(key.as_str()).is_some(),
+        _ => false,
     }
 }
 
@@ -189,15 +187,40 @@ fn explain(path: &[Step], message: &str, position: Position) -> Problem {
             return problem("there is no such key".into(), which_was_meant(unknown, known));
         }
     }
-    let example = Document::parse(EXAMPLE)
-        .ok()
-        .and_then(|example| Some(example.spelling(path)?.to_owned()).filter(|spelling| !spelling.starts_with('[')));
-    let fix = match (path.last(), example) {
-        (Some(Step::Key(key)), Some(spelling)) => format!("write a value of the right kind, like {key} = {spelling}"),
-        (Some(Step::Index(_)), _) => "write each value in quotes, separated by commas".into(),
-        _ => "see config.example.toml for what belongs here".into(),
-    };
-    problem(message.trim().replace("expected i64", "expected a whole number"), fix)
+    problem(wrong_kind(path, message.trim()), right_kind(path, message))
+}
+
+/// What to write where a value of another kind stands.
+fn right_kind(path: &[Step], message: &str) -> String {
+    let wants = |what: &str| message.contains(&format!("expected {what}"));
+    match path {
+        [.., Step::Key(key)] if wants("a sequence") => format!("write a list, like {key} = [\"…\", \"…\"]"),
+        [.., Step::Key(list), Step::Index(_)] if wants("struct") => {
+            format!("write an entry of its own for each: [[{}.{list}]] with its keys below", show(&path[..1]))
+        }
+        [.., Step::Key(_)] if wants("struct") => format!("write [{}] with its keys below, one a line", show(path)),
+        [.., Step::Index(_)] => "write each value in quotes, separated by commas".into(),
+        [.., Step::Key(key)] => match Document::parse(EXAMPLE).ok().as_ref().and_then(|example| example.spelling(path))
+        {
+            Some(spelling) => format!("write a value of the right kind, like {key} = {spelling}"),
+            None => "write text in \"quotes\"; see config.example.toml".into(),
+        },
+        [] => "see config.example.toml for what belongs here".into(),
+    }
+}
+
+fn wrong_kind(path: &[Step], message: &str) -> String {
+    let message = message
+        .replace("expected i64", "expected a whole number")
+        .replace("a sequence", "a list in [brackets]")
+        .replace("expected struct", "expected the section");
+    match (path.first(), message.split_once(", expected ")) {
+        // The value may be a password, which belongs on no screen and in no log.
+        (Some(Step::Key(section)), Some((_, expected))) if section == "auth" => {
+            format!("this is of the wrong kind, expected {expected}")
+        }
+        _ => message,
+    }
 }
 
 fn which_was_meant(unknown: &str, known: &[&str]) -> String {
