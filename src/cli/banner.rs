@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use super::ice_servers::{configuration, reachable_at, uris};
 use crate::config::{Note, TimeLimited};
@@ -12,6 +13,8 @@ use crate::turn::{PeerPolicy, RelayAddress};
 
 /// What the configuration knows; the rest is known when the server runs.
 pub(super) struct Facts {
+    /// Where the made-up secret is kept, if it could be.
+    pub secret_file: Option<PathBuf>,
     pub relays: Vec<RelayAddress>,
     pub notes: Vec<Note>,
     pub credential: TimeLimited,
@@ -21,7 +24,8 @@ pub(super) struct Facts {
 /// Writes and flushes it.
 pub(super) fn print(out: &mut impl Write, facts: &Facts, running: &Running<'_>) -> io::Result<()> {
     let hours = facts.lifetime_secs / 3_600;
-    writeln!(out, "Hairpin is listening. These credentials are good for {hours} hours, or until it stops.\n")?;
+    let until = if facts.secret_file.is_some() { "" } else { ", or until it stops" };
+    writeln!(out, "Hairpin is listening. These credentials are good for {hours} hours{until}.\n")?;
     let block = |(host, listen): &(IpAddr, Vec<ListenAddress>)| {
         serde_json::to_string(&configuration(uris(&host.to_string(), listen), &facts.credential))
     };
@@ -44,6 +48,9 @@ pub(super) fn print(out: &mut impl Write, facts: &Facts, running: &Running<'_>) 
          c = new RTCPeerConnection({{...CONFIG, iceTransportPolicy: \"relay\"}}); c.createDataChannel(\"\"); \
          c.onicecandidate = e => console.log(e.candidate?.candidate ?? \"done\"); c.setLocalDescription()\n"
     )?;
+    if facts.secret_file.is_some() {
+        writeln!(out, "For more of them: hairpin credentials --user NAME --ttl 1h\n")?;
+    }
     writeln!(out, "Not yet fit for the public Internet:\n")?;
     for line in shortcomings(facts, running) {
         writeln!(out, "- {line}")?;
@@ -71,10 +78,15 @@ fn elsewhere(relays: &[RelayAddress], listen: &[ListenAddress]) -> Option<(IpAdd
 }
 
 fn shortcomings(facts: &Facts, running: &Running<'_>) -> Vec<String> {
+    let whereabouts = match &facts.secret_file {
+        Some(path) => format!("is kept in {}. For a web back end", path.display()),
+        None => "ends with this server".to_owned() + ". For credentials that last",
+    };
     let mut lines = vec![
-        "The secret behind these credentials was made up and is forgotten when the server stops. Make one that stays \
-         (openssl rand -hex 32), and put it into auth.secrets or auth.secret_files."
-            .to_owned(),
+        format!(
+            "The secret behind these credentials was made up, and {whereabouts} make one yourself (openssl rand -hex 32), \
+             and put it into auth.secrets or auth.secret_files."
+        ),
         "There is no TLS: networks that let nothing else out cannot be served, and eavesdroppers see who talks to whom."
             .to_owned(),
     ];
@@ -110,6 +122,7 @@ mod tests {
     fn printed(relay: &str, listen: &[&str]) -> String {
         let (bind, advertise) = relay.split_once('/').unwrap_or((relay, relay));
         let facts = Facts {
+            secret_file: Some("/var/lib/hairpin/secret".into()),
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: advertise.parse().unwrap() }],
             notes: Vec::new(),
             credential: TimeLimited::derive(&SharedSecret(b"north".to_vec()), "trial", 1_893_456_000),

@@ -7,14 +7,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::ice_servers::{configuration, reachable_at, uris};
-use super::{CONFIG_VARIABLE, Outcome, print};
+use super::{CONFIG_VARIABLE, Outcome, print, this_machine};
 use crate::config::{self, Config, Machine, Prepared, TimeLimited, parse_duration_secs};
 
 /// Print ready `iceServers` with time-limited credentials, as JSON.
 ///
 /// They are made from the first shared secret of the configuration, as a web back end would: the user name is when it
 /// expires, a colon, and NAME; the password is base64(HMAC-SHA1(secret, user name)). No server is asked, and none has
-/// to be told. Works on any machine that has the configuration.
+/// to be told. Works on any machine that has the configuration; without one, for the server of the same user on this
+/// machine that runs without one too.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// For whom: whatever tells your users apart in quotas and logs.
@@ -55,26 +56,26 @@ fn host(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let file = arguments.config.as_deref().ok_or_else(|| {
+    let file = arguments.config.as_deref();
+    // A file may describe another machine; without one it is about the server that runs, or will, on this one.
+    let machine = file.map_or_else(this_machine, |_| Ok(Machine::any()))?;
+    let mut config = config::load(file, &machine).map_err(|errors| errors.to_string())?;
+    let file = file.map_or("the built-in configuration".to_owned(), |file| file.display().to_string());
+    if config.secret_is_made_up {
+        config::keep_secret(&mut config).map_err(|why| {
+            format!(
+                "{file} has no shared secret, and a made-up one cannot be kept: {why}\n    \
+                 fix: add one to auth.secrets or auth.secret_files; make it with: openssl rand -hex 32"
+            )
+        })?;
+    }
+    let auth = &config.shards.turn.credentials;
+    let secret = auth.secrets.first().ok_or_else(|| {
         format!(
-            "there is no configuration to take the shared secret from\n    \
-             fix: name the server's file with --config FILE or in the variable {CONFIG_VARIABLE}; a server that runs \
-             without one prints credentials when it starts"
+            "{file}: auth.secrets: there is no shared secret to make credentials from\n    \
+             fix: add one to auth.secrets or auth.secret_files; make it with: openssl rand -hex 32"
         )
     })?;
-    // Not this machine's: the file may describe another one.
-    let config = config::load(Some(file), &Machine::any()).map_err(|errors| errors.to_string())?;
-    let file = file.display();
-    let auth = &config.shards.turn.credentials;
-    let secret = match auth.secrets.first() {
-        Some(secret) if !config.secret_is_made_up => secret,
-        _ => {
-            return Err(format!(
-                "{file}: auth.secrets: there is no shared secret to make credentials from\n    \
-                 fix: add one to auth.secrets or auth.secret_files; make it with: openssl rand -hex 32"
-            ));
-        }
-    };
     if arguments.ttl > auth.ttl_secs_max {
         return Err(format!(
             "--ttl: the server will refuse credentials that are good for {} s\n    \

@@ -21,13 +21,19 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let config = config::load(arguments.config.as_deref(), &this_machine()?).map_err(|errors| errors.to_string())?;
+    let mut config =
+        config::load(arguments.config.as_deref(), &this_machine()?).map_err(|errors| errors.to_string())?;
     ops::install_logging(config.log);
     for note in &config.notes {
         warn!(key = note.key, "{}", note.text);
     }
+    let kept = config.secret_is_made_up.then(|| config::keep_secret(&mut config));
+    if let Some(Err(why)) = &kept {
+        warn!(key = "auth.secrets", "the made-up secret cannot be kept and ends with this server: {why}");
+    }
     // With credentials of their own, operators know how to hand them out, and a log is no place for any.
-    let facts = config.secret_is_made_up.then(|| banner::Facts {
+    let facts = kept.map(|kept| banner::Facts {
+        secret_file: kept.ok(),
         relays: config.shards.turn.relays.clone(),
         notes: config.notes.clone(),
         credential: credential(&config),

@@ -15,6 +15,7 @@ mod check;
 mod credentials;
 mod document;
 mod error;
+mod kept_secret;
 mod machine;
 mod values;
 mod written;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use check::check_text;
 pub use credentials::TimeLimited;
 pub use error::{Errors, Note, Position, Problem};
+pub use kept_secret::keep_secret;
 pub use machine::Machine;
 pub use values::{Prepared, parse_duration_secs};
 pub use written::Written;
@@ -46,8 +48,8 @@ pub struct Config {
     pub log: Log,
     /// How long to wait for allocations to end after a request to stop.
     pub drain: Duration,
-    /// Neither users nor secrets were configured, so that the only secret was made up at start and is forgotten at
-    /// the end: credentials must be handed out by this very process.
+    /// Neither users nor secrets were configured, so that the only secret is a made-up one. [`keep_secret`] makes it
+    /// last; without that it is forgotten at the end of this process.
     pub secret_is_made_up: bool,
     /// What is allowed but probably not meant; for a person to read.
     pub notes: Vec<Note>,

@@ -56,10 +56,7 @@ impl Checker<'_> {
         let users = self.users(written);
         let made_up = written.secrets.is_empty() && written.secret_files.is_empty() && written.users.is_empty();
         if made_up {
-            self.note(
-                "auth.secrets",
-                "there are neither secrets nor users: a secret was made up, and is forgotten when the server stops.",
-            );
+            self.note("auth.secrets", "there are neither secrets nor users: a made-up secret is used.");
             secrets.push(SharedSecret(random_bytes::<32>().to_vec()));
         }
         let lifetime = &written.credential_lifetime_max;
