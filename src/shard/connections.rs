@@ -27,6 +27,8 @@ pub(super) struct Connection {
     pub(super) out: SendBuffer,
     /// When the last whole message came.
     pub(super) last_message: Now,
+    /// Its first bytes have come, and looked like STUN.
+    pub(super) has_spoken: bool,
     /// Allocations of this client; with one, silence is no reason to close.
     pub(super) allocations: usize,
     /// Whether it stands in the queue of sockets to read.
@@ -107,6 +109,7 @@ impl Connections {
             partial: PartialMessage::default(),
             out: SendBuffer::new(send_buffer_bytes),
             last_message: now,
+            has_spoken: false,
             allocations: 0,
             is_queued: false,
             is_dirty: false,

@@ -14,6 +14,7 @@ use super::packets::Asker;
 use super::reactor::Shard;
 use super::start::explain;
 use crate::net::{SocketErrorKind, clock, tcp};
+use crate::stun::FirstByte;
 use crate::turn::{FiveTuple, IpFields, Now, Transport};
 
 /// Connections accepted in one turn.
@@ -120,16 +121,20 @@ impl Shard<'_> {
         // A short read has emptied the socket, unless the end of the stream is waiting behind it.
         let has_more = count == self.stream_bytes.len() || connection.is_read_closed;
         let path = connection.path;
+        // The first message of a client is STUN (MUX-7983-7-03). A web browser's "GET " would pass for the header of a
+        // long ChannelData message and wait for the rest of it (abuse S19).
+        if !connection.has_spoken && FirstByte::classify(self.stream_bytes[0]) != FirstByte::Stun {
+            self.lose_framing(index, path);
+            return false;
+        }
+        connection.has_spoken = true;
         let mut partial = std::mem::take(&mut connection.partial);
         let bytes = std::mem::take(&mut self.stream_bytes);
         self.clock = clock::read();
         let framing = partial.feed(&bytes[..count], |message| self.on_stream_message(index, path, message));
         self.stream_bytes = bytes;
         if framing.is_err() {
-            // STUN-8489-6.2.2-07
-            self.home.counters.connections_lost_framing += 1;
-            debug!(event = "framing_lost", client = %path.client);
-            self.finish_connection(index);
+            self.lose_framing(index, path);
             return false;
         }
         let Some(connection) = self.connections.by_token(index, generation) else {
@@ -137,6 +142,13 @@ impl Shard<'_> {
         };
         connection.partial = partial;
         has_more
+    }
+
+    /// STUN-8489-6.2.2-07
+    fn lose_framing(&mut self, index: usize, path: FiveTuple) {
+        self.home.counters.connections_lost_framing += 1;
+        debug!(event = "framing_lost", client = %path.client);
+        self.finish_connection(index);
     }
 
     fn on_stream_message(&mut self, index: usize, path: FiveTuple, message: &[u8]) -> bool {

@@ -74,6 +74,22 @@ fn stun_8489_6_2_2_07_lost_framing_closes_the_connection() {
     });
 }
 
+/// MUX-7983-7-03, abuse S19: what does not begin with STUN is closed at once, even where it could pass for the header
+/// of a ChannelData message.
+#[test]
+fn mux_7983_7_03_a_connection_begins_with_stun() {
+    let shards = Shards::start(settings(1)).unwrap();
+    let strangers = [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x40, 0, 0, 1, 7, 0, 0, 0], &[0x16, 3, 1], b"S"];
+    for bytes in strangers {
+        let mut client = Client::of(&shards, Transport::Tcp);
+        client.send(bytes);
+        assert!(client.try_receive().is_none(), "closed without an answer");
+    }
+    wait_for(&shards, "connections that never were STUN", |snapshot| {
+        snapshot.total.shell.connections_lost_framing == strangers.len() as u64 && snapshot.total.connections == 0
+    });
+}
+
 /// TURN-8656-LIFE-01.
 #[test]
 fn turn_8656_life_01_the_end_of_the_connection_is_the_end_of_the_allocation() {
