@@ -12,6 +12,7 @@ mod banner;
 mod check_config;
 mod credentials;
 mod ice_servers;
+mod probe;
 mod serve;
 
 use std::io::Write;
@@ -39,6 +40,7 @@ enum Command {
     Serve(serve::Arguments),
     CheckConfig(check_config::Arguments),
     Credentials(credentials::Arguments),
+    Probe(probe::Arguments),
 }
 
 /// Parses the arguments of this process and does what they say.
@@ -49,6 +51,7 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(&arguments),
         Some(Command::Credentials(arguments)) => credentials::run(&arguments),
+        Some(Command::Probe(arguments)) => probe::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -75,8 +75,7 @@ fn what_would_not_work_is_not_printed() {
     let place = Place::new();
     place.file("users.toml", "[[auth.users]]\nname = \"a\"\npassword = \"b\"\n");
     place.file("secret.toml", &format!("[auth]\nsecrets = [\"{SECRET}\"]\n"));
-    let refused: [(&[&str], &str); 4] = [
-        (&[], "--config FILE"),
+    let refused: [(&[&str], &str); 3] = [
         (&["--config", "users.toml"], "no shared secret"),
         (&["--config", "secret.toml", "--host", "a", "--ttl", "8d"], "credential_lifetime_max"),
         (&["--config", "secret.toml"], "--host turn.example.org"),
@@ -87,6 +86,33 @@ fn what_would_not_work_is_not_printed() {
         assert!(run.stderr.contains(reason), "{arguments:?}:\n{}", run.stderr);
         assert_eq!(run.stdout, "");
     }
+}
+
+/// Without a file the secret is made up once, outside of the current directory, and stays.
+#[test]
+fn without_a_file_the_made_up_secret_is_kept() {
+    let place = Place::new();
+    let run = || {
+        let run = place.run(&["credentials", "--user", "alice", "--ttl", "1h", "--host", "turn.example.org"]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        entry_of(&run.stdout)
+    };
+    run();
+    let secret = std::fs::read_to_string(place.state().join("hairpin/secret")).unwrap();
+    let entry = run();
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.trim().as_bytes()).unwrap();
+    mac.update(entry["username"].as_str().unwrap().as_bytes());
+    assert_eq!(entry["credential"], STANDARD.encode(mac.finalize().into_bytes()));
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn where_nothing_can_be_kept_it_says_so() {
+    let place = Place::new();
+    let mut command = place.command(&["credentials", "--user", "alice"]);
+    let output = command.env_remove("XDG_STATE_HOME").env_remove("HOME").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("STATE_DIRECTORY"));
 }
 
 #[test]

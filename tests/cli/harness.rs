@@ -39,9 +39,19 @@ impl Place {
         self
     }
 
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    /// Where a made-up secret is kept: beside, so that the place itself stays empty.
+    pub fn state(&self) -> PathBuf {
+        self.0.with_extension("state")
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
         command.args(arguments).current_dir(&self.0).env_remove("HAIRPIN_CONFIG").stdin(Stdio::null());
+        command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", self.state());
         command
     }
 
@@ -59,6 +69,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         // What cannot be removed lies in the build directory and does no harm.
         let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(self.state());
     }
 }
 

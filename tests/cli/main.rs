@@ -4,5 +4,6 @@ mod check_config;
 mod credentials;
 mod harness;
 mod help;
+mod probe;
 mod serve;
 mod turn_client;

@@ -10,7 +10,7 @@ use super::harness::{Place, Server};
 use super::turn_client::TurnClient;
 
 /// Free ports, and logs that a program can read. Everything else is as without a file.
-const QUIET: &str = "[listen]\nudp = [\"127.0.0.1:0\"]\ntcp = [\"127.0.0.1:0\"]\n\
+pub const QUIET: &str = "[listen]\nudp = [\"127.0.0.1:0\"]\ntcp = [\"127.0.0.1:0\"]\n\
                      [relay]\naddresses = [\"127.0.0.1\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n";
 
 fn get(admin: SocketAddr, path: &str) -> String {
@@ -71,6 +71,13 @@ fn printed_credentials_work_and_others_do_not() {
     let (udp, admin) = server.wait_until_listening();
     server.wait_for_stdout("Start with:");
     let entry = printed(&server.stdout()).remove(0);
+    // Made in another process, from the same kept secret.
+    let more = place.run(&["credentials", "--user", "alice", "--host", "127.0.0.1"]);
+    let more: Value = serde_json::from_str(&more.stdout).unwrap();
+    let more = &more["iceServers"][0];
+    let mut other = TurnClient::new(udp);
+    other.allocate(more["username"].as_str().unwrap(), more["credential"].as_str().unwrap()).unwrap();
+    other.release();
     let (name, password) = (entry["username"].as_str().unwrap(), entry["credential"].as_str().unwrap());
     assert_eq!(entry["urls"][0], format!("stun:127.0.0.1:{}", udp.port()));
 
@@ -84,9 +91,9 @@ fn printed_credentials_work_and_others_do_not() {
     // A shard publishes its counters before it sleeps, which may be after it has answered.
     for line in [
         "hairpin_allocations 1",
-        "hairpin_allocations_created_total 1",
+        "hairpin_allocations_created_total 2",
         "hairpin_requests_total{method=\"binding\"} 1",
-        "hairpin_responses_total{method=\"allocate\"} 1",
+        "hairpin_responses_total{method=\"allocate\"} 2",
         "hairpin_authentication_failures_total{reason=\"wrong_password\"} 2",
         "hairpin_relayed_bytes_total{direction=\"to_peer\"} 0",
         "hairpin_shard_restarts_total 0",
