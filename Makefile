@@ -28,7 +28,7 @@ doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 unit:
-	$(CARGO) test --workspace --locked -- --skip lab_
+	$(CARGO) test --workspace --locked
 
 lab:
 	$(CARGO) test --locked --test netlab
