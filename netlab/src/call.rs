@@ -11,7 +11,7 @@ use crate::browser::Browser;
 use crate::lab::WEB_HOST;
 use crate::report::{CallOutcome, PageReport};
 use crate::running::RunningLab;
-use crate::turn::{Relayed, ice_servers};
+use crate::turn::Relayed;
 use crate::web::{Progress, Side};
 
 /// How long a page tries before it gives a call up. ICE in Chromium fails by itself after 15 s without an answer.
@@ -162,7 +162,7 @@ impl RunningLab {
             "https://{WEB_HOST}/call?room={room}&side={}&policy={policy}&patience={}&me={name}&peer={peer}&ice={}",
             if side == Side::Caller { "caller" } else { "callee" },
             PAGE_PATIENCE.as_secs(),
-            percent_encoded(&ice_servers(plan.offer).to_string()),
+            percent_encoded(&self.turn.ice_servers(plan.offer).to_string()),
         );
         // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
         let home = self.scratch.join(format!("b{}", next_number()));

@@ -10,7 +10,7 @@ use crate::lab::Lab;
 use crate::options::{Options, Tools};
 use crate::session::Session;
 use crate::topology::Topology;
-use crate::turn::TurnServer;
+use crate::turn::{Setup, TurnServer};
 use crate::web::WebServer;
 
 /// Dropping it ends everything: servers first, then the network under them.
@@ -37,6 +37,7 @@ impl RunningLab {
         tools: &Tools,
         options: &Options,
         topology: &Topology,
+        setup: Setup,
         name: &str,
     ) -> Result<RunningLab> {
         let scratch = session.new_directory()?;
@@ -48,7 +49,7 @@ impl RunningLab {
         let web = WebServer::start(&lab).await?;
         let trust = scratch.join("trust");
         tools.browser.make_trust(web.authority_pem(), &trust)?;
-        let turn = TurnServer::start(&tools.turn, &lab, &scratch, &output.join("turn.log")).await?;
+        let turn = TurnServer::start(&tools.turn, setup, &lab, &scratch, &output.join("turn.log")).await?;
         Ok(RunningLab { web, turn, browser_tools: tools.browser.clone(), lab, scratch, trust, output })
     }
 

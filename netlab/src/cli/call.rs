@@ -15,6 +15,7 @@ use netlab::report::PageReport;
 use netlab::running::RunningLab;
 use netlab::scenario::summary;
 use netlab::topology::Topology;
+use netlab::turn::Setup;
 use netlab::{Options, Session};
 
 use super::control::{Answer, choose_lab};
@@ -122,8 +123,9 @@ fn call_alone(arguments: &CallArguments, options: &Options, plan: &CallPlan) -> 
     let session = Session::enter()?;
     super::clean_up_when_interrupted(&session)?;
     let tools = Tools::find(options)?;
-    super::runtime()?
-        .block_on(async { RunningLab::start(&session, &tools, options, &topology, "call").await?.call(plan).await })
+    super::runtime()?.block_on(async {
+        RunningLab::start(&session, &tools, options, &topology, Setup::Configured, "call").await?.call(plan).await
+    })
 }
 
 fn print(plan: &CallPlan, report: &CallReport) {

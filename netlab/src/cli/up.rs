@@ -8,6 +8,7 @@ use netlab::lab::Lab;
 use netlab::options::Tools;
 use netlab::running::RunningLab;
 use netlab::topology::Topology;
+use netlab::turn::Setup;
 use netlab::{Options, Session};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,7 +25,7 @@ pub fn up(topology: &str, options: &Options) -> Result<ExitCode> {
     let session = Session::enter()?;
     let tools = Tools::find(options)?;
     super::runtime()?.block_on(async {
-        let running = RunningLab::start(&session, &tools, options, &topology, "up").await?;
+        let running = RunningLab::start(&session, &tools, options, &topology, Setup::Configured, "up").await?;
         let listener = UnixListener::bind(socket(session.directory())).context("cannot make the control socket")?;
         let state = LabState {
             process: std::process::id(),

@@ -18,6 +18,7 @@ use crate::options::{Options, Tools};
 use crate::running::RunningLab;
 use crate::session::Session;
 use crate::topology::{Nat, Topology};
+use crate::turn::{Setup, TurnServerKind};
 
 pub use expect::Expectation;
 
@@ -51,6 +52,7 @@ pub struct Scenario {
     callee: &'static str,
     offer: Offer,
     policy: Policy,
+    setup: Setup,
     expectation: Expectation,
 }
 
@@ -87,6 +89,11 @@ pub fn all() -> Vec<Scenario> {
             .with_udp_blocked_at("coffee-shop")
             .offering(Offer::StunAndTurn)
             .expecting(CallerRelayedOver("tcp")),
+        scenario("out-of-the-box", "L and M talk through a server without configuration, with what it has printed")
+            .with_nats(Symmetric, Symmetric)
+            .out_of_the_box()
+            .relay_only()
+            .expecting(RelayedOver("udp")),
     ]
 }
 
@@ -102,6 +109,7 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
         callee: "browser-m",
         offer: Offer::StunAndTurn,
         policy: Policy::All,
+        setup: Setup::Configured,
         expectation: Expectation::Relayed,
     }
 }
@@ -124,6 +132,11 @@ impl Scenario {
 
     fn relay_only(mut self) -> Scenario {
         self.policy = Policy::Relay;
+        self
+    }
+
+    fn out_of_the_box(mut self) -> Scenario {
+        self.setup = Setup::OutOfTheBox;
         self
     }
 
@@ -163,6 +176,9 @@ impl Scenario {
             Ok(tools) => tools,
             Err(missing) => return Outcome::Skipped(missing.to_string()),
         };
+        if let (Setup::OutOfTheBox, TurnServerKind::Coturn(_)) = (self.setup, &tools.turn) {
+            return Outcome::Skipped("coturn does not serve browsers without configuration".to_owned());
+        }
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return Outcome::Failed(format!("cannot make an async runtime: {error}")),
@@ -175,7 +191,7 @@ impl Scenario {
 
     async fn call(&self, session: &Session, tools: &Tools, options: &Options) -> Result<CallReport> {
         let topology = self.topology()?;
-        let running = RunningLab::start(session, tools, options, &topology, self.name).await?;
+        let running = RunningLab::start(session, tools, options, &topology, self.setup, self.name).await?;
         let plan = CallPlan {
             caller: self.caller.to_owned(),
             callee: self.callee.to_owned(),

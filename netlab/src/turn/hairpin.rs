@@ -26,11 +26,35 @@ pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Pa
     let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
     let written = opened.and_then(|mut opened| opened.write_all(configuration(address).as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = logged_command(binary, log)?;
+    command.arg("serve").arg("--config").arg(&file);
+    Ok(command)
+}
+
+/// No argument, no file, an empty directory to start in and another one to keep things in.
+pub(super) fn bare_command(binary: &Path, scratch: &Path, log: &Path) -> Result<Command> {
+    let (empty, state) = (scratch.join("empty"), scratch.join("state"));
+    std::fs::create_dir_all(&empty).with_context(|| format!("cannot make {}", empty.display()))?;
+    let mut command = logged_command(binary, log)?;
+    command.current_dir(empty).env("XDG_STATE_HOME", state).env_remove("STATE_DIRECTORY").env_remove("HAIRPIN_CONFIG");
+    Ok(command)
+}
+
+fn logged_command(binary: &Path, log: &Path) -> Result<Command> {
     let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(binary);
-    command.arg("serve").arg("--config").arg(&file);
     command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
     Ok(command)
+}
+
+/// The last block of `iceServers` that a server without configuration prints: the one for browsers elsewhere.
+pub(super) fn printed_for_others(text: &str) -> Option<serde_json::Value> {
+    if !text.contains("For browsers elsewhere") {
+        return None;
+    }
+    let mut blocks = text.lines().filter(|line| line.starts_with(r#"{"iceServers""#));
+    let mut last: serde_json::Value = serde_json::from_str(blocks.next_back()?).ok()?;
+    Some(last["iceServers"].take())
 }
 
 /// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
@@ -125,6 +149,15 @@ mod tests {
             allocations: 3,
         };
         assert_eq!(parse(page).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_printed_for_others_is_the_last_block() {
+        let here = r#"{"iceServers":[{"urls":["stun:127.0.0.1:3478"]}]}"#;
+        let there = r#"{"iceServers":[{"urls":["stun:198.18.0.3:3478"]}]}"#;
+        let text = format!("For a browser on this machine:\n\n{here}\n\nFor browsers elsewhere, …:\n\n{there}\n");
+        assert_eq!(printed_for_others(&text).unwrap(), serde_json::json!([{ "urls": ["stun:198.18.0.3:3478"] }]));
+        assert_eq!(printed_for_others(here), None);
     }
 
     #[test]

@@ -70,9 +70,22 @@ impl Relayed {
     }
 }
 
+/// How the server under test is set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Setup {
+    /// With the lab's configuration: a user, an address, the lab's prefixes allowed.
+    #[default]
+    Configured,
+    /// As somebody would try it first: without any configuration, in an empty directory. Pages are offered what it
+    /// prints for them.
+    OutOfTheBox,
+}
+
 /// A running TURN server.
 pub struct TurnServer {
     kind: TurnServerKind,
+    /// What it printed for pages to use, where that is what they get.
+    printed: Option<serde_json::Value>,
     device: Device,
     log: PathBuf,
     process: Process,
@@ -83,16 +96,47 @@ impl TurnServer {
     ///
     /// # Errors
     /// It cannot be started, ends, or does not answer within ten seconds; the message names the log.
-    pub async fn start(kind: &TurnServerKind, lab: &Lab, scratch: &Path, log: &Path) -> Result<TurnServer> {
+    pub async fn start(
+        kind: &TurnServerKind,
+        setup: Setup,
+        lab: &Lab,
+        scratch: &Path,
+        log: &Path,
+    ) -> Result<TurnServer> {
         let (device, address) = lab.server(Service::Turn)?;
-        let command = match kind {
-            TurnServerKind::Hairpin(binary) => hairpin::command(binary, address, scratch, log)?,
-            TurnServerKind::Coturn(binary) => coturn::command(binary, address, scratch, log)?,
+        let command = match (kind, setup) {
+            (TurnServerKind::Hairpin(binary), Setup::Configured) => hairpin::command(binary, address, scratch, log)?,
+            (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch, log)?,
+            (TurnServerKind::Coturn(binary), Setup::Configured) => coturn::command(binary, address, scratch, log)?,
+            (TurnServerKind::Coturn(_), Setup::OutOfTheBox) => bail!("coturn prints nothing that a page could use"),
         };
         let process = Process::spawn(device, command)?;
-        let mut server = TurnServer { kind: kind.clone(), device: device.clone(), log: log.to_owned(), process };
+        let (device, log) = (device.clone(), log.to_owned());
+        let mut server = TurnServer { kind: kind.clone(), printed: None, device, log, process };
         server.wait_until_it_answers(address).await?;
+        if setup == Setup::OutOfTheBox {
+            server.printed = Some(server.wait_until_it_prints().await?);
+        }
         Ok(server)
+    }
+
+    /// The ICE servers a page is offered, as `RTCConfiguration.iceServers`.
+    pub fn ice_servers(&self, offer: crate::call::Offer) -> serde_json::Value {
+        self.printed.clone().unwrap_or_else(|| ice_servers(offer))
+    }
+
+    async fn wait_until_it_prints(&self) -> Result<serde_json::Value> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            if let Some(printed) = hairpin::printed_for_others(&text) {
+                return Ok(printed);
+            }
+            if Instant::now() > deadline {
+                bail!("the TURN server prints no iceServers for browsers elsewhere; see {}", self.log.display());
+            }
+            sleep(Duration::from_millis(30)).await;
+        }
     }
 
     /// What the server has relayed since it started, once no allocation is left (or after five seconds).
@@ -147,8 +191,7 @@ impl Drop for TurnServer {
     }
 }
 
-/// The ICE servers a page is offered, as `RTCConfiguration.iceServers`.
-pub fn ice_servers(offer: crate::call::Offer) -> serde_json::Value {
+fn ice_servers(offer: crate::call::Offer) -> serde_json::Value {
     use crate::call::Offer;
     let turn = |transport: &str| {
         serde_json::json!({
