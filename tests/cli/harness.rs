@@ -121,6 +121,10 @@ impl Server {
         Self { child, stdout, stderr }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn wait_for_log(&self, words: &str) {
         self.stderr.wait_for(words);
     }

@@ -4,6 +4,7 @@ mod check_config;
 mod credentials;
 mod harness;
 mod help;
+mod memory;
 mod probe;
 mod serve;
 mod turn_client;
