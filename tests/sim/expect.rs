@@ -8,17 +8,9 @@ use crate::wire::{self, Class, Parsed};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Success {
-    Binding {
-        mapped: SocketAddr,
-    },
-    Allocate {
-        relayed: SocketAddr,
-        mapped: SocketAddr,
-        lifetime_secs: u32,
-    },
-    Refresh {
-        lifetime_secs: u32,
-    },
+    Binding { mapped: SocketAddr },
+    Allocate { relayed: SocketAddr, mapped: SocketAddr, lifetime_secs: u32 },
+    Refresh { lifetime_secs: u32 },
     Empty,
 }
 
@@ -71,24 +63,10 @@ impl Expected {
                 response.compare(&reply[..*len]);
                 true
             }
-            (
-                Self::ToPeer { relay, to, data },
-                Verdict::ToPeer {
-                    from,
-                    to: sent_to,
-                    bytes,
-                    ..
-                },
-            ) => *relay == from.to_token() && to == sent_to && *data == buffer[bytes.clone()],
-            (
-                Self::ToClient {
-                    path,
-                    channel,
-                    peer,
-                    data,
-                },
-                Verdict::ToClient { to, bytes, .. },
-            ) => {
+            (Self::ToPeer { relay, to, data }, Verdict::ToPeer { from, to: sent_to, bytes, .. }) => {
+                *relay == from.to_token() && to == sent_to && *data == buffer[bytes.clone()]
+            }
+            (Self::ToClient { path, channel, peer, data }, Verdict::ToClient { to, bytes, .. }) => {
                 path == to && {
                     compare_framing(&buffer[bytes.clone()], path, *channel, *peer, data);
                     true
@@ -96,12 +74,7 @@ impl Expected {
             }
             (
                 Self::ToRelay { relayed, from, data },
-                Verdict::ToRelay {
-                    relayed: sent_to,
-                    from: sent_from,
-                    bytes,
-                    ..
-                },
+                Verdict::ToRelay { relayed: sent_to, from: sent_from, bytes, .. },
             ) => relayed == sent_to && from == sent_from && *data == buffer[bytes.clone()],
             _ => false,
         };
@@ -130,11 +103,7 @@ impl Response {
         assert_eq!(message.transaction_id, self.transaction_id, "{self:?}");
         assert!(message.padding_is_zero, "old bytes leak in the padding");
         assert!(message.fingerprint_is_right());
-        assert_eq!(
-            message.has(wire::FINGERPRINT),
-            self.fingerprint,
-            "FINGERPRINT is mirrored"
-        );
+        assert_eq!(message.has(wire::FINGERPRINT), self.fingerprint, "FINGERPRINT is mirrored");
         match &self.seal {
             None => assert!(
                 !message.has(wire::MESSAGE_INTEGRITY) && !message.has(wire::MESSAGE_INTEGRITY_SHA256),
@@ -151,11 +120,7 @@ impl Response {
             Class::Error => Err(message.error_code().expect("errors have a code")),
             other => panic!("a response of class {other:?}"),
         };
-        assert_eq!(
-            found,
-            self.outcome.as_ref().map(|_| ()).map_err(|code| *code),
-            "{self:?}"
-        );
+        assert_eq!(found, self.outcome.as_ref().map(|_| ()).map_err(|code| *code), "{self:?}");
         if let Err(code) = self.outcome {
             let is_challenge = self.seal.is_none() && matches!(code, 401 | 438);
             assert_eq!(message.get(wire::NONCE).is_some(), is_challenge, "{self:?}");
@@ -165,11 +130,9 @@ impl Response {
         let mapped = message.get_xor_address(wire::XOR_MAPPED_ADDRESS);
         let lifetime = message.get_u32(wire::LIFETIME);
         let wanted = match &self.outcome {
-            Ok(Success::Allocate {
-                relayed,
-                mapped,
-                lifetime_secs,
-            }) => (Some(*relayed), Some(*mapped), Some(*lifetime_secs)),
+            Ok(Success::Allocate { relayed, mapped, lifetime_secs }) => {
+                (Some(*relayed), Some(*mapped), Some(*lifetime_secs))
+            }
             Ok(Success::Binding { mapped }) => (None, Some(*mapped), None),
             Ok(Success::Refresh { lifetime_secs }) => (None, None, Some(*lifetime_secs)),
             Ok(Success::Empty) | Err(_) => (None, None, None),

@@ -39,10 +39,7 @@ impl Ledger {
 
     pub fn received(&mut self, client: usize, peer: SocketAddr, data: &[u8]) {
         let key = (client, peer, data.to_vec());
-        let count = self
-            .owed
-            .get_mut(&key)
-            .expect("a client got what the server did not send");
+        let count = self.owed.get_mut(&key).expect("a client got what the server did not send");
         *count -= 1;
         if *count == 0 {
             self.owed.remove(&key);
@@ -50,15 +47,8 @@ impl Ledger {
     }
 
     pub fn assert_settled(&self) {
-        let missing: Vec<_> = self
-            .owed
-            .keys()
-            .map(|(client, peer, data)| (client, peer, data.len()))
-            .collect();
-        assert!(
-            missing.is_empty(),
-            "permitted packets did not arrive (client, peer, length): {missing:?}"
-        );
+        let missing: Vec<_> = self.owed.keys().map(|(client, peer, data)| (client, peer, data.len())).collect();
+        assert!(missing.is_empty(), "permitted packets did not arrive (client, peer, length): {missing:?}");
     }
 }
 

@@ -106,9 +106,7 @@ impl Model {
     }
 
     pub fn pending_at(&self, path: &FiveTuple) -> Option<&Pending> {
-        self.pending
-            .values()
-            .find(|pending| pending.path == *path && !pending.abandoned)
+        self.pending.values().find(|pending| pending.path == *path && !pending.abandoned)
     }
 
     /// Data from a client towards a peer, before the server decides about it.
@@ -132,28 +130,17 @@ impl Model {
             traffic.bytes_to_peer += data.len() as u64;
         }
         if !to_own_ip {
-            return Expected::ToPeer {
-                relay: relay.1,
-                to,
-                data: data.to_vec(),
-            };
+            return Expected::ToPeer { relay: relay.1, to, data: data.to_vec() };
         }
         if self.owner_of(to.port()) != relay.0 {
-            return Expected::ToRelay {
-                relayed: to,
-                from,
-                data: data.to_vec(),
-            };
+            return Expected::ToRelay { relayed: to, from, data: data.to_vec() };
         }
         self.data_to_relayed(clock, to, from, data)
     }
 
     /// Data for a relayed address of this server, from another one of its own.
     pub fn data_to_relayed(&mut self, clock: Clock, to: SocketAddr, from: SocketAddr, data: &[u8]) -> Expected {
-        let found = self
-            .live
-            .iter()
-            .find(|(_, live)| live.relayed == to && clock.now.0 < live.expires);
+        let found = self.live.iter().find(|(_, live)| live.relayed == to && clock.now.0 < live.expires);
         match found.map(|(path, live)| (*path, live.relay)) {
             Some((_, relay)) => self.data_from_peer(clock, relay, from, data),
             None => Expected::Drop,
@@ -169,22 +156,14 @@ impl Model {
         if now >= live.expires || !is_permitted(live, now, peer.ip()) {
             return Expected::Drop;
         }
-        let channel = live
-            .channels
-            .iter()
-            .find(|(_, (bound, expires))| *bound == peer && now < *expires);
+        let channel = live.channels.iter().find(|(_, (bound, expires))| *bound == peer && now < *expires);
         let channel = channel.map(|(number, _)| *number);
         let totals = self.totals.entry(relay.0).or_default();
         for traffic in [&mut live.traffic, totals] {
             traffic.packets_to_client += 1;
             traffic.bytes_to_client += data.len() as u64;
         }
-        Expected::ToClient {
-            path: *path,
-            channel,
-            peer,
-            data: data.to_vec(),
-        }
+        Expected::ToClient { path: *path, channel, peer, data: data.to_vec() }
     }
 
     /// The shell's answer to a bind, before the server hears it.
@@ -241,10 +220,7 @@ impl Model {
             method: crate::wire::ALLOCATE,
             transaction_id: pending.transaction_id,
             outcome,
-            seal: Some(Seal {
-                key: pending.user.key,
-                sha256: pending.user.sha256,
-            }),
+            seal: Some(Seal { key: pending.user.key, sha256: pending.user.sha256 }),
             fingerprint: pending.fingerprint,
         };
         self.owed.send = Some((pending.path, response));
@@ -295,11 +271,7 @@ impl Model {
     pub fn timers_ran(&self, now: u64, shard: u16) {
         const TICK: u64 = 1 << 30;
         for (path, live) in self.live.iter().filter(|(_, live)| live.relay.0 == shard) {
-            assert!(
-                live.expires + TICK > now,
-                "{path:?} expired {} ns ago and is still there",
-                now - live.expires
-            );
+            assert!(live.expires + TICK > now, "{path:?} expired {} ns ago and is still there", now - live.expires);
         }
     }
 
@@ -307,6 +279,12 @@ impl Model {
     pub fn earliest_expiry(&self, shard: u16) -> Option<u64> {
         let ours = self.live.values().filter(|live| live.relay.0 == shard);
         ours.map(|live| live.expires).min()
+    }
+
+    /// Relayed address, peer and end of every permission.
+    pub fn permission_edges(&self) -> Vec<(SocketAddr, IpAddr, u64)> {
+        let live = self.live.values();
+        live.flat_map(|live| live.permissions.iter().map(|(ip, expires)| (live.relayed, *ip, *expires))).collect()
     }
 
     /// Ports of one family that a shard could still give out.
@@ -339,14 +317,11 @@ impl Model {
 
     /// Whether a deletion by this very request is still remembered.
     pub fn was_deleted_by(&self, now: u64, path: &FiveTuple, transaction_id: [u8; 12]) -> bool {
-        self.deleted
-            .iter()
-            .any(|(until, at, by)| now < *until && at == path && *by == transaction_id)
+        self.deleted.iter().any(|(until, at, by)| now < *until && at == path && *by == transaction_id)
     }
 
     pub fn remember_deletion(&mut self, now: u64, path: FiveTuple, transaction_id: [u8; 12]) {
-        self.deleted
-            .push((now + REMEMBERED_SECS * SECOND, path, transaction_id));
+        self.deleted.push((now + REMEMBERED_SECS * SECOND, path, transaction_id));
     }
 }
 

@@ -14,48 +14,16 @@ pub const MILLISECOND: u64 = 1_000_000;
 /// Something that will happen.
 #[derive(Debug)]
 pub enum Happening {
-    DatagramAtServer {
-        path: FiveTuple,
-        bytes: Vec<u8>,
-    },
-    StreamAtServer {
-        connection: usize,
-        bytes: Vec<u8>,
-    },
-    StreamClosedAtServer {
-        connection: usize,
-    },
-    DatagramAtClient {
-        path: FiveTuple,
-        bytes: Vec<u8>,
-    },
-    StreamAtClient {
-        connection: usize,
-        bytes: Vec<u8>,
-    },
-    AtPeer {
-        from: SocketAddr,
-        to: SocketAddr,
-        data: Vec<u8>,
-    },
-    AtRelay {
-        relayed: SocketAddr,
-        peer: SocketAddr,
-        data: Vec<u8>,
-        late: bool,
-    },
-    AcrossShards {
-        shard: u16,
-        relayed: SocketAddr,
-        from: SocketAddr,
-        data: Vec<u8>,
-    },
-    BindAnswered {
-        question: BindQuestion,
-    },
-    ClientWakes {
-        client: usize,
-    },
+    DatagramAtServer { path: FiveTuple, bytes: Vec<u8> },
+    StreamAtServer { connection: usize, bytes: Vec<u8> },
+    StreamClosedAtServer { connection: usize },
+    DatagramAtClient { path: FiveTuple, bytes: Vec<u8> },
+    StreamAtClient { connection: usize, bytes: Vec<u8> },
+    AtPeer { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
+    AtRelay { relayed: SocketAddr, peer: SocketAddr, data: Vec<u8>, late: bool },
+    AcrossShards { shard: u16, relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
+    BindAnswered { question: BindQuestion },
+    ClientWakes { client: usize },
     PeerSpeaks,
     Mischief,
 }
@@ -70,12 +38,7 @@ pub struct Weather {
 }
 
 impl Weather {
-    pub const CALM: Self = Self {
-        loss_percent: 0,
-        duplicate_percent: 0,
-        latency: 20 * MILLISECOND,
-        jitter: 0,
-    };
+    pub const CALM: Self = Self { loss_percent: 0, duplicate_percent: 0, latency: 20 * MILLISECOND, jitter: 0 };
 
     pub fn draw(dice: &mut Dice) -> Self {
         Self {
@@ -98,12 +61,7 @@ pub struct Network {
 
 impl Network {
     pub fn new(weather: Weather) -> Self {
-        Self {
-            weather,
-            heap: BinaryHeap::new(),
-            happenings: BTreeMap::new(),
-            count: 0,
-        }
+        Self { weather, heap: BinaryHeap::new(), happenings: BTreeMap::new(), count: 0 }
     }
 
     /// At `time` for certain.
@@ -115,10 +73,7 @@ impl Network {
 
     /// After a journey through the network: never, once, or twice.
     pub fn send(&mut self, dice: &mut Dice, now: u64, mut happening: impl FnMut() -> Happening) {
-        let copies = match (
-            dice.chance(self.weather.loss_percent),
-            dice.chance(self.weather.duplicate_percent),
-        ) {
+        let copies = match (dice.chance(self.weather.loss_percent), dice.chance(self.weather.duplicate_percent)) {
             (true, _) => 0,
             (false, true) => 2,
             (false, false) => 1,

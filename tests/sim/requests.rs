@@ -19,9 +19,8 @@ pub struct User {
 }
 
 /// Attribute types below 0x8000 that Hairpin knows.
-const KNOWN: [u16; 17] = [
-    0x01, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x19, 0x1C, 0x1D, 0x20,
-];
+const KNOWN: [u16; 17] =
+    [0x01, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x19, 0x1C, 0x1D, 0x20];
 
 /// From username, realm and password.
 type DeriveKey = fn(&str, &str, &str) -> Vec<u8>;
@@ -107,10 +106,7 @@ impl Model {
                 return Expected::Reply(response);
             }
         };
-        response.seal = Some(Seal {
-            key: user.key.clone(),
-            sha256: user.sha256,
-        });
+        response.seal = Some(Seal { key: user.key.clone(), sha256: user.sha256 });
         if has_unknown(message) {
             return Expected::Reply(response);
         }
@@ -134,41 +130,30 @@ impl Model {
         if !message.has(wire::MESSAGE_INTEGRITY) && !message.has(wire::MESSAGE_INTEGRITY_SHA256) {
             return Err(401);
         }
-        let (Some(username), Some(realm), Some(nonce)) = (
-            message.get(wire::USERNAME),
-            message.get(wire::REALM),
-            message.get(wire::NONCE),
-        ) else {
+        let (Some(username), Some(realm), Some(nonce)) =
+            (message.get(wire::USERNAME), message.get(wire::REALM), message.get(wire::NONCE))
+        else {
             return Err(400);
         };
-        let (key, knows_sha256): (DeriveKey, bool) = match (
-            message.get(wire::PASSWORD_ALGORITHM),
-            message.get(wire::PASSWORD_ALGORITHMS),
-        ) {
-            (None, None) => (wire::key_md5, false),
-            (Some([0, 1, 0, 0]), Some([0, 2, 0, 0, 0, 1, 0, 0])) => (wire::key_md5, true),
-            (Some([0, 2, 0, 0]), Some([0, 2, 0, 0, 0, 1, 0, 0])) => (wire::key_sha256, true),
-            _ => return Err(400),
-        };
+        let (key, knows_sha256): (DeriveKey, bool) =
+            match (message.get(wire::PASSWORD_ALGORITHM), message.get(wire::PASSWORD_ALGORITHMS)) {
+                (None, None) => (wire::key_md5, false),
+                (Some([0, 1, 0, 0]), Some([0, 2, 0, 0, 0, 1, 0, 0])) => (wire::key_md5, true),
+                (Some([0, 2, 0, 0]), Some([0, 2, 0, 0, 0, 1, 0, 0])) => (wire::key_sha256, true),
+                _ => return Err(400),
+            };
         if realm != REALM.as_bytes() {
             return Err(401);
         }
         let username = std::str::from_utf8(username).map_err(|_| 401u16)?.to_string();
-        let lives = self
-            .alive(clock.now.0, &path)
-            .is_some_and(|live| live.username == username);
+        let lives = self.alive(clock.now.0, &path).is_some_and(|live| live.username == username);
         let (password, account) = self.password(clock.unix_secs, &username, lives).ok_or(401u16)?;
         let key = key(&username, REALM, &password);
         if !message.verifies(&key) {
             return Err(401);
         }
         self.check_nonce(clock, path, message, nonce)?;
-        Ok(User {
-            username,
-            account,
-            key,
-            sha256: knows_sha256 || message.has(wire::MESSAGE_INTEGRITY_SHA256),
-        })
+        Ok(User { username, account, key, sha256: knows_sha256 || message.has(wire::MESSAGE_INTEGRITY_SHA256) })
     }
 
     /// Password and account of a user name, if there is such a user now.
@@ -243,11 +228,7 @@ impl Model {
             Some(2) => true,
             Some(_) => return Err(440),
         };
-        let is_served = self
-            .rules
-            .relays
-            .iter()
-            .any(|(_, advertise)| advertise.is_ipv6() == is_ipv6);
+        let is_served = self.rules.relays.iter().any(|(_, advertise)| advertise.is_ipv6() == is_ipv6);
         if !is_served {
             return Err(440);
         }
@@ -287,9 +268,7 @@ impl Model {
 
     fn grant(&self, message: &Parsed) -> u32 {
         let asked = message.get_u32(wire::LIFETIME).unwrap_or(0);
-        asked
-            .min(self.rules.lifetime_max_secs)
-            .max(self.rules.lifetime_default_secs)
+        asked.min(self.rules.lifetime_max_secs).max(self.rules.lifetime_default_secs)
     }
 
     fn refresh(&mut self, clock: Clock, path: FiveTuple, user: &User, message: &Parsed) -> Result<Success, u16> {
@@ -360,10 +339,7 @@ impl Model {
             return Err(443);
         }
         live.channels.retain(|_, (_, expires)| now < *expires);
-        let is_taken = live
-            .channels
-            .iter()
-            .any(|(other, (bound, _))| (*other == number) != (*bound == peer));
+        let is_taken = live.channels.iter().any(|(other, (bound, _))| (*other == number) != (*bound == peer));
         if is_taken {
             return Err(400);
         }

@@ -180,9 +180,7 @@ impl Rude {
             2 => b"obMatJos2gAAAmade-up".to_vec(),
             _ => self.nonce.clone().unwrap_or_default(),
         };
-        builder = builder
-            .attribute(wire::USERNAME, username.as_bytes())
-            .attribute(wire::REALM, realm.as_bytes());
+        builder = builder.attribute(wire::USERNAME, username.as_bytes()).attribute(wire::REALM, realm.as_bytes());
         if dice.chance(98) {
             builder = builder.attribute(wire::NONCE, &nonce);
         }
@@ -213,6 +211,11 @@ impl Rude {
         }
         if dice.chance(20) {
             builder = builder.fingerprint();
+            if dice.chance(10) {
+                let mut message = builder.finish();
+                *message.last_mut().expect("a whole message") ^= 1;
+                return message;
+            }
         }
         builder.finish()
     }
@@ -233,16 +236,11 @@ impl Rude {
 
     fn message(&mut self, bytes: &[u8], got: &mut impl FnMut(SocketAddr, &[u8])) {
         let Some(message) = Parsed::parse(bytes) else {
-            assert!(
-                matches!(bytes.first(), Some(0x40..=0x4F)),
-                "neither STUN nor ChannelData: {bytes:02x?}"
-            );
+            assert!(matches!(bytes.first(), Some(0x40..=0x4F)), "neither STUN nor ChannelData: {bytes:02x?}");
             return;
         };
         if message.method == wire::DATA_METHOD {
-            let peer = message
-                .get_xor_address(wire::XOR_PEER_ADDRESS)
-                .expect("checked by the model");
+            let peer = message.get_xor_address(wire::XOR_PEER_ADDRESS).expect("checked by the model");
             got(peer, message.get(wire::DATA).expect("checked by the model"));
         } else if let Some(nonce) = message.get(wire::NONCE)
             && let Some(old) = self.nonce.replace(nonce.to_vec())

@@ -16,22 +16,11 @@ pub const TTL_SECS_MAX: u64 = 86_400;
 pub const USERS: [(&str, &str); 3] = [("alice", "s3cret"), ("bob", "hunter2"), ("carol", "pass:word")];
 
 /// Peers that may be reached, unless a reload denies them.
-pub const PEERS: [&str; 6] = [
-    "9.9.9.1:7000",
-    "9.9.9.1:7001",
-    "9.9.9.2:7000",
-    "10.0.0.9:7000",
-    "[2606:4700::1]:7000",
-    "[2606:4700::2]:7000",
-];
+pub const PEERS: [&str; 6] =
+    ["9.9.9.1:7000", "9.9.9.1:7001", "9.9.9.2:7000", "10.0.0.9:7000", "[2606:4700::1]:7000", "[2606:4700::2]:7000"];
 /// Peers that may never be reached: private, the server itself, multicast, disguised.
-pub const FORBIDDEN: [&str; 5] = [
-    "10.0.0.7:7000",
-    "203.0.113.1:3478",
-    "224.0.0.1:7000",
-    "[fd00::7]:7000",
-    "[::ffff:9.9.9.1]:7000",
-];
+pub const FORBIDDEN: [&str; 5] =
+    ["10.0.0.7:7000", "203.0.113.1:3478", "224.0.0.1:7000", "[fd00::7]:7000", "[::ffff:9.9.9.1]:7000"];
 /// Private, and allowed by name all the same.
 pub const ALLOWED_BY_NAME: &str = "10.0.0.9";
 /// What the server listens on.
@@ -73,14 +62,11 @@ impl Rules {
             relays.push((ip("10.1.0.2"), ip("99.88.77.67")));
         }
         Self {
-            users: USERS
-                .iter()
-                .map(|(name, password)| (name.to_string(), password.to_string()))
-                .collect(),
+            users: USERS.iter().map(|(name, password)| (name.to_string(), password.to_string())).collect(),
             relays,
             first_port: 50_000,
             last_port: 50_000 + dice.pick(&[7, 23, 63]),
-            quarantine_secs: dice.pick(&[0, 30, 120]),
+            quarantine_secs: dice.pick(&[0, 30, 600]),
             denied: BTreeSet::new(),
             lifetime_default_secs: dice.pick(&[600, 600, 120]),
             lifetime_max_secs: dice.pick(&[3600, 900]),
@@ -96,10 +82,7 @@ impl Rules {
     /// Roomy limits and nothing unusual.
     pub fn calm() -> Self {
         Self {
-            relays: vec![
-                (ip("10.1.0.1"), ip("99.88.77.66")),
-                (ip("2a01:4f8::1"), ip("2a01:4f8::1")),
-            ],
+            relays: vec![(ip("10.1.0.1"), ip("99.88.77.66")), (ip("2a01:4f8::1"), ip("2a01:4f8::1"))],
             last_port: 50_063,
             quarantine_secs: 30,
             lifetime_default_secs: 600,
@@ -189,16 +172,9 @@ impl Rules {
             relays: self
                 .relays
                 .iter()
-                .map(|(bind, advertise)| RelayAddress {
-                    bind: *bind,
-                    advertise: *advertise,
-                })
+                .map(|(bind, advertise)| RelayAddress { bind: *bind, advertise: *advertise })
                 .collect(),
-            ports: PortRange {
-                first: self.first_port,
-                last: self.last_port,
-                quarantine_secs: self.quarantine_secs,
-            },
+            ports: PortRange { first: self.first_port, last: self.last_port, quarantine_secs: self.quarantine_secs },
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),

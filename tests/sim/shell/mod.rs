@@ -76,10 +76,7 @@ impl Shell {
         let config = Arc::new(rules.to_config());
         let servers = (0..shard_count)
             .map(|index| {
-                let shard = ShardIndex {
-                    index,
-                    count: shard_count,
-                };
+                let shard = ShardIndex { index, count: shard_count };
                 Server::new(Arc::clone(&config), shard, dice.array())
             })
             .collect();
@@ -128,11 +125,7 @@ impl Shell {
                 };
                 self.model.nonces.insert(nonce.to_vec(), issued);
             }
-            self.out.push(Out::ToClient {
-                path,
-                bytes,
-                data: None,
-            });
+            self.out.push(Out::ToClient { path, bytes, data: None });
         }
     }
 
@@ -161,9 +154,7 @@ impl Shell {
         data: &[u8],
     ) {
         let expected = self.model.data_to_relayed(clock, relayed, from, data);
-        self.call(clock, shard, &expected, data, |server, packet, _| {
-            server.from_relay(clock, relayed, from, packet)
-        });
+        self.call(clock, shard, &expected, data, |server, packet, _| server.from_relay(clock, relayed, from, packet));
     }
 
     fn call(
@@ -184,18 +175,11 @@ impl Shell {
         expected.compare(&verdict, &buffer, &self.reply[..]);
         match verdict {
             Verdict::ToPeer { from, to, bytes, .. } => {
-                let socket = self
-                    .sockets
-                    .iter()
-                    .find(|(_, socket)| (socket.shard, socket.relay) == (shard, from));
+                let socket = self.sockets.iter().find(|(_, socket)| (socket.shard, socket.relay) == (shard, from));
                 let local = *socket.expect("sent from a relay without a socket").0;
                 let relayed = SocketAddr::new(self.advertised(local.ip()), local.port());
                 self.statistics.to_peer += 1;
-                self.out.push(Out::ToPeer {
-                    from: relayed,
-                    to,
-                    data: buffer[bytes].to_vec(),
-                });
+                self.out.push(Out::ToPeer { from: relayed, to, data: buffer[bytes].to_vec() });
             }
             Verdict::ToClient { to, bytes, .. } => {
                 self.statistics.to_client += 1;
@@ -203,23 +187,12 @@ impl Shell {
                     unreachable!("compared a few lines above");
                 };
                 let data = Some((*peer, data.clone()));
-                self.out.push(Out::ToClient {
-                    path: to,
-                    bytes: buffer[bytes].to_vec(),
-                    data,
-                });
+                self.out.push(Out::ToClient { path: to, bytes: buffer[bytes].to_vec(), data });
             }
-            Verdict::ToRelay {
-                relayed, from, bytes, ..
-            } => {
+            Verdict::ToRelay { relayed, from, bytes, .. } => {
                 self.statistics.across_shards += 1;
                 let shard = self.model.owner_of(relayed.port());
-                self.out.push(Out::AcrossShards {
-                    shard,
-                    relayed,
-                    from,
-                    data: buffer[bytes].to_vec(),
-                });
+                self.out.push(Out::AcrossShards { shard, relayed, from, data: buffer[bytes].to_vec() });
             }
             Verdict::Drop(_) => self.statistics.dropped += 1,
             Verdict::Reply { .. } | Verdict::Later => {}
@@ -229,12 +202,7 @@ impl Shell {
 
     /// Does (or does not do) what an [`Effect::BindRelay`] asked for.
     pub fn answer_bind(&mut self, clock: Clock, question: BindQuestion, misfortune: Option<BindError>) {
-        let BindQuestion {
-            shard,
-            relay,
-            local,
-            account,
-        } = question;
+        let BindQuestion { shard, relay, local, account } = question;
         let in_use = self.accounts.get(&account).copied().unwrap_or(0);
         let result = if in_use >= self.model.rules.quota_per_account {
             Err(BindError::UserQuotaReached)
@@ -270,10 +238,7 @@ impl Shell {
         let server = &mut self.servers[usize::from(shard)];
         server.handle_timeout(clock);
         let next = server.next_timeout();
-        assert!(
-            next.is_none_or(|next| next > clock.now),
-            "the law of next_timeout: {next:?} at {clock:?}"
-        );
+        assert!(next.is_none_or(|next| next > clock.now), "the law of next_timeout: {next:?} at {clock:?}");
         self.settle(clock, shard);
         self.model.timers_ran(clock.now.0, shard);
     }
@@ -306,11 +271,7 @@ impl Shell {
     }
 
     fn advertised(&self, bind: IpAddr) -> IpAddr {
-        self.nat
-            .iter()
-            .find(|(local, _)| *local == bind)
-            .expect("a relay address")
-            .1
+        self.nat.iter().find(|(local, _)| *local == bind).expect("a relay address").1
     }
 
     /// After all lifetimes: nothing may be left.

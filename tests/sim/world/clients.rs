@@ -14,20 +14,12 @@ impl World {
     pub(super) fn add_client(&mut self) {
         let index = self.clients.len();
         let server = address(self.dice.pick(&SERVERS));
-        let local = if server.is_ipv6() {
-            "[2600::1]:5000"
-        } else {
-            "192.168.1.2:5000"
-        };
+        let local = if server.is_ipv6() { "[2600::1]:5000" } else { "192.168.1.2:5000" };
         let is_stream = self.dice.chance(30);
         let transport = if is_stream { Transport::Tcp } else { Transport::Udp };
         let local = address(local);
         let client = self.outside(local);
-        let path = FiveTuple {
-            transport,
-            client,
-            server,
-        };
+        let path = FiveTuple { transport, client, server };
         let nature = if self.dice.chance(self.polite_percent) {
             let mut polite = Polite::new(&mut self.dice, is_stream, local, server, self.now);
             polite.may_delete &= !self.is_calm;
@@ -36,15 +28,7 @@ impl World {
             let unix_secs = self.clock().unix_secs;
             Nature::Rude(Rude::new(&mut self.dice, is_stream, unix_secs))
         };
-        self.clients.push(Client {
-            nature,
-            local,
-            path,
-            connection: None,
-            lives_left: 2,
-            active: true,
-            wake_at: 0,
-        });
+        self.clients.push(Client { nature, local, path, connection: None, lives_left: 2, active: true, wake_at: 0 });
         self.by_path.insert(path, index);
         if is_stream {
             self.connect(index);
@@ -56,11 +40,7 @@ impl World {
     /// The address a NAT gives a client, never used before.
     pub(super) fn outside(&mut self, local: SocketAddr) -> SocketAddr {
         self.ports_used += 1;
-        let ip = if local.is_ipv6() {
-            local.ip()
-        } else {
-            address("198.18.0.1:1").ip()
-        };
+        let ip = if local.is_ipv6() { local.ip() } else { address("198.18.0.1:1").ip() };
         SocketAddr::new(ip, 10_000 + self.ports_used)
     }
 
@@ -78,13 +58,7 @@ impl World {
             Nature::Rude(rude) => rude.receive(bytes, got),
             Nature::Polite(polite) => {
                 let wishes = polite.receive(now, bytes, got);
-                self.grant(
-                    client,
-                    Wishes {
-                        finished: false,
-                        ..wishes
-                    },
-                );
+                self.grant(client, Wishes { finished: false, ..wishes });
             }
         }
     }
@@ -112,11 +86,7 @@ impl World {
                 polite.wake(&mut self.dice, now, &peers, &mut self.ledger)
             }
             Nature::Rude(rude) => {
-                let sights = Sights {
-                    unix_secs,
-                    relayed: &relayed,
-                    overheard: &overheard,
-                };
+                let sights = Sights { unix_secs, relayed: &relayed, overheard: &overheard };
                 rude.wake(&mut self.dice, now, &sights, &mut self.ledger)
             }
         };
@@ -134,10 +104,7 @@ impl World {
         for bytes in wishes.messages {
             match connection {
                 None => {
-                    let copy = || Happening::DatagramAtServer {
-                        path,
-                        bytes: bytes.clone(),
-                    };
+                    let copy = || Happening::DatagramAtServer { path, bytes: bytes.clone() };
                     self.network.send(&mut self.dice, self.now, copy);
                 }
                 Some(index) => self.stream_to_server(index, &bytes),

@@ -92,11 +92,8 @@ impl World {
     fn new(seed: u64, kind: Kind) -> Self {
         let mut dice = Dice::new(seed);
         let is_calm = kind == Kind::Calm;
-        let (rules, weather) = if is_calm {
-            (Rules::calm(), Weather::CALM)
-        } else {
-            (Rules::draw(&mut dice), Weather::draw(&mut dice))
-        };
+        let (rules, weather) =
+            if is_calm { (Rules::calm(), Weather::CALM) } else { (Rules::draw(&mut dice), Weather::draw(&mut dice)) };
         let shell = Shell::new(rules, SHARDS, &mut dice);
         let mut world = Self {
             network: Network::new(weather),
@@ -187,20 +184,10 @@ impl World {
                 }
             }
             Happening::AtPeer { from, to, data } => self.at_peer(from, to, data),
-            Happening::AtRelay {
-                relayed,
-                peer,
-                data,
-                late,
-            } => {
+            Happening::AtRelay { relayed, peer, data, late } => {
                 self.shell.datagram_from_peer(clock, relayed, peer, &data, late);
             }
-            Happening::AcrossShards {
-                shard,
-                relayed,
-                from,
-                data,
-            } => {
+            Happening::AcrossShards { shard, relayed, from, data } => {
                 self.shell.datagram_from_shard(clock, shard, relayed, from, &data);
             }
             Happening::BindAnswered { question } => {
@@ -226,11 +213,7 @@ impl World {
             let now = self.now;
             match out {
                 Out::ToPeer { from, to, data } => {
-                    let copy = || Happening::AtPeer {
-                        from,
-                        to,
-                        data: data.clone(),
-                    };
+                    let copy = || Happening::AtPeer { from, to, data: data.clone() };
                     self.network.send(&mut self.dice, now, copy);
                 }
                 Out::ToClient { path, bytes, data } => {
@@ -240,29 +223,13 @@ impl World {
                     if path.transport.is_stream() {
                         self.stream_to_client(path, &bytes);
                     } else {
-                        let copy = || Happening::DatagramAtClient {
-                            path,
-                            bytes: bytes.clone(),
-                        };
+                        let copy = || Happening::DatagramAtClient { path, bytes: bytes.clone() };
                         self.network.send(&mut self.dice, now, copy);
                     }
                 }
-                Out::AcrossShards {
-                    shard,
-                    relayed,
-                    from,
-                    data,
-                } => {
+                Out::AcrossShards { shard, relayed, from, data } => {
                     let delay = self.dice.below(3) * MILLISECOND;
-                    self.network.at(
-                        now + delay,
-                        Happening::AcrossShards {
-                            shard,
-                            relayed,
-                            from,
-                            data,
-                        },
-                    );
+                    self.network.at(now + delay, Happening::AcrossShards { shard, relayed, from, data });
                 }
                 Out::Ask(question) => {
                     let delay = match self.dice.below(20) {
@@ -271,8 +238,7 @@ impl World {
                         1..=8 => self.dice.below(3000),
                         _ => 0,
                     };
-                    self.network
-                        .at(now + delay * MILLISECOND, Happening::BindAnswered { question });
+                    self.network.at(now + delay * MILLISECOND, Happening::BindAnswered { question });
                 }
             }
         }
@@ -280,47 +246,53 @@ impl World {
 
     fn at_peer(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
         self.ledger.check(&data);
-        assert!(
-            !FORBIDDEN.iter().any(|text| address(text).ip() == to.ip()),
-            "{to} must never be reached"
-        );
+        assert!(!FORBIDDEN.iter().any(|text| address(text).ip() == to.ip()), "{to} must never be reached");
         let is_there = PEERS.iter().any(|text| address(text) == to);
         if is_there && (self.is_calm || self.dice.chance(60)) {
-            let copy = || Happening::AtRelay {
-                relayed: from,
-                peer: to,
-                data: data.clone(),
-                late: false,
-            };
+            let copy = || Happening::AtRelay { relayed: from, peer: to, data: data.clone(), late: false };
             self.network.send(&mut self.dice, self.now, copy);
         }
     }
 
     fn peer_speaks(&mut self) {
-        let relayed = self.shell.relayed_addresses();
-        if !relayed.is_empty() {
-            let relayed = self.dice.pick(&relayed);
+        let late = !self.is_calm && self.dice.chance(10);
+        let data = self.ledger.payload(&mut self.dice);
+        // Polite clients forget a permission a little before the server does.
+        if !self.is_calm && self.dice.chance(30) {
+            self.speak_at_the_edge(data);
+        } else if let Some(relayed) = self.any_relayed() {
             let mut peer = address(self.dice.pick(&PEERS));
             if self.dice.chance(20) {
                 peer = address(self.dice.pick(&FORBIDDEN));
             }
             if peer.is_ipv6() == relayed.is_ipv6() {
-                let late = !self.is_calm && self.dice.chance(10);
-                let data = self.ledger.payload(&mut self.dice);
-                self.network.at(
-                    self.now,
-                    Happening::AtRelay {
-                        relayed,
-                        peer,
-                        data,
-                        late,
-                    },
-                );
+                self.network.at(self.now, Happening::AtRelay { relayed, peer, data, late });
             }
         }
         if self.is_anybody_busy() {
             let pause = (1 + self.dice.below(20_000)) * MILLISECOND;
             self.network.at(self.now + pause, Happening::PeerSpeaks);
+        }
+    }
+
+    fn any_relayed(&mut self) -> Option<SocketAddr> {
+        let relayed = self.shell.relayed_addresses();
+        (!relayed.is_empty()).then(|| self.dice.pick(&relayed))
+    }
+
+    /// A permitted peer sends in the last nanosecond of its permission and in the first without it.
+    fn speak_at_the_edge(&mut self, data: Vec<u8>) {
+        let edges = self.shell.model.permission_edges();
+        if edges.is_empty() {
+            return;
+        }
+        let (relayed, ip, expires) = self.dice.pick(&edges);
+        let port = self.dice.pick(&[7000, 7001]);
+        let peer = SocketAddr::new(ip, port);
+        for time in [expires - 1, expires] {
+            let data = data.clone();
+            let happening = Happening::AtRelay { relayed, peer, data, late: false };
+            self.network.at(time.max(self.now), happening);
         }
     }
 

@@ -22,10 +22,7 @@ impl World {
     }
 
     pub(super) fn stream_to_client(&mut self, path: FiveTuple, bytes: &[u8]) {
-        let found = self
-            .connections
-            .iter()
-            .rposition(|connection| connection.path == path && connection.open);
+        let found = self.connections.iter().rposition(|connection| connection.path == path && connection.open);
         let Some(index) = found else {
             return; // closed meanwhile
         };
@@ -33,10 +30,7 @@ impl World {
         let connection = &mut self.connections[index];
         connection.last_at_client = connection.last_at_client.max(self.now + latency);
         for piece in split(&mut self.dice, bytes) {
-            let happening = Happening::StreamAtClient {
-                connection: index,
-                bytes: piece,
-            };
+            let happening = Happening::StreamAtClient { connection: index, bytes: piece };
             self.network.at(connection.last_at_client, happening);
         }
     }
@@ -46,10 +40,7 @@ impl World {
         for piece in split(&mut self.dice, bytes) {
             let connection = &mut self.connections[index];
             connection.last_at_server = connection.last_at_server.max(self.now + latency);
-            let happening = Happening::StreamAtServer {
-                connection: index,
-                bytes: piece,
-            };
+            let happening = Happening::StreamAtServer { connection: index, bytes: piece };
             self.network.at(connection.last_at_server, happening);
         }
     }
