@@ -39,9 +39,9 @@ impl Relay {
         self.address.family() == AddressFamily::of(peer)
     }
 
-    /// The port, if it is one at this address.
-    pub(super) fn port_at(&self, address: &RelayAddress) -> Option<u16> {
-        (self.address == *address).then_some(self.port)
+    /// The port, if it is one at this advertised address.
+    pub(super) fn port_at(&self, advertise: IpAddr) -> Option<u16> {
+        (self.address.advertise == advertise).then_some(self.port)
     }
 }
 

@@ -1,13 +1,13 @@
 //! The table of allocations: slots with generations, found by 5-tuple, by relay, and by relayed address.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
 
 use super::allocate::Pending;
 use super::allocation::Allocation;
-use super::{FiveTuple, Now, RelayAddress, RelayId};
+use super::{FiveTuple, Now, RelayId};
 use crate::stun::AddressFamily;
 
 /// Slots are reserved when a bind is asked for, so that the socket's name is known before the socket is.
@@ -214,10 +214,12 @@ impl Allocations {
         }
     }
 
-    /// How many allocations live at this relay address, expired ones included.
-    pub(super) fn count_at(&self, address: &RelayAddress) -> usize {
-        let at = |slot: &&Slot| matches!(&slot.state, State::Live(live) if live.relay.address == *address);
-        self.slots.iter().filter(at).count()
+    /// The ports of allocations at this advertised address, expired ones included.
+    pub(super) fn ports_at(&self, advertise: IpAddr) -> impl Iterator<Item = u16> {
+        self.slots.iter().filter_map(move |slot| match &slot.state {
+            State::Live(allocation) => allocation.relay.port_at(advertise),
+            _ => None,
+        })
     }
 
     /// Every allocation and its name, expired ones included.

@@ -18,7 +18,7 @@ pub struct Config {
     pub credentials: Credentials,
     /// What nonces are made with.
     pub nonces: NonceKeys,
-    /// Where relays live. A family without an address here is answered 440.
+    /// Where relays live; no two advertise the same address. A family without an address here is answered 440.
     pub relays: Vec<RelayAddress>,
     /// Ports of relayed transport addresses, of all shards together.
     pub ports: PortRange,

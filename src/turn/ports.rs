@@ -46,6 +46,16 @@ impl PortPool {
         self.free.push(port);
     }
 
+    /// After a change of the range: what rested in the old pool rests on.
+    pub(super) fn keep_resting(&mut self, old: Self) {
+        for (until, port) in old.resting {
+            if let Some(place) = self.free.iter().position(|free| *free == port) {
+                self.free.swap_remove(place);
+                self.resting.push_back((until, port));
+            }
+        }
+    }
+
     /// Ports free or resting.
     pub(super) fn idle(&self) -> usize {
         self.free.len() + self.resting.len()
@@ -86,6 +96,23 @@ mod tests {
         assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(first));
         pool.release_unused(second);
         assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(second));
+    }
+
+    #[test]
+    fn s11_a_freed_port_rests_on_when_the_range_changes() {
+        let mut random = ChaCha8Rng::from_seed([7; 32]);
+        let range = |first, last| PortRange { first, last, quarantine_secs: 30 };
+        let start = Now(1);
+        let mut old = PortPool::new(range(50_000, 50_001), ShardIndex::SINGLE, |_| false);
+        let freed = old.take(start, &mut random).unwrap();
+        old.release(start, freed);
+        let mut pool = PortPool::new(range(50_000, 50_003), ShardIndex::SINGLE, |_| false);
+        pool.keep_resting(old);
+        assert_eq!(pool.idle(), 4);
+        let drawn: Vec<u16> = std::iter::from_fn(|| pool.take(start.plus_secs(29), &mut random)).collect();
+        assert_eq!(drawn.len(), 3);
+        assert!(!drawn.contains(&freed));
+        assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(freed));
     }
 
     /// TURN-8656-7.2-28: not sequential, spread over the range.

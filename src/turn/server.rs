@@ -132,14 +132,19 @@ impl Server {
         let same_ports = config.ports == self.config.ports;
         self.config = config;
         for address in self.config.relays.clone() {
-            let kept = old_pools.iter().position(|(old, _)| *old == address).filter(|_| same_ports);
-            let pool = match kept {
-                Some(place) => old_pools.swap_remove(place).1,
-                None => {
-                    let mut used: Vec<u16> = Vec::new();
-                    used.extend(self.allocations.iter_pending().filter_map(|pending| pending.relay.port_at(&address)));
-                    used.extend(self.allocations.iter_mut().filter_map(|(_, live)| live.relay.port_at(&address)));
-                    PortPool::new(self.config.ports, self.shard, |port| used.contains(&port))
+            // A pool is known by what peers see: `bind` may change under allocations that stay at the old one.
+            let advertise = address.advertise;
+            let place = old_pools.iter().position(|(old, _)| old.advertise == advertise);
+            let pool = match place.map(|place| old_pools.swap_remove(place).1) {
+                Some(pool) if same_ports => pool,
+                old => {
+                    let mut used: Vec<u16> = self.allocations.ports_at(advertise).collect();
+                    used.extend(self.allocations.iter_pending().filter_map(|pending| pending.relay.port_at(advertise)));
+                    let mut pool = PortPool::new(self.config.ports, self.shard, |port| used.contains(&port));
+                    if let Some(old) = old {
+                        pool.keep_resting(old);
+                    }
+                    pool
                 }
             };
             self.pools.push((address, pool));
@@ -206,8 +211,10 @@ impl Server {
         let ports = self.config.ports;
         let owned = (ports.first..=ports.last).filter(|port| self.shard.owns(*port)).count();
         for (address, pool) in &self.pools {
-            let pending = self.allocations.iter_pending().filter(|pending| pending.relay.address == *address).count();
-            let used = self.allocations.count_at(address) + pending;
+            // Allocations keep a port that the configuration has dropped since; the pool knows nothing of it.
+            let pending = self.allocations.iter_pending().filter_map(|it| it.relay.port_at(address.advertise));
+            let all = self.allocations.ports_at(address.advertise).chain(pending);
+            let used = all.filter(|port| ports.contains(*port)).count();
             assert_eq!(pool.idle() + used, owned, "a port of {} was lost or given out twice", address.bind);
         }
     }
@@ -271,7 +278,8 @@ impl Server {
         if !self.config.ports.contains(relay.port) {
             return None;
         }
-        self.pools.iter_mut().find(|(address, _)| *address == relay.address).map(|(_, pool)| pool)
+        let advertise = relay.address.advertise;
+        self.pools.iter_mut().find(|(address, _)| address.advertise == advertise).map(|(_, pool)| pool)
     }
 
     /// Queues an event. Events are for people: when the shell is behind they are what is left out.
@@ -286,5 +294,96 @@ impl Server {
             self.counters.drops[*reason as usize] += 1;
         }
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stun::{AttributeType, Class, MessageWriter, Method, Seal, TransactionId, integrity};
+    use crate::turn::{
+        Credentials, IpFields, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, StaticUser, Transport,
+    };
+
+    fn config(first: u16, last: u16, bind: &str) -> Arc<Config> {
+        let user = StaticUser::from_password("alice", "example.org", "s3cret");
+        Arc::new(Config {
+            realm: "example.org".into(),
+            software: None,
+            credentials: Credentials { users: [("alice".to_string(), user)].into(), ..Credentials::default() },
+            nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 600 },
+            relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: "203.0.113.9".parse().unwrap() }],
+            ports: PortRange { first, last, quarantine_secs: 30 },
+            peers: PeerPolicy::default(),
+            lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
+            limits: Limits {
+                allocations: 10,
+                permissions_per_allocation: 10,
+                channels_per_allocation: 10,
+                effects: 100,
+            },
+        })
+    }
+
+    const CLOCK: Clock = Clock { now: Now(1), unix_secs: 1_800_000_000 };
+
+    fn client(port: u16) -> FiveTuple {
+        FiveTuple {
+            transport: Transport::Udp,
+            client: SocketAddr::new("192.0.2.1".parse().unwrap(), port),
+            server: "192.0.2.2:3478".parse().unwrap(),
+        }
+    }
+
+    /// Allocates, and returns the local address the shell was asked to bind.
+    fn allocate(server: &mut Server, path: FiveTuple) -> SocketAddr {
+        let mut buffer = [0; 512];
+        let room = &mut buffer[Packet::HEADROOM..];
+        let id = TransactionId([path.client.port() as u8; 12]);
+        let mut writer = MessageWriter::new(room, Method::Allocate, Class::Request, id);
+        writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+        writer.attribute(AttributeType::USERNAME, b"alice");
+        writer.attribute(AttributeType::REALM, b"example.org");
+        let nonce = server.config.nonces.issue(CLOCK.unix_secs, &path);
+        writer.attribute(AttributeType::NONCE, nonce.as_bytes());
+        let key = integrity::long_term_key_md5("alice", "example.org", "s3cret");
+        let len = writer.finish(Seal::Sha1(&key), false);
+        let range = Packet::HEADROOM..Packet::HEADROOM + len;
+        let mut packet = Packet::new(&mut buffer, range, IpFields::default());
+        let verdict = server.from_client(CLOCK, path, &mut packet, &mut ReplyBuffer::new());
+        assert_eq!(verdict, Verdict::Later);
+        let Some(Effect::BindRelay { relay, local, .. }) = server.next_effect() else {
+            panic!("a bind must be asked for");
+        };
+        server.relay_bound(CLOCK, relay, Ok(()));
+        server.check_invariants();
+        while server.next_effect().is_some() {}
+        local
+    }
+
+    /// Found by the simulation: a range that no longer holds the ports of live allocations is no contradiction.
+    #[test]
+    fn configure_with_another_port_range_keeps_the_accounts_of_ports() {
+        let mut server = Server::new(config(50_000, 50_003, "10.0.0.1"), ShardIndex::SINGLE, [1; 32]);
+        for port in 1..=4 {
+            allocate(&mut server, client(port));
+        }
+        server.configure(config(50_002, 50_005, "10.0.0.1"));
+        server.check_invariants();
+        assert!(allocate(&mut server, client(5)).port() >= 50_004);
+        server.shut_down(CLOCK);
+        server.check_invariants();
+    }
+
+    /// Found by the simulation: behind the same advertised address the same port would be two allocations at once.
+    #[test]
+    fn configure_with_another_bind_address_gives_no_relayed_address_out_twice() {
+        let mut server = Server::new(config(50_000, 50_001, "10.0.0.1"), ShardIndex::SINGLE, [1; 32]);
+        let first = allocate(&mut server, client(1));
+        server.configure(config(50_000, 50_001, "10.0.0.2"));
+        server.check_invariants();
+        let second = allocate(&mut server, client(2));
+        assert_eq!(second.ip().to_string(), "10.0.0.2");
+        assert_ne!(first.port(), second.port());
     }
 }

@@ -1,0 +1,125 @@
+//! coturn's `turnutils_uclient`. Its exit code says nothing; its text does.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::processes::{Guarded, is_installed, run, wait_until};
+use crate::server::{PASSWORD, Server, USERNAME, free_port};
+
+const UCLIENT: &str = "turnutils_uclient";
+const PEER: &str = "turnutils_peer";
+const STUNCLIENT: &str = "turnutils_stunclient";
+
+/// Messages that each client sends.
+const MESSAGES: u32 = 60;
+
+/// uclient 4.6 throws dice. It binds a random channel of RFC 5766's range, three quarters of which RFC 8656 reserves
+/// (TURN-8656-12-01, answered 400), and now and then insists on EVEN-PORT (420 while Hairpin does not know it). Either
+/// ends it before a message is sent, within a fifth of a second: then it throws again.
+const THROWS_MAX: u32 = 400;
+const UNLUCKY: [&str; 2] = ["channel bind: error 400 (Bad Request)", "error 420 (Unknown Attribute)"];
+
+/// An echo peer on loopback.
+fn start_peer() -> (Guarded, u16) {
+    let port = free_port();
+    let mut command = Command::new(PEER);
+    command.args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdin(Stdio::null());
+    let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed"));
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("not zero");
+    wait_until("the echo peer", || {
+        let mut bytes = [0; 16];
+        socket.send_to(b"are you there?", (Ipv4Addr::LOCALHOST, port)).is_ok() && socket.recv(&mut bytes).is_ok()
+    });
+    (child, port)
+}
+
+/// The last number behind `name=` or `name ` in the text.
+fn number(text: &str, name: &str) -> Option<u32> {
+    let behind = text.rsplit_once(name)?.1.trim_start_matches(['=', ' ', ':']);
+    let digits: String = behind.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+/// Runs it with these flags, and wants every message back.
+fn every_message_comes_back(flags: &[&str]) {
+    if !is_installed(UCLIENT) || !is_installed(PEER) {
+        return;
+    }
+    let server = Server::start();
+    let (_peer, peer_port) = start_peer();
+    // Few channels, so that few throws are enough; with `-y` clients come in pairs.
+    let clients = if flags.contains(&"-s") { 4 } else { 1 + u32::from(flags.contains(&"-y")) };
+    let mut arguments: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+    let (count, each) = (clients.to_string(), MESSAGES.to_string());
+    let (port, peer_port) = (server.address.port().to_string(), peer_port.to_string());
+    let common = ["-c", "-u", USERNAME, "-w", PASSWORD, "-n", &each, "-m", &count, "-l", "171", "-z", "5"];
+    arguments.extend(common.map(String::from));
+    if !flags.contains(&"-y") {
+        arguments.extend(["-e", "127.0.0.1", "-r", &peer_port].map(String::from));
+    }
+    arguments.extend(["-p", &port, "127.0.0.1"].map(String::from));
+    let text = (0..THROWS_MAX)
+        .map(|_| run(UCLIENT, &arguments))
+        .find(|text| text.contains("tot_send_msgs") || !UNLUCKY.iter().any(|refusal| text.contains(refusal)))
+        .expect("no luck in so many throws is no luck");
+
+    let sent = number(&text, "tot_send_msgs").unwrap_or_else(|| panic!("no count of messages sent:\n{text}"));
+    let received = number(&text, "tot_recv_msgs").expect("received comes with sent");
+    let lost = number(&text, "Total lost packets").expect("lost comes with sent");
+    assert_eq!(sent, MESSAGES * clients, "sent");
+    assert_eq!(received, sent, "received");
+    assert_eq!(lost, 0, "lost");
+}
+
+#[test]
+fn udp_channels() {
+    every_message_comes_back(&[]);
+}
+
+#[test]
+fn udp_send_indications() {
+    every_message_comes_back(&["-s"]);
+}
+
+#[test]
+fn tcp_channels() {
+    every_message_comes_back(&["-t"]);
+}
+
+#[test]
+fn tcp_send_indications() {
+    every_message_comes_back(&["-t", "-s"]);
+}
+
+#[test]
+fn udp_client_to_client_channels() {
+    every_message_comes_back(&["-y"]);
+}
+
+#[test]
+fn udp_client_to_client_send_indications() {
+    every_message_comes_back(&["-y", "-s"]);
+}
+
+#[test]
+fn tcp_client_to_client_channels() {
+    every_message_comes_back(&["-y", "-t"]);
+}
+
+#[test]
+fn tcp_client_to_client_send_indications() {
+    every_message_comes_back(&["-y", "-t", "-s"]);
+}
+
+#[test]
+fn stunclient_learns_its_address() {
+    if !is_installed(STUNCLIENT) {
+        return;
+    }
+    let server = Server::start();
+    let port = server.address.port().to_string();
+    let text = run(STUNCLIENT, &["-p", &port, "127.0.0.1"].map(String::from));
+    assert!(text.contains("UDP reflexive addr: 127.0.0.1:"), "{text}");
+}

@@ -1,0 +1,49 @@
+//! Counts of a run.
+
+/// What happened in a run; a simulation in which nothing happens proves nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    pub steps: u64,
+    pub allocated: u64,
+    pub ended: u64,
+    pub to_peer: u64,
+    pub to_client: u64,
+    pub across_shards: u64,
+    pub dropped: u64,
+    pub refused: u64,
+    pub binds_failed: u64,
+    pub reloads: u64,
+    pub received_by_clients: u64,
+}
+
+impl Statistics {
+    pub fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("steps", self.steps),
+            ("allocated", self.allocated),
+            ("ended", self.ended),
+            ("to peer", self.to_peer),
+            ("to client", self.to_client),
+            ("across shards", self.across_shards),
+            ("dropped", self.dropped),
+            ("refused", self.refused),
+            ("binds failed", self.binds_failed),
+            ("reloads", self.reloads),
+            ("received by clients", self.received_by_clients),
+        ]
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.allocated += other.allocated;
+        self.ended += other.ended;
+        self.to_peer += other.to_peer;
+        self.to_client += other.to_client;
+        self.across_shards += other.across_shards;
+        self.dropped += other.dropped;
+        self.refused += other.refused;
+        self.binds_failed += other.binds_failed;
+        self.reloads += other.reloads;
+        self.received_by_clients += other.received_by_clients;
+    }
+}
