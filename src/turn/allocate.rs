@@ -151,7 +151,7 @@ impl Server {
         let relayed = allocation.relay.relayed();
         let account = allocation.owner.account.clone();
         self.allocations.promote(relay, allocation);
-        self.timers.arm(clock.now, expires, relay);
+        self.arm(clock, relay);
         self.counters.allocations_created += 1;
         self.record(Event::Allocated { relay, path, relayed, account, lifetime_secs });
         let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs };

@@ -54,8 +54,6 @@ pub(super) struct Allocation {
     pub(super) created_by: TransactionId,
     pub(super) relay: Relay,
     pub(super) expires: Now,
-    /// The earliest deadline the timer wheel holds for it.
-    pub(super) armed: Now,
     pub(super) traffic: Traffic,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
@@ -96,7 +94,6 @@ impl Allocation {
             created_by,
             relay,
             expires,
-            armed: expires,
             traffic: Traffic::default(),
             permissions: Vec::new(),
             channels: Vec::new(),
@@ -192,7 +189,6 @@ impl Allocation {
     pub(super) fn check_invariants(&self, permissions_max: usize, channels_max: usize) {
         assert!(self.permissions.len() <= permissions_max, "too many permissions");
         assert!(self.channels.len() <= channels_max, "too many channels");
-        assert!(self.armed <= self.expires, "the timer wheel would come too late");
         for (place, channel) in self.channels.iter().enumerate() {
             let rest = &self.channels[place + 1..];
             assert!(rest.iter().all(|other| other.number != channel.number), "a number bound twice");

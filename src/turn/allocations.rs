@@ -23,6 +23,9 @@ pub(super) struct Allocations {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
+    /// The earliest deadline that the timer wheel holds for this slot, whoever it was armed for: who deletes and
+    /// allocates again and again must not fill the wheel.
+    armed: Option<Now>,
     state: State,
 }
 
@@ -74,7 +77,7 @@ impl Allocations {
                 slot
             }
             None => {
-                self.slots.push(Slot { generation: 0, state });
+                self.slots.push(Slot { generation: 0, armed: None, state });
                 u32::try_from(self.slots.len() - 1).expect("slots are limited by configuration")
             }
         };
@@ -181,6 +184,27 @@ impl Allocations {
         }
     }
 
+    /// When the timer wheel has to wake this allocation's slot, unless it will do so early enough already.
+    pub(super) fn deadline_to_arm(&mut self, relay: RelayId) -> Option<Now> {
+        let slot = &mut self.slots[relay.slot as usize];
+        let State::Live(allocation) = &slot.state else { return None };
+        let expires = allocation.expires;
+        if slot.armed.is_some_and(|armed| armed <= expires) {
+            return None;
+        }
+        slot.armed = Some(expires);
+        Some(expires)
+    }
+
+    /// The timer wheel has woken a slot: who lives there, if this is the deadline that stands for it.
+    pub(super) fn woken(&mut self, slot: u32, deadline: Now) -> Option<(RelayId, &Allocation)> {
+        let entry = &mut self.slots[slot as usize];
+        entry.armed.take_if(|armed| *armed == deadline)?;
+        let State::Live(allocation) = &entry.state else { return None };
+        let family = allocation.relay.address.family();
+        Some((RelayId { slot, generation: entry.generation, family }, allocation))
+    }
+
     /// The allocation of this name, even when its time is over.
     pub(super) fn get_mut(&mut self, relay: RelayId) -> Option<&mut Allocation> {
         match self.slot_mut(relay)? {
@@ -259,6 +283,8 @@ impl Allocations {
                     assert_eq!(self.by_path.get(&pending.path).copied(), index, "a pending 5-tuple is not indexed");
                 }
                 State::Live(allocation) => {
+                    let in_time = slot.armed.is_some_and(|armed| armed <= allocation.expires);
+                    assert!(in_time, "the timer wheel would come too late");
                     live += 1;
                     paths += 1;
                     assert_eq!(self.by_path.get(&allocation.path).copied(), index, "a 5-tuple is not indexed");

@@ -32,11 +32,7 @@ impl Server {
         }
         let lifetime_secs = lifetimes.grant(asked_secs);
         allocation.expires = clock.now.plus_secs(lifetime_secs);
-        if allocation.expires < allocation.armed {
-            allocation.armed = allocation.expires;
-            let armed = allocation.armed;
-            self.timers.arm(clock.now, armed, relay);
-        }
+        self.arm(clock, relay);
         Ok(Success::Refresh { lifetime_secs })
     }
 }

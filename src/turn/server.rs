@@ -28,7 +28,8 @@ pub struct Server {
     pub(super) allocations: Allocations,
     /// The ports of this shard at each relay address.
     pub(super) pools: Vec<(RelayAddress, PortPool)>,
-    pub(super) timers: Timers<RelayId>,
+    /// Wakes slots of the table of allocations.
+    pub(super) timers: Timers<u32>,
     pub(super) deleted: Deleted,
     pub(super) effects: VecDeque<Effect>,
     pub(super) draining: bool,
@@ -166,17 +167,15 @@ impl Server {
             return;
         }
         let mut woken = Vec::new();
-        self.timers.expire(clock.now, |deadline, relay| woken.push((deadline, relay)));
-        for (deadline, relay) in woken {
-            match self.allocations.get_mut(relay) {
-                Some(allocation) if allocation.expires <= clock.now => self.end(clock, relay, EndReason::Expired),
-                // Refreshed meanwhile. Of several entries the earliest armed one stands for the allocation.
-                Some(allocation) if allocation.armed == deadline => {
-                    allocation.armed = allocation.expires;
-                    let armed = allocation.armed;
-                    self.timers.arm(clock.now, armed, relay);
+        self.timers.expire(clock.now, |deadline, slot| woken.push((deadline, slot)));
+        for (deadline, slot) in woken {
+            match self.allocations.woken(slot, deadline) {
+                Some((relay, allocation)) if allocation.expires <= clock.now => {
+                    self.end(clock, relay, EndReason::Expired);
                 }
-                _ => {}
+                // Refreshed meanwhile, or another one than it was armed for.
+                Some((relay, _)) => self.arm(clock, relay),
+                None => {}
             }
         }
     }
@@ -189,6 +188,11 @@ impl Server {
     /// Allocations alive now.
     pub fn allocations(&self) -> usize {
         self.allocations.live()
+    }
+
+    /// Deadlines in the timer wheel: at most a few for each slot that was ever used. Looks at the whole wheel.
+    pub fn timers_armed(&self) -> usize {
+        self.timers.len()
     }
 
     /// Sums since this server was made.
@@ -245,6 +249,13 @@ impl Server {
             self.record(Event::PeerRefused { path, peer, why });
             ErrorCode::Forbidden
         })
+    }
+
+    /// Has the timer wheel come round in time for this allocation.
+    pub(super) fn arm(&mut self, clock: Clock, relay: RelayId) {
+        if let Some(deadline) = self.allocations.deadline_to_arm(relay) {
+            self.timers.arm(clock.now, deadline, relay.slot);
+        }
     }
 
     /// Ends an allocation and gives back all it held.

@@ -44,6 +44,11 @@ impl<T> Timers<T> {
         self.next = Some(self.next.map_or(tick, |next| next.min(tick)));
     }
 
+    /// Deadlines held.
+    pub(super) fn len(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
+    }
+
     /// When [`Timers::expire`] wants to be called next.
     pub(super) fn next(&self) -> Option<Now> {
         self.next.map(|tick| Now(tick * TICK_NANOS))

@@ -109,3 +109,17 @@ fn turn_8656_5_03_another_user_has_the_wrong_credentials() {
     assert_eq!(world.exchange(path(CLIENT), &request).error(), 437);
     assert_eq!(world.refresh(path(CLIENT), &mut alice, vec![]).error(), 0);
 }
+
+/// Who allocates and deletes in a loop leaves nothing in the timer wheel but one deadline.
+#[test]
+fn s12_allocating_and_deleting_again_and_again_fills_no_timer() {
+    let mut world = World::new();
+    let mut alice = world.alice(path(CLIENT));
+    let before = world.server.timers_armed();
+    for _ in 0..80 {
+        world.allocate(path(CLIENT), &mut alice, vec![lifetime(3600)]);
+        world.refresh(path(CLIENT), &mut alice, vec![]);
+        world.refresh(path(CLIENT), &mut alice, vec![lifetime(0)]);
+    }
+    assert!(world.server.timers_armed() <= before + 2, "{} deadlines", world.server.timers_armed());
+}
