@@ -19,7 +19,7 @@ use super::{CommandLine, Outcome, print};
 /// Works with any server. With turn: it allocates twice, and lets the two relayed addresses talk to each other.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// stun:HOST[:PORT] or turn:HOST[:PORT][?transport=udp|tcp]
+    /// What to try, like stun:example.org, or turn:example.org:3478?transport=tcp
     uri: Uri,
     /// User name for turn:
     #[arg(long, requires = "password")]
