@@ -31,7 +31,7 @@ impl Shard<'_> {
                 },
                 Effect::Record(event) => {
                     self.note_client(&event);
-                    record::log(&event);
+                    record::log(self.life, &event);
                 }
             }
         }

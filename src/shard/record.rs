@@ -9,12 +9,12 @@ use tracing::{debug, info};
 
 use crate::turn::{Event, RelayId};
 
-/// Writes one line.
-pub(super) fn log(event: &Event) {
+/// Writes one line. `life` tells this life of this shard from all others, past and present.
+pub(super) fn log(life: u32, event: &Event) {
     match event {
         Event::Allocated { relay, path, relayed, account, lifetime_secs } => info!(
             event = "allocated",
-            session = %Session(*relay),
+            session = %Session(life, *relay),
             transport = path.transport.label(),
             client = %path.client,
             server = %path.server,
@@ -24,7 +24,7 @@ pub(super) fn log(event: &Event) {
         ),
         Event::Ended { relay, path, relayed, account, why, traffic } => info!(
             event = "ended",
-            session = %Session(*relay),
+            session = %Session(life, *relay),
             why = why.label(),
             transport = path.transport.label(),
             client = %path.client,
@@ -51,12 +51,12 @@ pub(super) fn log(event: &Event) {
     }
 }
 
-/// A session's name in logs: the relay's token in hexadecimal.
-struct Session(RelayId);
+/// A session's name in logs: a relay's token is its own within one life of one shard, and only there.
+struct Session(u32, RelayId);
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0.to_token())
+        write!(f, "{:08x}-{:x}", self.0, self.1.to_token())
     }
 }
 
@@ -100,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_named_by_their_token() {
-        assert_eq!(Session(RelayId::from_token(0x1_0000_0004)).to_string(), "0000000100000004");
+    fn sessions_are_named_by_life_and_token() {
+        assert_eq!(Session(0xBEEF, RelayId::from_token(0x1_0000_0004)).to_string(), "0000beef-100000004");
     }
 
     /// Collects what would be logged, fields and all.
@@ -156,11 +156,11 @@ mod tests {
             Event::AuthenticationFailed { path, why: Rejection::WrongPassword },
         ];
         let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(log));
+        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(|event| log(0xBEEF, event)));
         let lines = lines.0.lock().unwrap();
         let expected = [
-            ("INFO event=\"allocated\" session=0000000100000004", "lifetime_secs=600"),
-            ("INFO event=\"ended\" session=0000000100000004 why=\"expired\"", "bytes_to_peer=300"),
+            ("INFO event=\"allocated\" session=0000beef-100000004", "lifetime_secs=600"),
+            ("INFO event=\"ended\" session=0000beef-100000004 why=\"expired\"", "bytes_to_peer=300"),
             ("DEBUG event=\"peer_refused\" why=\"special_purpose\"", "peer=10.0.0.1:1"),
             ("DEBUG event=\"authentication_failed\" why=\"wrong_password\"", "client=192.0.2.1:40000"),
         ];
