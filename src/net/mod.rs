@@ -1,8 +1,8 @@
 //! Sockets and system calls; the only room with sockets, and nearly the only one with `unsafe`.
 //!
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
-//! and out ([`SendBatch`]), TCP listeners and the buffers of one connection ([`tcp`]), the two clocks ([`clock`]), and
-//! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
+//! and out ([`SendBatch`]), TCP listeners and the buffers of one connection ([`tcp`]), TLS ([`Identity`],
+//! [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
 //! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
 //!
@@ -10,19 +10,25 @@
 
 #![allow(unsafe_code)]
 
+mod certificate;
 pub mod clock;
 mod error;
 mod receive;
 mod send;
+mod stream;
 mod sys;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod udp;
 
+pub use certificate::{Identity, IdentityError, IdentityFile};
 pub use error::{SocketErrorKind, SocketErrors};
 pub use receive::{ReceiveBatch, Received};
 pub use send::{Datagram, SendBatch};
+pub use stream::{ClientStream, ReadBuffers, Received as StreamReceived};
+pub use tls::{Handshake, HandshakeFailure, TlsStream};
 pub use udp::UdpSocket;
 
 /// Datagrams carried by one system call at most.

@@ -234,7 +234,14 @@ impl SendBuffer {
         }
         self.bytes.clear();
         self.sent = 0;
-        Ok(())
+        // What an encrypted stream has taken may still wait in it.
+        match stream.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_blocked = true;
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Gives memory back that an earlier rush has left behind. Not while something waits.
