@@ -9,7 +9,7 @@ use super::ice_servers::{configuration, reachable_at, uris};
 use crate::config::{Note, TimeLimited};
 use crate::ops::Running;
 use crate::shard::ListenAddress;
-use crate::turn::{PeerPolicy, RelayAddress};
+use crate::turn::{PeerPolicy, RelayAddress, Transport};
 
 /// What the configuration knows; the rest is known when the server runs.
 pub(super) struct Facts {
@@ -27,7 +27,7 @@ pub(super) fn print(out: &mut impl Write, facts: &Facts, running: &Running<'_>) 
     let until = if facts.secret_file.is_some() { "" } else { ", or until it stops" };
     writeln!(out, "Hairpin is listening. These credentials are good for {hours} hours{until}.\n")?;
     let block = |(host, listen): &(IpAddr, Vec<ListenAddress>)| {
-        serde_json::to_string(&configuration(uris(&host.to_string(), listen), &facts.credential))
+        serde_json::to_string(&configuration(uris(&host.to_string(), listen, running.identity), &facts.credential))
     };
     if let Some(here) = here(running.listening) {
         writeln!(out, "For a browser on this machine:\n\n{}\n", block(&here)?)?;
@@ -82,14 +82,17 @@ fn shortcomings(facts: &Facts, running: &Running<'_>) -> Vec<String> {
         Some(path) => format!("is kept in {}. For a web back end", path.display()),
         None => "ends with this server".to_owned() + ". For credentials that last",
     };
-    let mut lines = vec![
-        format!(
-            "The secret behind these credentials was made up, and {whereabouts} make one yourself (openssl rand -hex 32), \
-             and put it into auth.secrets or auth.secret_files."
-        ),
-        "There is no TLS: networks that let nothing else out cannot be served, and eavesdroppers see who talks to whom."
-            .to_owned(),
-    ];
+    let mut lines = vec![format!(
+        "The secret behind these credentials was made up, and {whereabouts} make one yourself (openssl rand -hex 32), \
+         and put it into auth.secrets or auth.secret_files."
+    )];
+    if !running.listening.iter().any(|entry| entry.transport == Transport::Tls) {
+        lines.push(
+            "There is no TLS: networks that let nothing else out cannot be served, and eavesdroppers see who talks to \
+             whom. With a certificate, write it into [tls], and addresses into listen.tls."
+                .to_owned(),
+        );
+    }
     if facts.relays.iter().any(|relay| !is_public(relay.advertise)) {
         lines.push(
             "Peers see relays at a private address. If this machine is behind a 1:1 NAT, tell both sides of it: \
@@ -116,7 +119,7 @@ fn is_public(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::{SharedSecret, Transport};
+    use crate::turn::SharedSecret;
 
     /// `relay` is one address, or two with a slash between: bound and advertised.
     fn printed(relay: &str, listen: &[&str]) -> String {
@@ -136,7 +139,7 @@ mod tests {
                 required: false,
             })
             .collect();
-        let running = Running { listening: &listen, skipped: &[], admin: None };
+        let running = Running { listening: &listen, skipped: &[], admin: None, identity: None };
         let mut out = Vec::new();
         print(&mut out, &facts, &running).unwrap();
         String::from_utf8(out).unwrap()

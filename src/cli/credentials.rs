@@ -98,7 +98,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Ok(ip) => Some(reachable_at(ip, &config.shards.listen)).filter(|listen| !listen.is_empty()),
         Err(_) => None,
     };
-    let uris = uris(&host, listen.as_deref().unwrap_or(&config.shards.listen));
+    let identity = config.shards.tls.as_ref().map(|tls| &*tls.identity);
+    let uris = uris(&host, listen.as_deref().unwrap_or(&config.shards.listen), identity);
     let document =
         serde_json::to_string_pretty(&configuration(uris, &credential)).map_err(|error| error.to_string())?;
     print(document)

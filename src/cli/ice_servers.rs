@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::config::TimeLimited;
-use crate::shard::ListenAddress;
+use crate::shard::{Identity, ListenAddress};
 use crate::turn::Transport;
 
 /// The argument of `new RTCPeerConnection(…)`.
@@ -29,19 +29,31 @@ pub(super) fn configuration(uris: Vec<String>, credential: &TimeLimited) -> Conf
     }
 }
 
-/// A `stun:` URI if there is UDP, and a `turn:` URI for each transport. The first listener of a transport counts:
-/// browsers slow down with every URI they get.
-pub(super) fn uris(host: &str, listen: &[ListenAddress]) -> Vec<String> {
+/// A `stun:` URI if there is UDP, and a `turn:` or `turns:` URI for each transport. The first listener of a transport
+/// counts: browsers slow down with every URI they get.
+pub(super) fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
     let port_of =
         |transport| listen.iter().find(|entry| entry.transport == transport).map(|entry| entry.address.port());
     let host = bracketed(host);
     let mut uris = Vec::new();
     // URI-7065-3-03: browsers reject a `stun:` URI with a transport.
     uris.extend(port_of(Transport::Udp).map(|port| format!("stun:{host}:{port}")));
-    for transport in Transport::ALL {
+    for transport in [Transport::Udp, Transport::Tcp] {
         uris.extend(port_of(transport).map(|port| format!("turn:{host}:{port}?transport={}", transport.label())));
     }
+    // URI-7065: the scheme says TLS, the transport what is under it.
+    uris.extend(
+        port_of(Transport::Tls).map(|port| format!("turns:{}:{port}?transport=tcp", tls_host(&host, identity))),
+    );
     uris
+}
+
+/// The host if the certificate is good for it, else a name that it is good for. Without knowing either, the host.
+fn tls_host<'h>(host: &'h str, identity: Option<&'h Identity>) -> &'h str {
+    let Some(identity) = identity.filter(|identity| !identity.is_for(host.trim_matches(['[', ']']))) else {
+        return host;
+    };
+    identity.dns_names().iter().find(|name| !name.starts_with('*')).map_or(host, String::as_str)
 }
 
 /// Of all listeners those that packets to this address reach.
@@ -65,19 +77,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn turns_uris_have_a_name_that_is_in_the_certificate() {
+        let (certificate, key) = crate::shard::make_certificate(&["*.example.org", "turn.example.net"], |_| {});
+        let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+        for (host, shown) in [
+            ("turn.example.org", "turn.example.org"),
+            ("8.8.4.4", "turn.example.net"),
+            ("2001:db8::1", "turn.example.net"),
+            ("example.com", "turn.example.net"),
+        ] {
+            assert_eq!(tls_host(host, Some(&identity)), shown);
+        }
+    }
+
+    #[test]
     fn uri_7064_and_7065_forms() {
         let entry =
             |transport, address: &str| ListenAddress { transport, address: address.parse().unwrap(), required: true };
         let both = [entry(Transport::Udp, "0.0.0.0:3478"), entry(Transport::Tcp, "0.0.0.0:443")];
         assert_eq!(
-            uris("turn.example.org", &both),
+            uris("turn.example.org", &both, None),
             [
                 "stun:turn.example.org:3478",
                 "turn:turn.example.org:3478?transport=udp",
                 "turn:turn.example.org:443?transport=tcp",
             ]
         );
-        assert_eq!(uris("::1", &both[1..]), ["turn:[::1]:443?transport=tcp"]);
+        assert_eq!(uris("::1", &both[1..], None), ["turn:[::1]:443?transport=tcp"]);
+        let tls = entry(Transport::Tls, "0.0.0.0:5349");
+        assert_eq!(uris("10.0.0.1", &[tls], None), ["turns:10.0.0.1:5349?transport=tcp"]);
         let v6 = entry(Transport::Udp, "[::]:3478");
         assert_eq!(reachable_at("::1".parse().unwrap(), &[both[0], v6]), [v6]);
         assert_eq!(reachable_at("10.0.0.1".parse().unwrap(), &[both[0], v6]), [both[0]]);

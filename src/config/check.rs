@@ -4,6 +4,7 @@ mod auth;
 mod listen;
 mod peers;
 mod relay;
+mod tls;
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -73,6 +74,7 @@ impl Checker<'_> {
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations),
         };
+        let (tls, certificate) = self.tls(&written.tls, &listen);
         let shards = shard::Settings {
             count: self.threads(written.threads, &turn.ports),
             connections: self.connection_limits(&written.limits),
@@ -87,12 +89,14 @@ impl Checker<'_> {
                 ),
             },
             turn: Arc::new(turn),
+            tls,
             listen,
         };
         Config {
             admin: self.admin(&written.admin.listen, &shards.listen),
             log: self.log(&written.log),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
+            certificate,
             secret_is_made_up,
             notes: std::mem::take(&mut self.notes),
             shards,

@@ -14,6 +14,8 @@ pub struct Machine {
     pub default_routes: Vec<IpAddr>,
     /// Whether a socket can be bound to this address.
     pub can_bind: fn(IpAddr) -> bool,
+    /// The server runs elsewhere, and what only it needs is missing here.
+    pub is_another: bool,
 }
 
 impl Machine {
@@ -35,12 +37,13 @@ impl Machine {
             .flatten()
             .collect(),
             can_bind: |ip| UdpSocket::bind((ip, 0)).is_ok(),
+            is_another: false,
         })
     }
 
     /// No machine in particular: for work that needs the file but not the place, like making credentials elsewhere.
     pub fn any() -> Self {
-        Self { cores: 1, interfaces: Vec::new(), default_routes: Vec::new(), can_bind: |_| true }
+        Self { cores: 1, interfaces: Vec::new(), default_routes: Vec::new(), can_bind: |_| true, is_another: true }
     }
 }
 

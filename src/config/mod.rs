@@ -42,6 +42,8 @@ pub const EXAMPLE: &str = include_str!("../../config.example.toml");
 pub struct Config {
     /// For the shards and the machines in them.
     pub shards: shard::Settings,
+    /// The files of the certificate, if there is one; `shards` has what was in them.
+    pub certificate: Option<CertificateFiles>,
     /// Where to serve metrics and health, if anywhere.
     pub admin: Option<std::net::SocketAddr>,
     /// What to log and how.
@@ -53,6 +55,15 @@ pub struct Config {
     pub secret_is_made_up: bool,
     /// What is allowed but probably not meant; for a person to read.
     pub notes: Vec<Note>,
+}
+
+/// Where the certificate is read from, at start and when it is renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain.
+    pub certificate: std::path::PathBuf,
+    /// The private key.
+    pub key: std::path::PathBuf,
 }
 
 /// What to log and how.

@@ -44,6 +44,8 @@ section! {
         software: String = "hairpin".into(),
         /// Where clients connect.
         listen: Listen = Listen::default(),
+        /// What TLS clients get to see.
+        tls: Tls = Tls::default(),
         /// Where relayed addresses come from.
         relay: Relay = Relay::default(),
         /// Who may allocate.
@@ -72,6 +74,20 @@ section! {
         udp: Vec<String> = strings(["0.0.0.0:3478", "[::]:3478"]),
         /// TCP addresses with port.
         tcp: Vec<String> = strings(["0.0.0.0:3478", "[::]:3478"]),
+        /// TLS addresses with port; none, since there is no certificate either.
+        tls: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[tls]`; empty text means that the key is not there.
+    Tls {
+        /// A PEM file with the chain.
+        certificate: String = String::new(),
+        /// A PEM file with the private key.
+        key: String = String::new(),
+        /// The longest a handshake may take.
+        handshake_timeout: String = "10s".into(),
     }
 }
 

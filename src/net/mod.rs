@@ -2,7 +2,8 @@
 //!
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
 //! and out ([`SendBatch`]), TCP listeners and the buffers of one connection ([`tcp`]), TLS ([`Identity`],
-//! [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
+//! [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and what may go wrong with a socket
+//! without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
 //! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
 //!
@@ -23,6 +24,8 @@ mod tests;
 mod tls;
 mod udp;
 
+#[cfg(test)]
+pub(crate) use certificate::tests::make as make_certificate;
 pub use certificate::{Identity, IdentityError, IdentityFile};
 pub use error::{SocketErrorKind, SocketErrors};
 pub use receive::{ReceiveBatch, Received};

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::shard::{ShellCounters, Snapshot, SocketErrorKind};
+use crate::shard::{HandshakeFailure, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
 use crate::turn::{self, EndReason, Reason, Rejection};
 
@@ -66,6 +66,7 @@ fn families(snapshot: &Snapshot, started_unix_secs: f64) -> Vec<MetricFamily> {
     ];
     machine(&total.turn, &mut families);
     shell(&total.shell, &mut families);
+    tls(&snapshot.tls, &mut families);
     families.push(per_shard(snapshot));
     families
 }
@@ -171,6 +172,8 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
             [
                 ([("reason", "refused")], shell.connections_refused),
                 ([("reason", "lost_framing")], shell.connections_lost_framing),
+                ([("reason", "broken_tls")], shell.connections_broken_tls),
+                ([("reason", "not_binding")], shell.connections_not_binding),
                 ([("reason", "idle")], shell.connections_idle),
             ],
         ),
@@ -178,6 +181,23 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
             "hairpin_shard_restarts_total",
             "Panics that cost a shard its allocations. Each is a bug: please report the log line.",
             [([], shell.shard_restarts)],
+        ),
+    ]);
+}
+
+/// What happens before a shard gets a TLS connection.
+fn tls(counters: &TlsCounters, families: &mut Vec<MetricFamily>) {
+    families.extend([
+        gauge(
+            "hairpin_tls_handshakes_in_progress",
+            "TLS handshakes begun and not over.",
+            [([], counters.in_progress as f64)],
+        ),
+        counter("hairpin_tls_handshakes_total", "TLS handshakes that ended well.", [([], counters.completed)]),
+        counter(
+            "hairpin_tls_handshake_failures_total",
+            "TLS handshakes that did not, by reason.",
+            labelled("reason", HandshakeFailure::ALL, HandshakeFailure::label, &counters.failures),
         ),
     ]);
 }
@@ -272,7 +292,11 @@ mod tests {
         total.turn.requests[1] = 7;
         total.turn.errors[1] = 2;
         total.shell.busy_nanos = 1_500_000_000;
-        let snapshot = Snapshot { shards: vec![total.clone()], total };
+        let snapshot = Snapshot {
+            shards: vec![total.clone()],
+            total,
+            tls: TlsCounters { completed: 5, ..TlsCounters::default() },
+        };
         let registry = Registry::new();
         registry.register(Box::new(ShardCollector::new(move || snapshot.clone()))).unwrap();
         let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
@@ -290,6 +314,8 @@ mod tests {
             "hairpin_allocations_ended_total{reason=\"expired\"} 0",
             "hairpin_socket_errors_total{kind=\"unreachable\"} 0",
             "hairpin_shard_busy_seconds_total{shard=\"0\"} 1.5",
+            "hairpin_tls_handshakes_total 5",
+            "hairpin_tls_handshake_failures_total{reason=\"timeout\"} 0",
             "hairpin_build_info{version=\"0.1.0\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

@@ -1,15 +1,16 @@
 //! The control plane: starts the shards, watches over them, ends them.
 //!
 //! Lives here: everything that uses tokio, on one thread beside the shards: signals, draining, the admin port with
-//! metrics and health, logging. May import `config`, `shard`, and the counters' vocabularies of `turn`. No relayed
+//! metrics and health, logging, certificates that are renewed. May import `config`, `shard`, and the counters' vocabularies of `turn`. No relayed
 //! packet passes through here, so nothing here has to be fast; it has to be bounded. What is printed for people is in
 //! `cli`.
 //!
-//! Reading order: `run.rs` (a server's life), `signals.rs`, `admin.rs`, `metrics.rs`, `logging.rs`.
+//! Reading order: `run.rs` (a server's life), `signals.rs`, `admin.rs`, `metrics.rs`, `logging.rs`, `certificates.rs`.
 
 #![forbid(unsafe_code)]
 
 mod admin;
+mod certificates;
 mod descriptors;
 mod logging;
 mod metrics;

@@ -12,11 +12,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::admin::{self, Readiness, Sources};
+use super::certificates::Certificates;
 use super::descriptors;
 use super::metrics::ShardCollector;
 use super::signals::StopSignals;
 use crate::config::Config;
-use crate::shard::{ListenAddress, Shards, Skipped, Snapshot, StartError};
+use crate::shard::{Identity, ListenAddress, Shards, Skipped, Snapshot, StartError};
 use crate::turn::Transport;
 
 /// How often a draining server looks whether allocations are left.
@@ -33,6 +34,8 @@ pub struct Running<'a> {
     pub skipped: &'a [String],
     /// Where metrics are.
     pub admin: Option<SocketAddr>,
+    /// What TLS clients get to see.
+    pub identity: Option<&'a Identity>,
 }
 
 /// Why a server did not start.
@@ -83,22 +86,32 @@ async fn live(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), Ru
         Some(address) => Some(admin::bind(address).await.map_err(|error| RunError::Admin(address, error))?),
         None => None,
     };
+    let identity = config.shards.tls.as_ref().map(|tls| Arc::clone(&tls.identity));
     let shards = Shards::start(config.shards).map_err(RunError::Shards)?;
     let listening = shards.listening().to_vec();
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
     let shards = SharedShards::new(shards);
 
+    let certificates = config.certificate.zip(identity.clone()).map(|(files, now)| Certificates::new(files, now));
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let admin_address = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
         let registry = Registry::new();
         let source = shards.clone();
-        registry
-            .register(Box::new(ShardCollector::new(move || source.snapshot())))
-            .expect("the first and only collector");
+        registry.register(Box::new(ShardCollector::new(move || source.snapshot()))).expect("the first collector");
+        if let Some(certificates) = &certificates {
+            registry.register(Box::new(certificates.gauge())).expect("another name");
+        }
         let sources = Sources { registry, readiness: watched };
         tokio::spawn(admin::serve(listener, sources));
+    }
+    if let Some(certificates) = certificates {
+        let shards = shards.clone();
+        let show = move |identity: Arc<Identity>| {
+            shards.with(|shards| shards.set_identity(Arc::clone(&identity)));
+        };
+        tokio::spawn(certificates.watch(show));
     }
     readiness.send_replace(Readiness::Ready);
     for skipped in &skipped {
@@ -107,10 +120,12 @@ async fn live(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), Ru
     info!(
         udp = addresses(&listening, Transport::Udp),
         tcp = addresses(&listening, Transport::Tcp),
+        tls = addresses(&listening, Transport::Tls),
         admin = admin_address.map_or("off".into(), |address| address.to_string()),
         "listening"
     );
-    ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address });
+    let identity = identity.as_deref();
+    ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
     let signal = signals.next().await;
     readiness.send_replace(Readiness::Draining);

@@ -1,28 +1,30 @@
-//! TCP connections of clients: who they are, what waits for them, and how long they may be silent.
+//! Connections of clients, over TCP or TLS: who they are, what waits for them, and how long they may be silent.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 
-use mio::net::TcpStream;
 use mio::{Interest, Registry};
 
 use super::directory::ConnectionHeld;
 use super::token::Source;
+use crate::net::ClientStream;
 use crate::net::tcp::{PartialMessage, SendBuffer};
 use crate::turn::{FiveTuple, Now};
 
 /// A connection that may stay.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
+    pub(super) stream: ClientStream,
     pub(super) path: FiveTuple,
     pub(super) held: ConnectionHeld,
+    /// The client wants Binding and nothing else.
+    pub(super) binding_only: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) path: FiveTuple,
-    pub(super) stream: TcpStream,
+    pub(super) stream: ClientStream,
     pub(super) partial: PartialMessage,
     pub(super) out: SendBuffer,
     /// When the last whole message came.
@@ -39,19 +41,21 @@ pub(super) struct Connection {
     pub(super) is_paused: bool,
     /// The other side has said it will send no more: read on until that is reached.
     pub(super) is_read_closed: bool,
+    /// Other methods than Binding are not for this connection (ALPN-7443-2-04).
+    pub(super) binding_only: bool,
     generation: u32,
     _held: ConnectionHeld,
 }
 
 impl Connection {
-    /// Reads once, or fails as the system does; zero is the end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.stream.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+    /// Whether something waits for the client to read.
+    pub(super) fn wants_write(&self) -> bool {
+        !self.out.is_empty() || self.stream.wants_write()
+    }
+
+    /// Writes until nothing waits or the client takes no more.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        self.out.write_to(&mut self.stream)
     }
 
     /// Its event source.
@@ -85,21 +89,21 @@ impl Connections {
         self.by_path.len()
     }
 
-    /// Takes an accepted connection in and listens for events on it. Its 5-tuple must be new here.
+    /// Takes an accepted connection in and listens for events on it; its index. Its 5-tuple must be new here.
     pub(super) fn open(
         &mut self,
         registry: &Registry,
         accepted: Accepted,
         send_buffer_bytes: usize,
         now: Now,
-    ) -> io::Result<()> {
-        let Accepted { mut stream, path, held } = accepted;
+    ) -> io::Result<usize> {
+        let Accepted { mut stream, path, held, binding_only } = accepted;
         debug_assert!(!self.by_path.contains_key(&path));
         let index = self.free.pop().unwrap_or(self.table.len());
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let token = Source::connection(index, generation).token();
-        if let Err(error) = registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
+        if let Err(error) = registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE) {
             self.forget(index);
             return Err(error);
         }
@@ -115,6 +119,7 @@ impl Connections {
             is_dirty: false,
             is_paused: false,
             is_read_closed: false,
+            binding_only,
             generation,
             _held: held,
         };
@@ -123,7 +128,7 @@ impl Connections {
         }
         self.table[index] = Some(connection);
         self.by_path.insert(path, index);
-        Ok(())
+        Ok(index)
     }
 
     fn forget(&mut self, index: usize) {

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::net::SocketErrors;
+use crate::net::{HandshakeFailure, SocketErrors};
 use crate::turn;
 
 /// Sums of the shell of one shard, since it was started; a restart after a panic does not reset them.
@@ -35,6 +35,10 @@ pub struct ShellCounters {
     pub connections_refused: u64,
     /// Connections closed because their bytes were no messages (any more).
     pub connections_lost_framing: u64,
+    /// Connections closed because their bytes were not TLS (any more).
+    pub connections_broken_tls: u64,
+    /// Connections closed because their client had asked for Binding only and then for something else.
+    pub connections_not_binding: u64,
     /// Connections closed because nothing came for too long.
     pub connections_idle: u64,
     /// How often a panic has cost this shard its allocations.
@@ -63,6 +67,8 @@ pub struct Snapshot {
     pub total: ShardSnapshot,
     /// Each by its index.
     pub shards: Vec<ShardSnapshot>,
+    /// What happens before a shard gets a TLS connection; zero without TLS.
+    pub tls: TlsCounters,
 }
 
 impl Snapshot {
@@ -70,7 +76,37 @@ impl Snapshot {
         let shards: Vec<ShardSnapshot> = slots.into_iter().map(Slot::read).collect();
         let mut total = ShardSnapshot::default();
         shards.iter().for_each(|shard| total.add(shard));
-        Self { total, shards }
+        Self { total, shards, tls: TlsCounters::default() }
+    }
+}
+
+/// Handshakes, over all TLS listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsCounters {
+    /// Handshakes that ended well.
+    pub completed: u64,
+    /// Those that did not, as in [`HandshakeFailure::ALL`].
+    pub failures: [u64; HandshakeFailure::ALL.len()],
+    /// Connections closed at once, because there are too many altogether or from that address. Part of the total of
+    /// [`ShellCounters::connections_refused`].
+    pub refused: u64,
+    /// Part of the total of [`ShellCounters::socket_errors`].
+    pub socket_errors: SocketErrors,
+    /// Handshakes not over yet.
+    pub in_progress: usize,
+}
+
+impl TlsCounters {
+    pub(super) fn fail(&mut self, why: HandshakeFailure) {
+        self.failures[why as usize] += 1;
+    }
+}
+
+impl Snapshot {
+    pub(super) fn add_tls(&mut self, tls: TlsCounters) {
+        self.total.shell.connections_refused += tls.refused;
+        add_each(&mut self.total.shell.socket_errors.0, &tls.socket_errors.0);
+        self.tls = tls;
     }
 }
 
@@ -100,6 +136,8 @@ impl ShellCounters {
             connections_accepted,
             connections_refused,
             connections_lost_framing,
+            connections_broken_tls,
+            connections_not_binding,
             connections_idle,
             shard_restarts,
             busy_nanos,
@@ -116,6 +154,8 @@ impl ShellCounters {
         self.connections_accepted += connections_accepted;
         self.connections_refused += connections_refused;
         self.connections_lost_framing += connections_lost_framing;
+        self.connections_broken_tls += connections_broken_tls;
+        self.connections_not_binding += connections_not_binding;
         self.connections_idle += connections_idle;
         self.shard_restarts += shard_restarts;
         self.busy_nanos += busy_nanos;

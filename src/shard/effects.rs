@@ -27,7 +27,7 @@ impl Shard<'_> {
                 Effect::CloseRelay { relay, account: _ } => self.close_relay(relay),
                 Effect::Send { to, bytes } => match to.transport {
                     Transport::Udp => self.send_now(to, &bytes),
-                    Transport::Tcp => self.send_to_stream(&to, &bytes),
+                    Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
                 },
                 Effect::Record(event) => {
                     self.note_client(&event);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use mio::Waker;
 
+use super::connections::Accepted;
 use crate::turn::{self, IpFields};
 
 /// Packets waiting for one shard; the same order of magnitude as a socket buffer holds.
@@ -41,11 +42,13 @@ pub(super) struct Parcel {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What an operator wants.
+/// What an operator or the thread of the handshakes wants.
 #[derive(Debug)]
 pub(super) enum Command {
     Configure(Arc<turn::Config>),
     Drain,
+    /// A connection whose TLS handshake is over.
+    Adopt(Box<Accepted>),
     ShutDown,
     /// Panic, to show that the others live on.
     Crash,

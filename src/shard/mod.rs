@@ -5,13 +5,14 @@
 //! is locked or shared. May import `stun`, `turn` and `net`. Protocol decisions are in `turn`; system calls in `net`.
 //!
 //! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
-//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic). Tables: `listeners.rs`, `relays.rs`,
+//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` (where TLS clients come from). Tables: `listeners.rs`, `relays.rs`,
 //! `connections.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
 
 mod connections;
 mod counters;
 mod directory;
 mod effects;
+mod handshakes;
 mod listeners;
 mod mailbox;
 mod packets;
@@ -29,12 +30,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
-pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot};
+pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
 pub use self::start::{Skipped, StartError};
-pub use crate::net::{SocketErrorKind, SocketErrors};
+#[cfg(test)]
+pub(crate) use crate::net::make_certificate;
+pub use crate::net::{HandshakeFailure, Identity, IdentityError, IdentityFile, SocketErrorKind, SocketErrors};
 
 use self::counters::Slot;
 use self::directory::Directory;
@@ -52,7 +57,9 @@ pub struct Settings {
     pub count: u16,
     /// Where to listen. A port of 0 takes a free one, the same for all shards.
     pub listen: Vec<ListenAddress>,
-    /// Bounds for TCP clients.
+    /// What TLS listeners need; without it there can be none.
+    pub tls: Option<Tls>,
+    /// Bounds for clients on TCP and TLS.
     pub connections: ConnectionLimits,
     /// SO_RCVBUF and SO_SNDBUF asked for on every UDP socket of a listener, in bytes.
     pub socket_buffer_bytes: usize,
@@ -67,7 +74,7 @@ pub struct Settings {
 /// One address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// UDP or TCP.
+    /// UDP, TCP or TLS.
     pub transport: turn::Transport,
     /// Address and port.
     pub address: SocketAddr,
@@ -81,7 +88,16 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Bounds for TCP clients.
+/// What TLS listeners need.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Shown to the first clients; see [`Shards::set_identity`].
+    pub identity: Arc<Identity>,
+    /// From accepting a connection to the end of its handshake.
+    pub handshake_timeout: Duration,
+}
+
+/// Bounds for clients on TCP and TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Open connections, over all shards.
@@ -112,6 +128,15 @@ pub struct Shards {
     mailboxes: Arc<[Mailbox]>,
     slots: Arc<[Slot]>,
     threads: Vec<JoinHandle<()>>,
+    tls: Option<TlsThread>,
+}
+
+/// The thread of the handshakes.
+#[derive(Debug)]
+struct TlsThread {
+    shared: Arc<handshakes::Shared>,
+    waker: Waker,
+    thread: JoinHandle<()>,
 }
 
 impl Shards {
@@ -141,6 +166,7 @@ impl Shards {
             mailboxes: mailboxes.into(),
             slots: (0..count).map(|_| Slot::default()).collect(),
             threads: Vec::with_capacity(usize::from(count)),
+            tls: None,
         };
         let bounds = Bounds {
             relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
@@ -170,7 +196,32 @@ impl Shards {
                 .map_err(StartError::system("a thread"))?;
             shards.threads.push(thread);
         }
+        if !bound.tls.is_empty() {
+            let tls = settings.tls.expect("whoever asks for TLS listeners gives a certificate");
+            shards.tls = Some(shards.start_tls(tls, bound.tls)?);
+        }
         Ok(shards)
+    }
+
+    fn start_tls(&self, tls: Tls, listeners: Vec<TcpListener>) -> Result<TlsThread, StartError> {
+        let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
+        let waker =
+            Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
+        let shared = Arc::new(handshakes::Shared::new(tls.identity));
+        let home = handshakes::Home::new(
+            poll,
+            listeners,
+            Arc::clone(&shared),
+            Arc::clone(&self.directory),
+            Arc::clone(&self.mailboxes),
+            tls.handshake_timeout,
+        )
+        .map_err(StartError::system("events of a listener"))?;
+        let thread = std::thread::Builder::new()
+            .name("hairpin-tls".into())
+            .spawn(move || handshakes::run(home))
+            .map_err(StartError::system("a thread"))?;
+        Ok(TlsThread { shared, waker, thread })
     }
 
     /// Where clients are served, with actual ports.
@@ -188,6 +239,13 @@ impl Shards {
         self.command(|| Command::Configure(Arc::clone(&config)));
     }
 
+    /// Shows new TLS clients this certificate from now on. Nothing happens to those that are connected.
+    pub fn set_identity(&self, identity: Arc<Identity>) {
+        if let Some(tls) = &self.tls {
+            tls.shared.set_identity(identity);
+        }
+    }
+
     /// Lets no new allocations in; those that exist live on until they end. [`Shards::allocations`] tells when.
     pub fn drain(&self) {
         self.command(|| Command::Drain);
@@ -201,7 +259,11 @@ impl Shards {
     /// All counters. Those of a shard with nothing to do are exact, those of a busy one at most a tenth of a second
     /// old.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::of(&*self.slots)
+        let mut snapshot = Snapshot::of(&*self.slots);
+        if let Some(tls) = &self.tls {
+            snapshot.add_tls(tls.shared.counters());
+        }
+        snapshot
     }
 
     /// Ends all allocations, sends what waits, closes all sockets and waits for the threads.
@@ -220,6 +282,13 @@ impl Shards {
     }
 
     fn stop(&mut self) {
+        if let Some(TlsThread { shared, waker, thread }) = self.tls.take() {
+            shared.stop();
+            // An event counter that has been written once cannot be full.
+            if waker.wake().is_err() || thread.join().is_err() {
+                tracing::error!(event = "tls_lost", "the thread of the handshakes did not end well");
+            }
+        }
         self.command(|| Command::ShutDown);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {

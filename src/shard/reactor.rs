@@ -16,7 +16,7 @@ use super::packets::Outgoing;
 use super::relays::Relays;
 use super::supervisor::{Home, random_seed};
 use super::token::Source;
-use crate::net::{BATCH, SendBatch, clock};
+use crate::net::{BATCH, ReadBuffers, SendBatch, clock};
 use crate::turn::{Clock, Now, ReplyBuffer, Server};
 
 /// Sockets looked at in one round.
@@ -50,7 +50,7 @@ pub(super) struct Shard<'h> {
     pub(super) to_wake: Vec<u16>,
     pub(super) reply: ReplyBuffer,
     /// Where connections are read into before their messages are cut out.
-    pub(super) stream_bytes: Box<[u8]>,
+    pub(super) stream_bytes: ReadBuffers,
     /// When silent connections are looked for next.
     pub(super) next_sweep: Now,
     /// When to accept again after running out of descriptors.
@@ -101,7 +101,7 @@ impl<'h> Shard<'h> {
             dirty: Vec::new(),
             to_wake: Vec::new(),
             reply: ReplyBuffer::new(),
-            stream_bytes: vec![0; STREAM_READ_BYTES].into_boxed_slice(),
+            stream_bytes: ReadBuffers::new(STREAM_READ_BYTES),
             next_sweep: clock.now,
             accept_again: None,
             bind_warned: None,
@@ -136,6 +136,7 @@ impl<'h> Shard<'h> {
             self.home.counters.busy_nanos += clock::monotonic().0 - woken.0;
         }
         self.flush();
+        self.finish_connections();
         self.publish();
     }
 
@@ -286,6 +287,7 @@ impl<'h> Shard<'h> {
                     self.drain_effects();
                     return Flow::Stop;
                 }
+                Command::Adopt(accepted) => self.adopt(*accepted),
                 Command::Crash => {
                     warn!(event = "crash_requested", shard = self.home.place.index);
                     panic!("crash for a test");

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use mio::net::TcpListener;
+
 use super::ListenAddress;
 use super::listeners::Kind;
 use crate::net::{UdpSocket, tcp};
@@ -102,13 +104,27 @@ pub(super) struct Bound {
     pub(super) skipped: Vec<Skipped>,
     /// For each shard a socket for each address in `listening`.
     pub(super) shards: Vec<Vec<Kind>>,
+    /// TLS listeners, one for each address, for the thread of the handshakes.
+    pub(super) tls: Vec<TcpListener>,
 }
 
-/// Binds every address once for each shard.
+/// Binds every address once for each shard, and those of TLS once.
 pub(super) fn bind(listen: &[ListenAddress], shards: u16, buffer_bytes: usize) -> Result<Bound, StartError> {
     let mut bound = Bound::default();
     bound.shards.resize_with(usize::from(shards), Vec::new);
     for &listen in listen {
+        if listen.transport == Transport::Tls {
+            let result = tcp::listen(listen.address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+            match result {
+                Ok((address, listener)) => {
+                    bound.listening.push(ListenAddress { address, ..listen });
+                    bound.tls.push(listener);
+                }
+                Err(source) if listen.required => return Err(StartError::Bind { listen, source }),
+                Err(error) => bound.skipped.push(Skipped { listen, why: explain(&error) }),
+            }
+            continue;
+        }
         match bind_group(listen, shards, buffer_bytes) {
             Ok((address, sockets)) => {
                 bound.listening.push(address);
@@ -139,7 +155,7 @@ fn bind_group(listen: ListenAddress, shards: u16, buffer_bytes: usize) -> io::Re
             sockets.push(Kind::Udp(first));
             address
         }
-        Transport::Tcp => {
+        Transport::Tcp | Transport::Tls => {
             let first = tcp::listen(listen.address)?;
             let address = first.local_addr()?;
             for _ in 1..shards {

@@ -13,8 +13,8 @@ use super::listeners::Kind;
 use super::packets::Asker;
 use super::reactor::Shard;
 use super::start::explain;
-use crate::net::{SocketErrorKind, clock, tcp};
-use crate::stun::FirstByte;
+use crate::net::{ClientStream, SocketErrorKind, clock, tcp};
+use crate::stun::{FirstByte, Message, Method};
 use crate::turn::{FiveTuple, IpFields, Now, Transport};
 
 /// Connections accepted in one turn.
@@ -58,20 +58,45 @@ impl Shard<'_> {
                 return;
             }
         };
-        let result = stream.local_addr().and_then(|server| {
-            tcp::prepare(&stream)?;
-            let path = FiveTuple { transport: Transport::Tcp, client, server };
-            // The kernel has let go of an old connection with this 5-tuple before we have heard of its end.
-            if let Some(old) = self.connections.index_of(&path) {
-                self.close_connection(old);
+        match tcp::prepare(&stream).and_then(|()| stream.local_addr()) {
+            Ok(server) => {
+                let path = FiveTuple { transport: Transport::Tcp, client, server };
+                self.open_connection(Accepted { stream: ClientStream::Tcp(stream), path, held, binding_only: false });
             }
-            let accepted = Accepted { stream, path, held };
-            let registry = self.home.poll.registry();
-            self.connections.open(registry, accepted, self.home.bounds.send_buffer_bytes, self.clock.now)
-        });
-        match result {
-            Ok(()) => self.home.counters.connections_accepted += 1,
             Err(error) => self.home.counters.socket_errors.count(&error),
+        }
+    }
+
+    /// Takes in a connection whose TLS handshake is over.
+    pub(super) fn adopt(&mut self, accepted: Accepted) {
+        let Some(index) = self.open_connection(accepted) else {
+            return;
+        };
+        // The last bytes of the handshake may wait to be written, and first messages may have come with it, of which
+        // no event will tell.
+        self.mark_dirty(index);
+        if let Some(connection) = self.connections.get_mut(index)
+            && !std::mem::replace(&mut connection.is_queued, true)
+        {
+            self.ready.push_back(connection.source(index));
+        }
+    }
+
+    fn open_connection(&mut self, accepted: Accepted) -> Option<usize> {
+        // The kernel has let go of an old connection with this 5-tuple before we have heard of its end.
+        if let Some(old) = self.connections.index_of(&accepted.path) {
+            self.close_connection(old);
+        }
+        let registry = self.home.poll.registry();
+        match self.connections.open(registry, accepted, self.home.bounds.send_buffer_bytes, self.clock.now) {
+            Ok(index) => {
+                self.home.counters.connections_accepted += 1;
+                Some(index)
+            }
+            Err(error) => {
+                self.home.counters.socket_errors.count(&error);
+                None
+            }
         }
     }
 
@@ -89,7 +114,7 @@ impl Shard<'_> {
         }
         if event.is_writable() {
             connection.out.unblock();
-            if !connection.out.is_empty() {
+            if connection.wants_write() {
                 self.mark_dirty(index);
             }
         }
@@ -105,34 +130,42 @@ impl Shard<'_> {
             connection.is_paused = true;
             return false;
         }
-        let count = match connection.read(&mut self.stream_bytes) {
-            Ok(0) => {
-                self.finish_connection(index);
+        let received = match connection.stream.receive(&mut self.stream_bytes) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.home.counters.connections_broken_tls += 1;
+                debug!(event = "tls_broken", client = %connection.path.client, why = %error);
+                self.close_connection(index);
                 return false;
             }
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
                 self.home.counters.socket_errors.count(&error);
                 self.close_connection(index);
                 return false;
             }
         };
-        // A short read has emptied the socket, unless the end of the stream is waiting behind it.
-        let has_more = count == self.stream_bytes.len() || connection.is_read_closed;
+        let has_more = received.is_full || connection.is_read_closed;
         let path = connection.path;
         // The first message of a client is STUN (MUX-7983-7-03). A web browser's "GET " would pass for the header of a
         // long ChannelData message and wait for the rest of it (abuse S19).
-        if !connection.has_spoken && FirstByte::classify(self.stream_bytes[0]) != FirstByte::Stun {
+        if let Some(first) = self.stream_bytes.bytes().first()
+            && !std::mem::replace(&mut connection.has_spoken, true)
+            && FirstByte::classify(*first) != FirstByte::Stun
+        {
             self.lose_framing(index, path);
             return false;
         }
-        connection.has_spoken = true;
+        // An encrypted client may want an answer that is no message, like to a change of keys.
+        let has_records = connection.stream.wants_write();
         let mut partial = std::mem::take(&mut connection.partial);
         let bytes = std::mem::take(&mut self.stream_bytes);
         self.clock = clock::read();
-        let framing = partial.feed(&bytes[..count], |message| self.on_stream_message(index, path, message));
+        let framing = partial.feed(bytes.bytes(), |message| self.on_stream_message(index, path, message));
         self.stream_bytes = bytes;
+        if has_records {
+            self.mark_dirty(index);
+        }
         if framing.is_err() {
             self.lose_framing(index, path);
             return false;
@@ -141,6 +174,10 @@ impl Shard<'_> {
             return false;
         };
         connection.partial = partial;
+        if received.is_end {
+            self.finish_connection(index);
+            return false;
+        }
         has_more
     }
 
@@ -155,6 +192,12 @@ impl Shard<'_> {
         let Some(connection) = self.connections.get_mut(index) else {
             return false;
         };
+        if connection.binding_only && !is_binding(message) {
+            self.home.counters.connections_not_binding += 1;
+            debug!(event = "not_binding", client = %path.client);
+            self.finish_connection(index);
+            return false;
+        }
         connection.last_message = self.clock.now;
         // Streams have no traffic class of their own messages (TURN-8656-15-01).
         let slot = self.insert(path.client, path.server, message, IpFields::default());
@@ -174,7 +217,7 @@ impl Shard<'_> {
         if !is_queued && !connection.out.is_blocked() {
             // One batch can be more than may wait. What counts is whether the client takes it; if the connection is
             // gone instead, the end of the batch will find out.
-            let _ = connection.out.write_to(&mut connection.stream);
+            let _ = connection.write();
             is_queued = connection.out.push_data(message);
         }
         if !is_queued {
@@ -222,7 +265,7 @@ impl Shard<'_> {
             if connection.out.is_blocked() {
                 continue;
             }
-            if let Err(error) = connection.out.write_to(&mut connection.stream) {
+            if let Err(error) = connection.write() {
                 self.home.counters.socket_errors.count(&error);
                 self.close_connection(index);
                 continue;
@@ -238,12 +281,22 @@ impl Shard<'_> {
 
     /// Closes a connection after a last attempt to send what waits (STUN-8489-6.2.2-03).
     fn finish_connection(&mut self, index: usize) {
-        if let Some(connection) = self.connections.get_mut(index)
-            && let Err(error) = connection.out.write_to(&mut connection.stream)
-        {
-            self.home.counters.socket_errors.count(&error);
+        if let Some(connection) = self.connections.get_mut(index) {
+            match connection.write() {
+                Ok(()) => connection.stream.say_goodbye(),
+                Err(error) => self.home.counters.socket_errors.count(&error),
+            }
         }
         self.close_connection(index);
+    }
+
+    /// The same for all of them, at the end; their allocations have been ended already.
+    pub(super) fn finish_connections(&mut self) {
+        for (_, connection) in self.connections.iter_mut() {
+            if connection.write().is_ok() {
+                connection.stream.say_goodbye();
+            }
+        }
     }
 
     /// Closes a connection, and with it ends its allocation (TURN-8656-LIFE-01).
@@ -271,4 +324,9 @@ impl Shard<'_> {
             connection.out.trim();
         }
     }
+}
+
+/// ALPN-7443-2-04: what a client of `stun.nat-discovery` may say.
+fn is_binding(message: &[u8]) -> bool {
+    Message::parse(message).is_ok_and(|message| message.method() == Method::Binding)
 }

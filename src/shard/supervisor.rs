@@ -60,7 +60,8 @@ impl Home {
                 Command::Configure(config) => self.config = config,
                 Command::Drain => self.is_draining = true,
                 Command::ShutDown => return true,
-                Command::Crash => {}
+                // Without a server there is nobody to talk to: the client may come again.
+                Command::Adopt(_) | Command::Crash => {}
             }
         }
         false

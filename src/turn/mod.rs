@@ -90,22 +90,25 @@ pub enum Transport {
     Udp,
     /// A byte stream; ChannelData is padded.
     Tcp,
+    /// A byte stream inside TLS; for the machine no different from TCP.
+    Tls,
 }
 
 impl Transport {
     /// Every transport.
-    pub const ALL: [Transport; 2] = [Transport::Udp, Transport::Tcp];
+    pub const ALL: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
 
     /// Whether messages travel in a byte stream.
     pub const fn is_stream(self) -> bool {
-        matches!(self, Self::Tcp)
+        matches!(self, Self::Tcp | Self::Tls)
     }
 
-    /// `udp` or `tcp`, as metrics and logs use it.
+    /// `udp`, `tcp` or `tls`, as metrics and logs use it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
         }
     }
 }

@@ -246,12 +246,12 @@ fn a_port_in_use_is_passed_over() {
 
 /// TURN-8656-5-04: the transport is part of the 5-tuple.
 #[test]
-fn turn_8656_5_04_udp_and_tcp_are_two_allocations() {
+fn turn_8656_5_04_each_transport_has_an_allocation_of_its_own() {
     let mut world = World::new();
     for transport in Transport::ALL {
         world.allocated(path_over(transport, CLIENT));
     }
-    assert_eq!(world.server.allocations(), 2);
+    assert_eq!(world.server.allocations(), Transport::ALL.len());
 }
 
 /// TURN-8656-6-05, 6-03: traffic does not keep it alive, and expiry frees everything.

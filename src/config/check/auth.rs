@@ -1,7 +1,7 @@
 //! `[auth]`: who may allocate.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Checker, DAY, HOUR, MINUTE};
 use crate::config::values::{self, Mistake, Prepared};
@@ -88,8 +88,7 @@ impl Checker<'_> {
         let mut secrets = Vec::new();
         for (index, path) in written.secret_files.iter().enumerate() {
             let key = format!("auth.secret_files[{index}]");
-            // Relative to the file that names it, wherever the server was started.
-            let path = self.file.and_then(Path::parent).map_or_else(|| PathBuf::from(path), |at| at.join(path));
+            let path = self.relative(path);
             match read_short_file(&path) {
                 Ok(bytes) => secrets.extend(self.secret(&key, bytes.trim_ascii_end(), &secrets)),
                 Err(why) => {
@@ -204,12 +203,12 @@ fn read_short_file(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(unix)]
-fn others_may_read(path: &Path) -> bool {
+pub(super) fn others_may_read(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o004 != 0)
 }
 
 #[cfg(not(unix))]
-fn others_may_read(_: &Path) -> bool {
+pub(super) fn others_may_read(_: &Path) -> bool {
     false
 }

@@ -11,6 +11,8 @@ use crate::shard::ListenAddress;
 use crate::turn::{self, Transport};
 
 const STUN_PORT: u16 = 3478;
+/// TURN-8656-5-13.
+const TLS_PORT: u16 = 5349;
 const ADMIN_PORT: u16 = 9641;
 
 impl Checker<'_> {
@@ -22,14 +24,15 @@ impl Checker<'_> {
     ) -> Vec<ListenAddress> {
         let defaults = written::Listen::default();
         let mut listen = Vec::new();
-        for (transport, key, texts, default) in [
-            (Transport::Udp, "listen.udp", &written.listen.udp, &defaults.udp),
-            (Transport::Tcp, "listen.tcp", &written.listen.tcp, &defaults.tcp),
+        for (transport, key, texts, default, port) in [
+            (Transport::Udp, "listen.udp", &written.listen.udp, &defaults.udp, STUN_PORT),
+            (Transport::Tcp, "listen.tcp", &written.listen.tcp, &defaults.tcp, STUN_PORT),
+            (Transport::Tls, "listen.tls", &written.listen.tls, &defaults.tls, TLS_PORT),
         ] {
             let is_default = texts == default;
             for (index, text) in texts.iter().enumerate() {
                 let key = format!("{key}[{index}]");
-                let Some(address) = self.accept(&key, values::socket_address(text, STUN_PORT)) else {
+                let Some(address) = self.accept(&key, values::socket_address(text, port)) else {
                     continue;
                 };
                 self.local(&key, address);
@@ -44,7 +47,7 @@ impl Checker<'_> {
                 listen.push(entry);
             }
         }
-        if written.listen.udp.is_empty() && written.listen.tcp.is_empty() {
+        if written.listen.udp.is_empty() && written.listen.tcp.is_empty() && written.listen.tls.is_empty() {
             let fix = format!("write udp = [\"0.0.0.0:{STUN_PORT}\", \"[::]:{STUN_PORT}\"], or remove the key");
             self.problem("listen.udp", Mistake::new("there is nothing to listen on", fix));
         }
@@ -57,7 +60,7 @@ impl Checker<'_> {
         }
         let address = self.accept("admin.listen", values::socket_address(text, ADMIN_PORT))?;
         self.local("admin.listen", address);
-        let clash = |other: &&ListenAddress| other.transport == Transport::Tcp && overlap(other.address, address);
+        let clash = |other: &&ListenAddress| other.transport.is_stream() && overlap(other.address, address);
         if let Some(other) = listen.iter().find(clash) {
             self.problem(
                 "admin.listen",
@@ -88,8 +91,9 @@ impl Checker<'_> {
     }
 
     fn no_overlap(&mut self, key: &str, entry: ListenAddress, others: &[ListenAddress]) {
-        let clash =
-            |other: &&ListenAddress| other.transport == entry.transport && overlap(other.address, entry.address);
+        let clash = |other: &&ListenAddress| {
+            other.transport.is_stream() == entry.transport.is_stream() && overlap(other.address, entry.address)
+        };
         if let Some(other) = others.iter().find(clash) {
             let wrong = if other.address == entry.address {
                 format!("{} is listed twice", entry.address)
@@ -100,7 +104,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Relayed transport addresses are UDP, so TCP listeners are not in their way.
+    /// Relayed transport addresses are UDP, so TCP and TLS listeners are not in their way.
     fn not_among_relay_ports(&mut self, key: &str, entry: ListenAddress, relays: &[turn::RelayAddress], ports: &Ports) {
         let same_address = |relay: &turn::RelayAddress| {
             relay.bind == entry.address.ip()

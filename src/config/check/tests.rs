@@ -17,6 +17,7 @@ fn machine() -> Machine {
         can_bind: |ip| {
             ip.is_loopback() || ip.is_unspecified() || ip.to_string() == "8.8.4.4" || ip.to_string() == "10.0.0.5"
         },
+        is_another: false,
     }
 }
 
@@ -72,6 +73,19 @@ const REFUSED: &[(&str, Complaint)] = &[
         "[listen]\nudp = [\"9.9.9.9:3478\"]",
         (2, "listen.udp[0]", "not an address of this machine", "127.0.0.1, 8.8.4.4"),
     ),
+    ("[listen]\ntls = [\"0.0.0.0\"]", (2, "listen.tls[0]", "not an address with a port", "\"0.0.0.0:5349\"")),
+    ("[listen]\ntls = [\"0.0.0.0:5349\"]", (2, "listen.tls", "there is none", "certificate = \"fullchain.pem\"")),
+    (
+        "[listen]\ntls = [\"0.0.0.0:443\"]\n[tls]\ncertificate = \"x\"",
+        (2, "listen.tls", "no private key", "key = \"privkey.pem\""),
+    ),
+    ("[tls]\nkey = \"x\"", (1, "tls.certificate", "no certificate", "certificate = \"fullchain.pem\"")),
+    (
+        "[tls]\nkey = \"x\"\ncertificate = \"/does/not/exist\"",
+        (3, "tls.certificate", "/does/not/exist cannot be read", "fullchain.pem"),
+    ),
+    ("[tls]\nkey = \"x\"\ncertificate = \"/dev/zero\"", (3, "tls.certificate", "not a file", "fullchain.pem")),
+    ("[tls]\nhandshake_timeout = \"2m\"", (2, "tls.handshake_timeout", "out of bounds", "\"1s\" to \"1m\"")),
     ("[listen]\nudp = [\"8.8.4.4:50000\"]", (2, "listen.udp[0]", "among the relay ports", "like 3478")),
     ("[listen]\nudp = [\"0.0.0.0:50000\"]", (2, "listen.udp[0]", "among the relay ports", "relay.ports")),
     ("[admin]\nlisten = \"127.0.0.1:3478\"", (2, "admin.listen", "0.0.0.0:3478 over TCP already", "another port")),

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use super::super::{ConnectionLimits, ListenAddress, Quotas, Settings, Shards, Snapshot};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::super::{ConnectionLimits, ListenAddress, Quotas, Settings, Shards, Snapshot, Tls};
+use crate::net::{Identity, make_certificate};
 use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
 };
@@ -43,12 +46,44 @@ pub(super) fn settings(count: u16) -> Settings {
     Settings {
         count,
         listen: Transport::ALL.map(listen).into(),
+        tls: Some(Tls { identity: Arc::new(identity(&CERTIFICATE)), handshake_timeout: Duration::from_secs(10) }),
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
         quotas: Quotas { allocations: 1000, allocations_per_account: 1000 },
         turn: Arc::new(config()),
     }
+}
+
+/// For `turn.example.org`: certificate and key, as PEM.
+pub(super) static CERTIFICATE: LazyLock<(String, String)> =
+    LazyLock::new(|| make_certificate(&["turn.example.org"], |_| {}));
+
+pub(super) fn identity(pem: &(String, String)) -> Identity {
+    Identity::from_pem(pem.0.as_bytes(), pem.1.as_bytes()).unwrap()
+}
+
+/// A client that trusts this certificate only, with what the test changes.
+pub(super) fn tls_client(pem: &(String, String), change: impl FnOnce(&mut ClientConfig)) -> ClientConnection {
+    tls_client_of(pem, rustls::ALL_VERSIONS, change)
+}
+
+pub(super) fn tls_client_of(
+    pem: &(String, String),
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    change: impl FnOnce(&mut ClientConfig),
+) -> ClientConnection {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.0.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    change(&mut config);
+    ClientConnection::new(Arc::new(config), "turn.example.org".try_into().unwrap()).unwrap()
 }
 
 /// The address clients of this transport come to.
@@ -92,6 +127,7 @@ pub(super) fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 pub(super) struct Client {
@@ -117,11 +153,21 @@ impl Client {
         Self::new(Socket::Tcp(socket))
     }
 
+    pub(super) fn tls(server: SocketAddr) -> Self {
+        Self::tls_with(server, tls_client(&CERTIFICATE, |_| {}))
+    }
+
+    pub(super) fn tls_with(server: SocketAddr, session: ClientConnection) -> Self {
+        let Socket::Tcp(tcp) = Self::tcp(server).socket else { unreachable!("just made") };
+        Self::new(Socket::Tls(Box::new(StreamOwned::new(session, tcp))))
+    }
+
     pub(super) fn of(shards: &Shards, transport: Transport) -> Self {
         let server = address(shards, transport);
         match transport {
             Transport::Udp => Self::udp(server),
             Transport::Tcp => Self::tcp(server),
+            Transport::Tls => Self::tls(server),
         }
     }
 
@@ -138,20 +184,29 @@ impl Client {
         match &self.socket {
             Socket::Udp(socket) => socket.local_addr().unwrap(),
             Socket::Tcp(socket) => socket.local_addr().unwrap(),
+            Socket::Tls(socket) => socket.sock.local_addr().unwrap(),
         }
     }
 
     pub(super) fn udp_socket(&self) -> &UdpSocket {
         match &self.socket {
             Socket::Udp(socket) => socket,
-            Socket::Tcp(_) => panic!("a TCP client"),
+            _ => panic!("a stream client"),
         }
     }
 
     pub(super) fn tcp_stream(&self) -> &TcpStream {
         match &self.socket {
             Socket::Tcp(socket) => socket,
+            Socket::Tls(socket) => &socket.sock,
             Socket::Udp(_) => panic!("a UDP client"),
+        }
+    }
+
+    pub(super) fn tls_stream(&mut self) -> &mut StreamOwned<ClientConnection, TcpStream> {
+        match &mut self.socket {
+            Socket::Tls(socket) => socket,
+            _ => panic!("not a TLS client"),
         }
     }
 
@@ -159,6 +214,7 @@ impl Client {
         match &mut self.socket {
             Socket::Udp(socket) => assert_eq!(socket.send(bytes).unwrap(), bytes.len()),
             Socket::Tcp(socket) => socket.write_all(bytes).unwrap(),
+            Socket::Tls(socket) => socket.write_all(bytes).unwrap(),
         }
     }
 
@@ -169,9 +225,10 @@ impl Client {
 
     /// The next message, or `None` at the end of the stream.
     pub(super) fn try_receive(&mut self) -> Option<Vec<u8>> {
-        let socket = match &mut self.socket {
+        let socket: &mut dyn Read = match &mut self.socket {
             Socket::Udp(socket) => return Some(receive(socket).0),
             Socket::Tcp(socket) => socket,
+            Socket::Tls(socket) => socket,
         };
         loop {
             if let stream::Frame::Complete { len } = stream::next_frame(&self.unread).expect("a framed stream") {
@@ -180,7 +237,9 @@ impl Client {
             let mut chunk = [0; 65_536];
             match socket.read(&mut chunk) {
                 Ok(0) => return None,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                    return None;
+                }
                 result => self.unread.extend_from_slice(&chunk[..result.expect("bytes in time")]),
             }
         }

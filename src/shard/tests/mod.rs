@@ -2,6 +2,7 @@
 
 mod client;
 mod streams;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +31,9 @@ fn clients_in_both_shards(shards: &Shards) -> [(Client, SocketAddr); 2] {
 }
 
 #[test]
-fn both_transports_answer_on_a_port_of_their_own_choice() {
+fn all_transports_answer_on_a_port_of_their_own_choice() {
     let shards = Shards::start(settings(2)).unwrap();
-    assert_eq!((shards.listening().len(), shards.skipped()), (2, &[][..]));
+    assert_eq!((shards.listening().len(), shards.skipped()), (3, &[][..]));
     for transport in Transport::ALL {
         assert_ne!(address(&shards, transport).port(), 0);
         for _ in 0..20 {
@@ -44,12 +45,12 @@ fn both_transports_answer_on_a_port_of_their_own_choice() {
             assert_eq!(answer.0[4..20], request[4..20]);
         }
     }
-    wait_for(&shards, "40 requests counted, 20 of them datagrams", |snapshot| {
+    wait_for(&shards, "60 requests counted, 20 of them datagrams", |snapshot| {
         let total = &snapshot.total;
-        total.turn.requests[place(&Method::ALL, Method::Binding)] == 40
+        total.turn.requests[place(&Method::ALL, Method::Binding)] == 60
             && total.shell.datagrams_received == 20
             && total.shell.datagrams_sent == 20
-            && total.shell.connections_accepted == 20
+            && total.shell.connections_accepted == 40
             && total.connections == 0
             && total.shell.busy_nanos > 0
     });
@@ -176,7 +177,11 @@ fn ipv6_is_served_and_relayed_from_a_wildcard_too() {
     let shards = Shards::start(settings).unwrap();
     for transport in Transport::ALL {
         let asked = SocketAddr::new(ip, address(&shards, transport).port());
-        let mut client = if transport.is_stream() { Client::tcp(asked) } else { Client::udp(asked) };
+        let mut client = match transport {
+            Transport::Udp => Client::udp(asked),
+            Transport::Tcp => Client::tcp(asked),
+            Transport::Tls => Client::tls(asked),
+        };
         let relayed = client.allocate();
         client.bind_channel(0x4000, peer.local_addr().unwrap());
         client.send_data(0x4000, b"over IPv6");

@@ -1,0 +1,86 @@
+//! `[tls]`: the certificate that TLS listeners show.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::auth::others_may_read;
+use super::{Checker, MINUTE};
+use crate::config::CertificateFiles;
+use crate::config::values::Mistake;
+use crate::config::written;
+use crate::shard::{self, Identity, IdentityFile, ListenAddress};
+use crate::turn::Transport;
+
+impl Checker<'_> {
+    /// What the shards need, and the files to watch.
+    pub(super) fn tls(
+        &mut self,
+        written: &written::Tls,
+        listen: &[ListenAddress],
+    ) -> (Option<shard::Tls>, Option<CertificateFiles>) {
+        let timeout = self.duration("tls.handshake_timeout", &written.handshake_timeout, 1..=MINUTE);
+        let is_wanted = listen.iter().any(|entry| entry.transport == Transport::Tls);
+        let missing = match (written.certificate.is_empty(), written.key.is_empty()) {
+            (false, false) => None,
+            (true, true) if !is_wanted => return (None, None),
+            (true, _) => Some("tls.certificate"),
+            (_, true) => Some("tls.key"),
+        };
+        if let Some(key) = missing {
+            // The listeners are why it is missed, or else the other file.
+            let at = if is_wanted { "listen.tls" } else { key };
+            let wrong = match key {
+                "tls.key" => "there is a certificate but no private key for it",
+                _ if is_wanted => "TLS clients want to see a certificate, and there is none",
+                _ => "there is a private key but no certificate for it",
+            };
+            let fix = "write both into [tls], like certificate = \"fullchain.pem\" and key = \"privkey.pem\"";
+            self.problem(at, Mistake::new(wrong, fix));
+            return (None, None);
+        }
+        if !is_wanted {
+            self.note(
+                "tls.certificate",
+                "nothing listens for TLS: write listen.tls = [\"0.0.0.0:5349\", \"[::]:5349\"], or remove [tls].",
+            );
+        }
+        let files =
+            CertificateFiles { certificate: self.relative(&written.certificate), key: self.relative(&written.key) };
+        if others_may_read(&files.key) {
+            let text = format!("every user of this machine can read {}: chmod o= it.", files.key.display());
+            self.note("tls.key", text);
+        }
+        let identity = match Identity::read(&files.certificate, &files.key) {
+            Ok(identity) => identity,
+            // They lie where the server runs.
+            Err(_) if self.machine.is_another => return (None, None),
+            Err(error) => {
+                let (key, path) = match error.file {
+                    IdentityFile::Certificate => ("tls.certificate", &files.certificate),
+                    IdentityFile::Key => ("tls.key", &files.key),
+                };
+                // Errors about the content do not say whose it is.
+                let path = path.display().to_string();
+                let wrong = if error.wrong.contains(&path) { error.wrong } else { format!("{path}: {}", error.wrong) };
+                self.problem(key, Mistake::new(wrong, error.fix));
+                return (None, None);
+            }
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if identity.expires_unix_secs() < now {
+            let text = format!(
+                "the certificate has expired on {}: clients will refuse it. It is read again when the file changes.",
+                identity.expires()
+            );
+            self.note("tls.certificate", text);
+        }
+        let tls = shard::Tls { identity: Arc::new(identity), handshake_timeout: Duration::from_secs(timeout.into()) };
+        (Some(tls), Some(files))
+    }
+
+    /// Relative to the file that names it, wherever the server was started.
+    pub(super) fn relative(&self, path: &str) -> PathBuf {
+        self.file.and_then(Path::parent).map_or_else(|| PathBuf::from(path), |at| at.join(path))
+    }
+}
