@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,6 +37,13 @@ impl Place {
 
     pub fn file(&self, name: &str, text: &str) -> &Self {
         fs::write(self.0.join(name), text).unwrap();
+        self
+    }
+
+    /// One that only its owner can read.
+    pub fn secret_file(&self, name: &str, text: &str) -> &Self {
+        self.file(name, text);
+        fs::set_permissions(self.0.join(name), fs::Permissions::from_mode(0o600)).unwrap();
         self
     }
 
@@ -144,11 +152,15 @@ impl Server {
     /// The addresses for clients over UDP and for the admin, from the JSON log.
     pub fn wait_until_listening(&self) -> (SocketAddr, SocketAddr) {
         self.wait_for_log("\"listening\"");
+        (self.listening("udp"), self.listening("admin"))
+    }
+
+    /// The same for one kind of listener, once it listens.
+    pub fn listening(&self, kind: &str) -> SocketAddr {
         let log = self.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let line = lines.into_iter().find(|line| line["message"] == "listening").expect("a JSON line");
-        let address = |key: &str| line[key].as_str().unwrap().parse().unwrap();
-        (address("udp"), address("admin"))
+        line[kind].as_str().unwrap().parse().unwrap()
     }
 
     pub fn terminate(&self) {

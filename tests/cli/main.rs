@@ -7,4 +7,5 @@ mod help;
 mod memory;
 mod probe;
 mod serve;
+mod tls;
 mod turn_client;
