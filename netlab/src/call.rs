@@ -35,6 +35,10 @@ pub enum Offer {
     TurnUdp,
     /// TURN over TCP.
     TurnTcp,
+    /// TURN over TLS.
+    TurnTls,
+    /// STUN, and TURN over UDP, TCP and TLS.
+    Everything,
 }
 
 /// `iceTransportPolicy`.

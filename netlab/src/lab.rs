@@ -10,13 +10,16 @@ use anyhow::{Context, Result, anyhow};
 use patchbay::{Device, Firewall, FirewallConfig, NatConfig, NatFiltering};
 
 use crate::session::Session;
-use crate::topology::{Nat, Role, Router, Service, Topology, Udp};
+use crate::topology::{Nat, Role, Router, Service, Tcp, Topology, Udp};
 
 /// The host name of the web server inside the lab; its certificate says so.
 pub const WEB_HOST: &str = "web.lab";
 
 /// The host name of the TURN server inside the lab, and its authentication realm.
 pub const TURN_HOST: &str = "turn.lab";
+
+/// What the strictest firewalls let out.
+const HTTPS_PORT: u16 = 443;
 
 /// A running network.
 pub struct Lab {
@@ -123,8 +126,15 @@ async fn build_router(
     built: &BTreeMap<String, patchbay::Router>,
 ) -> Result<patchbay::Router> {
     let mut builder = network.add_router(&router.name).nat(nat_config(router.nat)?);
+    let mut firewall = FirewallConfig::builder();
     if router.udp == Udp::Blocked {
-        builder = builder.firewall(Firewall::Custom(FirewallConfig::builder().block_udp().build()));
+        firewall.block_udp();
+    }
+    if router.tcp == Tcp::HttpsOnly {
+        firewall.allow_tcp(&[HTTPS_PORT]);
+    }
+    if router.udp == Udp::Blocked || router.tcp == Tcp::HttpsOnly {
+        builder = builder.firewall(Firewall::Custom(firewall.build()));
     }
     if let Some(behind) = &router.behind {
         let upstream = built.get(behind).with_context(|| format!("router {behind:?} was not built before it"))?;

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod accounting;
+pub mod authority;
 pub mod browser;
 pub mod call;
 pub mod lab;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::unistd::{AccessFlags, access};
 
+use crate::authority::Authority;
 use crate::browser::BrowserTools;
 use crate::lab::Lab;
 use crate::options::{Options, Tools};
@@ -46,10 +47,11 @@ impl RunningLab {
         made.with_context(|| format!("cannot write to {}; choose another place with --output", output.display()))?;
 
         let lab = Lab::build(session, topology).await?;
-        let web = WebServer::start(&lab).await?;
+        let authority = Authority::new()?;
+        let web = WebServer::start(&lab, &authority).await?;
         let trust = scratch.join("trust");
-        tools.browser.make_trust(web.authority_pem(), &trust)?;
-        let turn = TurnServer::start(&tools.turn, setup, &lab, &scratch, &output.join("turn.log")).await?;
+        tools.browser.make_trust(authority.pem(), &trust)?;
+        let turn = TurnServer::start(&tools.turn, setup, &lab, &authority, &scratch, &output.join("turn.log")).await?;
         Ok(RunningLab { web, turn, browser_tools: tools.browser.clone(), lab, scratch, trust, output })
     }
 

@@ -32,7 +32,7 @@ pub struct CallArguments {
     /// Which paths the pages may use
     #[arg(long, value_enum, default_value = "all")]
     policy: PolicyArgument,
-    /// Offer TURN over this transport only (default: STUN, and TURN over both)
+    /// Offer TURN over this transport only (default: STUN, and TURN over UDP and TCP)
     #[arg(long, value_enum, conflicts_with = "stun_only")]
     transport: Option<TransportArgument>,
     /// Offer no TURN at all
@@ -62,6 +62,7 @@ enum PolicyArgument {
 enum TransportArgument {
     Udp,
     Tcp,
+    Tls,
 }
 
 impl CallArguments {
@@ -71,6 +72,7 @@ impl CallArguments {
             (false, None) => Offer::StunAndTurn,
             (false, Some(TransportArgument::Udp)) => Offer::TurnUdp,
             (false, Some(TransportArgument::Tcp)) => Offer::TurnTcp,
+            (false, Some(TransportArgument::Tls)) => Offer::TurnTls,
         };
         let policy = match self.policy {
             PolicyArgument::All => Policy::All,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use netlab::scenario;
-use netlab::topology::{Role, Service, Topology, Udp};
+use netlab::topology::{Role, Service, Tcp, Topology, Udp};
 
 use super::control::running_labs;
 
@@ -54,7 +54,8 @@ fn draw_behind(
     let routers = topology.routers.iter().filter(|router| router.behind.as_deref() == parent);
     let routers = routers.map(|router| {
         let udp = if router.udp == Udp::Blocked { ", UDP blocked" } else { "" };
-        (&router.name, format!("router, NAT {}{udp}", router.nat), true)
+        let tcp = if router.tcp == Tcp::HttpsOnly { ", TCP to port 443 only" } else { "" };
+        (&router.name, format!("router, NAT {}{udp}{tcp}", router.nat), true)
     });
     let hosts = topology.hosts.iter().filter(|host| Some(&*host.behind) == parent);
     let hosts = hosts.map(|host| {

@@ -48,6 +48,7 @@ pub struct Scenario {
     topology: &'static str,
     nats: Vec<(&'static str, Nat)>,
     udp_blocked_at: Option<&'static str>,
+    https_only_at: &'static [&'static str],
     caller: &'static str,
     callee: &'static str,
     offer: Offer,
@@ -94,6 +95,13 @@ pub fn all() -> Vec<Scenario> {
             .out_of_the_box()
             .relay_only()
             .expecting(RelayedOver("udp")),
+        scenario(
+            "only-tls-443",
+            "L and M behind firewalls that let out TCP to port 443 only talk through TURN over TLS",
+        )
+        .with_https_only_at(&["coffee-shop", "home"])
+        .offering(Offer::Everything)
+        .expecting(RelayedOver("tls")),
     ]
 }
 
@@ -105,6 +113,7 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
         topology: "internet",
         nats: Vec::new(),
         udp_blocked_at: None,
+        https_only_at: &[],
         caller: "browser-l",
         callee: "browser-m",
         offer: Offer::StunAndTurn,
@@ -122,6 +131,11 @@ impl Scenario {
 
     fn with_udp_blocked_at(mut self, router: &'static str) -> Scenario {
         self.udp_blocked_at = Some(router);
+        self
+    }
+
+    fn with_https_only_at(mut self, routers: &'static [&'static str]) -> Scenario {
+        self.https_only_at = routers;
         self
     }
 
@@ -161,6 +175,9 @@ impl Scenario {
         }
         if let Some(router) = self.udp_blocked_at {
             topology = topology.with_udp_blocked(router)?;
+        }
+        for router in self.https_only_at {
+            topology = topology.with_https_only(router)?;
         }
         topology.browser(self.caller)?;
         topology.browser(self.callee)?;

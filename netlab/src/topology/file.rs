@@ -23,6 +23,8 @@ pub(super) struct RouterEntry {
     pub nat: super::Nat,
     #[serde(default)]
     pub udp: super::Udp,
+    #[serde(default)]
+    pub tcp: super::Tcp,
     /// Absent: the router is on the Internet exchange itself.
     pub behind: Option<String>,
 }

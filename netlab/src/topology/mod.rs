@@ -2,8 +2,8 @@
 //!
 //! [`Topology::load`] takes the name of one that ships with the lab or the path of a `.toml` file and returns it
 //! checked: every `behind` names a router, routers come before what is behind them, one node runs the web server and
-//! one the TURN server. Scenarios then change single routers with [`Topology::with_nat`] and
-//! [`Topology::with_udp_blocked`]. Nothing here touches the network: that is [`crate::lab`].
+//! one the TURN server. Scenarios then change single routers with [`Topology::with_nat`],
+//! [`Topology::with_udp_blocked`] and [`Topology::with_https_only`]. Nothing here touches the network: that is [`crate::lab`].
 
 mod file;
 
@@ -49,6 +49,17 @@ pub enum Udp {
     Blocked,
 }
 
+/// What a router does with TCP from inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tcp {
+    /// Forwards it.
+    #[default]
+    Open,
+    /// Forwards what goes to port 443, as strict company networks do, and drops the rest.
+    HttpsOnly,
+}
+
 /// What a server node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +79,8 @@ pub struct Router {
     pub nat: Nat,
     /// Whether UDP passes.
     pub udp: Udp,
+    /// Which TCP passes.
+    pub tcp: Tcp,
     /// The router it is itself behind; `None` on the Internet.
     pub behind: Option<String>,
 }
@@ -176,6 +189,16 @@ impl Topology {
         Ok(self)
     }
 
+    /// The same topology with a router that lets nothing out but TCP to port 443.
+    ///
+    /// # Errors
+    /// There is no such router.
+    pub fn with_https_only(mut self, router: &str) -> Result<Topology, TopologyError> {
+        let router = self.router_mut(router)?;
+        (router.udp, router.tcp) = (Udp::Blocked, Tcp::HttpsOnly);
+        Ok(self)
+    }
+
     /// The host of that name, which must be for a browser.
     ///
     /// # Errors
@@ -226,6 +249,7 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
         name: entry.name,
         nat: entry.nat,
         udp: entry.udp,
+        tcp: entry.tcp,
         behind: entry.behind,
     });
     let routers = upstream_first(routers.collect())?;

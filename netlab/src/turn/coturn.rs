@@ -8,17 +8,18 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::{PASSWORD, PORT, Relayed, USER};
+use super::{CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
 
 pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
     let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(binary);
-    command.args(["-n", "--verbose", "--log-file=stdout", "--simple-log", "--no-cli", "--no-tls", "--no-dtls"]);
+    command.args(["-n", "--verbose", "--log-file=stdout", "--simple-log", "--no-cli", "--no-dtls"]);
     command.args(["--lt-cred-mech", "--fingerprint", "--no-software-attribute"]);
     command.arg(format!("--user={USER}:{PASSWORD}")).arg(format!("--realm={TURN_HOST}"));
     command.arg(format!("--listening-ip={address}")).arg(format!("--relay-ip={address}"));
-    command.arg(format!("--listening-port={PORT}"));
+    command.arg(format!("--listening-port={PORT}")).arg(format!("--tls-listening-port={TLS_PORT}"));
+    command.arg("--cert").arg(scratch.join(CERTIFICATE)).arg("--pkey").arg(scratch.join(KEY));
     command.arg("--pidfile").arg(scratch.join("turnserver.pid"));
     command.arg("--userdb").arg(scratch.join("turnserver.db"));
     command.current_dir(scratch);

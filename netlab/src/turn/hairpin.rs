@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{PASSWORD, PORT, Relayed, USER};
+use super::{CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
 
 const ADMIN_PORT: u16 = 9641;
@@ -63,6 +63,11 @@ fn configuration(address: Ipv4Addr) -> String {
         r#"[listen]
 udp = ["0.0.0.0:{PORT}"]
 tcp = ["0.0.0.0:{PORT}"]
+tls = ["0.0.0.0:{TLS_PORT}"]
+
+[tls]
+certificate = "{CERTIFICATE}"
+key = "{KEY}"
 
 [relay]
 addresses = ["{address}"]

@@ -7,14 +7,18 @@ mod coturn;
 mod hairpin;
 mod probe;
 
+use std::fs::File;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use patchbay::Device;
 use tokio::time::{Instant, sleep};
 
+use crate::authority::Authority;
 use crate::lab::{Lab, TURN_HOST};
 use crate::process::Process;
 use crate::topology::Service;
@@ -25,6 +29,12 @@ pub const USER: &str = "lab";
 pub const PASSWORD: &str = "lab-password";
 /// The port, for UDP and TCP.
 pub const PORT: u16 = 3478;
+/// The port for TLS: the one that gets through firewalls which let nothing but the Web out.
+pub const TLS_PORT: u16 = 443;
+
+/// The server's certificate and key, in its scratch directory.
+const CERTIFICATE: &str = "turn.pem";
+const KEY: &str = "turn.key";
 
 /// How long a server may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -100,10 +110,12 @@ impl TurnServer {
         kind: &TurnServerKind,
         setup: Setup,
         lab: &Lab,
+        authority: &Authority,
         scratch: &Path,
         log: &Path,
     ) -> Result<TurnServer> {
         let (device, address) = lab.server(Service::Turn)?;
+        write_certificate(authority, scratch)?;
         let command = match (kind, setup) {
             (TurnServerKind::Hairpin(binary), Setup::Configured) => hairpin::command(binary, address, scratch, log)?,
             (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch, log)?,
@@ -191,18 +203,31 @@ impl Drop for TurnServer {
     }
 }
 
+/// The certificate for [`TURN_HOST`] and its key, where the server's configuration says.
+fn write_certificate(authority: &Authority, scratch: &Path) -> Result<()> {
+    let certified = authority.certify(TURN_HOST)?;
+    for (name, pem) in [(CERTIFICATE, certified.certificate_pem()), (KEY, certified.key_pem())] {
+        let file = scratch.join(name);
+        // Readable to its owner only, as a key has to be.
+        let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
+        let written = opened.and_then(|mut opened| opened.write_all(pem.as_bytes()));
+        written.with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
 fn ice_servers(offer: crate::call::Offer) -> serde_json::Value {
     use crate::call::Offer;
-    let turn = |transport: &str| {
-        serde_json::json!({
-            "urls": format!("turn:{TURN_HOST}:{PORT}?transport={transport}"), "username": USER, "credential": PASSWORD,
-        })
-    };
+    let server = |url: String| serde_json::json!({ "urls": url, "username": USER, "credential": PASSWORD });
+    let turn = |transport: &str| server(format!("turn:{TURN_HOST}:{PORT}?transport={transport}"));
+    let turns = server(format!("turns:{TURN_HOST}:{TLS_PORT}?transport=tcp"));
     let stun = serde_json::json!({ "urls": format!("stun:{TURN_HOST}:{PORT}") });
     match offer {
         Offer::StunOnly => serde_json::json!([stun]),
         Offer::StunAndTurn => serde_json::json!([stun, turn("udp"), turn("tcp")]),
         Offer::TurnUdp => serde_json::json!([turn("udp")]),
         Offer::TurnTcp => serde_json::json!([turn("tcp")]),
+        Offer::TurnTls => serde_json::json!([turns]),
+        Offer::Everything => serde_json::json!([stun, turn("udp"), turn("tcp"), turns]),
     }
 }

@@ -5,7 +5,6 @@
 //! `POST stage` and `POST result` tell the lab how the call goes.
 
 mod rooms;
-mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::authority::Authority;
 use crate::lab::{Lab, WEB_HOST};
 use crate::topology::Service;
 
@@ -32,7 +32,6 @@ const POLL_PATIENCE: Duration = Duration::from_secs(20);
 /// A running web server.
 pub struct WebServer {
     rooms: Arc<Rooms>,
-    authority_pem: String,
     handle: axum_server::Handle<SocketAddr>,
 }
 
@@ -41,10 +40,9 @@ impl WebServer {
     ///
     /// # Errors
     /// The certificate cannot be made or the port cannot be bound.
-    pub async fn start(lab: &Lab) -> Result<WebServer> {
+    pub async fn start(lab: &Lab, authority: &Authority) -> Result<WebServer> {
         let (device, address) = lab.server(Service::Web)?;
-        let identity = tls::make_identity(WEB_HOST)?;
-        let config = RustlsConfig::from_config(Arc::new(identity.server));
+        let config = RustlsConfig::from_config(Arc::new(authority.certify(WEB_HOST)?.https()?));
         let rooms = Arc::new(Rooms::default());
         let handle = axum_server::Handle::new();
         let server = axum_server::bind_rustls(SocketAddr::from((address, 443)), config).handle(handle.clone());
@@ -53,17 +51,12 @@ impl WebServer {
         if handle.listening().await.is_none() {
             serving.await.context("the web server panicked")?.context("the web server cannot bind port 443")?;
         }
-        Ok(WebServer { rooms, authority_pem: identity.authority_pem, handle })
+        Ok(WebServer { rooms, handle })
     }
 
     /// The rooms its pages meet in.
     pub fn rooms(&self) -> &Rooms {
         &self.rooms
-    }
-
-    /// The certificate of the authority that browsers must trust.
-    pub fn authority_pem(&self) -> &str {
-        &self.authority_pem
     }
 }
 
