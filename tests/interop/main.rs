@@ -1,7 +1,7 @@
 //! Other people's clients against the real server binary, over loopback.
 //!
 //! What it proves: coturn's `turnutils_uclient` and `turnutils_stunclient`, and the client of the `turn` crate, get
-//! through the relay with every message back: UDP and TCP, channels and Send indications, towards an echo peer and
+//! through the relay with every message back: UDP, TCP and TLS, channels and Send indications, towards an echo peer and
 //! from client to client.
 //!
 //! Each test starts a server of its own on free ports and kills it by its process id. Where a tool is not installed

@@ -14,7 +14,9 @@ pub const PASSWORD: &str = "password-for-interop";
 
 /// A running `hairpin serve`.
 pub struct Server {
+    /// For UDP and TCP.
     pub address: SocketAddr,
+    pub tls_port: u16,
     directory: PathBuf,
     child: Guarded,
 }
@@ -30,12 +32,22 @@ impl Server {
         let name = format!("interop-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&directory).expect("the build directory can be written to");
-        let (port, admin) = (free_port(), free_port());
+        let (port, tls_port, admin) = (free_port(), free_port(), free_port());
+        // uclient looks at no certificate, but wants to see one.
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a valid name");
+        let pems = [("chain.pem", certificate.cert.pem()), ("key.pem", certificate.signing_key.serialize_pem())];
+        for (name, pem) in pems {
+            std::fs::write(directory.join(name), pem).expect("the directory was just made");
+        }
         let config = format!(
             r#"
 [listen]
 udp = ["127.0.0.1:{port}"]
 tcp = ["127.0.0.1:{port}"]
+tls = ["127.0.0.1:{tls_port}"]
+[tls]
+certificate = "chain.pem"
+key = "key.pem"
 [relay]
 addresses = ["127.0.0.1"]
 ports = "61000-64999"
@@ -59,7 +71,7 @@ listen = "127.0.0.1:{admin}"
         command.arg("serve").arg("--config").arg(&file).env_remove("HAIRPIN_CONFIG").stdin(Stdio::null());
         let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("cargo has built it");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Self { address, directory, child: Guarded(child) };
+        let mut server = Self { address, tls_port, directory, child: Guarded(child) };
         if server.answers_binding() {
             return Some(server);
         }
@@ -86,6 +98,13 @@ listen = "127.0.0.1:{admin}"
             }
         }
         false
+    }
+
+    /// Of allocations that have ended.
+    pub fn packets_to_clients(&self) -> u32 {
+        let log = self.log();
+        let counts = log.lines().filter_map(|line| line.split_once("packets_to_client=")?.1.split(' ').next());
+        counts.map(|count| count.parse::<u32>().expect("a number")).sum()
     }
 
     pub fn log(&self) -> String {
