@@ -66,7 +66,7 @@ fn wrong_arguments_are_explained() {
     let place = Place::new();
     for (arguments, word) in [
         (&["turn:127.0.0.1"][..], "--user"),
-        (&["turns:127.0.0.1"], "TLS"),
+        (&["turns:127.0.0.1?transport=udp"], "DTLS"),
         (&["http://127.0.0.1"], "neither"),
         (&["turn:a", "--user", "alice"], "--password"),
     ] {

@@ -12,6 +12,37 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::harness::{Place, Server};
 
+/// `hairpin probe` with TLS: the certificate is checked, and everything behind it works as without.
+#[test]
+fn probe_speaks_tls_and_checks_the_certificate() {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2090, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let pem = (params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+    let place = place(&pem);
+    let file = format!("{FILE}[[auth.users]]\nname = \"alice\"\npassword = \"s3cret\"\n");
+    place.file("tls.toml", &file);
+    let server = Server::start(&place, &["--config", "tls.toml"]);
+    let port = {
+        server.wait_for_log("\"listening\"");
+        server.listening("tls").port()
+    };
+    let probe = |host: &str, more: &[&str]| {
+        let uri = format!("turns:{host}:{port}");
+        place.run(&[&["probe", &uri, "--user", "alice", "--password", "s3cret"], more].concat())
+    };
+    let good = probe("localhost", &["--ca", "chain.pem"]);
+    assert_eq!(good.code, Some(0), "{}{}", good.stdout, good.stderr);
+    assert!(good.stdout.contains("ok   tls") && good.stdout.contains("TLS 1.3"), "{}", good.stdout);
+    for (host, more) in [("localhost", &[][..]), ("127.0.0.1", &["--ca", "chain.pem"])] {
+        let bad = probe(host, more);
+        assert_eq!(bad.code, Some(1));
+        assert!(bad.stdout.contains("FAIL tls") && bad.stdout.contains("certificate"), "{}", bad.stdout);
+    }
+    let run = place.run(&["probe", "stuns:localhost", "--ca", "tls.toml"]);
+    assert!(run.stderr.contains("--ca tls.toml"), "{}", run.stderr);
+}
+
 const FILE: &str = "[listen]\nudp = [\"127.0.0.1:0\"]\ntcp = []\ntls = [\"127.0.0.1:0\"]\n\
                     [tls]\ncertificate = \"chain.pem\"\nkey = \"key.pem\"\n\
                     [auth]\nsecrets = [\"0123456789abcdef\"]\n\

@@ -15,11 +15,14 @@ use ::stun::message::{
     MessageType, Method, Setter,
 };
 use ::stun::textattrs::TextAttribute;
+use rustls::{ClientConnection, StreamOwned};
+
 use ::turn::proto::chandata::ChannelData;
 use ::turn::proto::channum::ChannelNumber;
 use ::turn::proto::data::Data;
 use ::turn::proto::peeraddr::PeerAddress;
 
+use super::trust::Trust;
 use crate::stun::stream::{Frame, next_frame};
 
 /// How long a connection may take to open, and an answer to arrive.
@@ -41,6 +44,8 @@ pub enum Failure {
         /// As the server put it.
         reason: String,
     },
+    /// The TLS handshake.
+    Tls(String),
     /// The answer makes no sense, or its integrity does not hold.
     Garbled(String),
 }
@@ -51,6 +56,7 @@ impl fmt::Display for Failure {
             Self::Silence => write!(f, "no answer within {} s", PATIENCE.as_secs()),
             Self::Socket(error) => error.fmt(f),
             Self::Refused { code, reason } => write!(f, "refused with {code} {reason}"),
+            Self::Tls(what) => f.write_str(what),
             Self::Garbled(what) => write!(f, "answered, but {what}"),
         }
     }
@@ -80,6 +86,7 @@ pub enum Received {
 enum Link {
     Udp(UdpSocket),
     Tcp(TcpStream, Vec<u8>),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>, Vec<u8>),
 }
 
 /// One connection to a server.
@@ -109,6 +116,17 @@ impl Client {
         };
         let (realm, nonce) = (String::new(), String::new());
         Ok(Self { link, credentials, realm, nonce, inbox: VecDeque::new() })
+    }
+
+    /// Goes on with TLS; says which version.
+    ///
+    /// # Errors
+    /// [`Failure::Tls`].
+    pub fn shake_hands(self, host: &str, trust: &Trust) -> Result<(Self, String), Failure> {
+        let Link::Tcp(stream, _) = self.link else { return Err(Failure::Tls("TLS needs TCP".into())) };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let (stream, version) = trust.shake_hands(host, stream)?;
+        Ok((Self { link: Link::Tls(Box::new(stream), Vec::new()), ..self }, version))
     }
 
     /// Sends a request and waits for its answer, authenticating when the server asks for it.
@@ -257,6 +275,7 @@ impl Client {
         match &mut self.link {
             Link::Udp(socket) => socket.send(bytes).map(drop)?,
             Link::Tcp(stream, _) => stream.write_all(bytes)?,
+            Link::Tls(stream, _) => stream.write_all(bytes)?,
         }
         Ok(())
     }
@@ -265,7 +284,7 @@ impl Client {
     fn read(&mut self, deadline: Instant) -> Result<Option<Vec<u8>>, Failure> {
         let mut chunk = [0; 65_536];
         loop {
-            if let Link::Tcp(_, buffered) = &mut self.link {
+            if let Link::Tcp(_, buffered) | Link::Tls(_, buffered) = &mut self.link {
                 match next_frame(buffered) {
                     Ok(Frame::Complete { len }) => return Ok(Some(buffered.drain(..len).collect())),
                     Ok(Frame::Incomplete { .. }) => {}
@@ -279,11 +298,12 @@ impl Client {
             let read = match &mut self.link {
                 Link::Udp(socket) => socket.set_read_timeout(Some(left)).and_then(|()| socket.recv(&mut chunk)),
                 Link::Tcp(stream, _) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
+                Link::Tls(stream, _) => stream.sock.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
             };
             match (read, &mut self.link) {
                 (Ok(len), Link::Udp(_)) => return Ok(Some(chunk[..len].to_vec())),
-                (Ok(0), Link::Tcp(..)) => return Err(Failure::Garbled("the server closed the connection".into())),
-                (Ok(len), Link::Tcp(_, buffered)) => buffered.extend_from_slice(&chunk[..len]),
+                (Ok(0), _) => return Err(Failure::Garbled("the server closed the connection".into())),
+                (Ok(len), Link::Tcp(_, buffered) | Link::Tls(_, buffered)) => buffered.extend_from_slice(&chunk[..len]),
                 (Err(error), _) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 (Err(error), _) => return Err(error.into()),
             }

@@ -1,15 +1,18 @@
 //! `hairpin probe`: does a server work, and if not, which step fails?
 
 mod client;
+mod trust;
 mod uri;
 mod walk;
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory};
 use serde::Serialize;
 
+use self::trust::Trust;
 use self::uri::Uri;
 use self::walk::{Step, walk};
 use super::{CommandLine, Outcome, print};
@@ -19,7 +22,7 @@ use super::{CommandLine, Outcome, print};
 /// Works with any server. With turn: it allocates twice, and lets the two relayed addresses talk to each other.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What to try, like stun:example.org, or turn:example.org:3478?transport=tcp
+    /// What to try, like stun:example.org, turn:example.org:3478?transport=tcp, or turns:example.org
     uri: Uri,
     /// User name for turn:
     #[arg(long, requires = "password")]
@@ -27,6 +30,9 @@ pub(super) struct Arguments {
     /// Password for turn:
     #[arg(long, env = "HAIRPIN_PASSWORD", hide_env_values = true)]
     password: Option<String>,
+    /// With TLS: believe certificates of this PEM file as well as this system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print one JSON document instead of lines
     #[arg(long)]
     json: bool,
@@ -44,8 +50,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         let missing = "turn: needs credentials; add --user NAME --password PASSWORD, or probe stun: instead";
         CommandLine::command().error(ErrorKind::MissingRequiredArgument, missing).exit();
     }
+    let trust = Trust::new(arguments.ca.as_deref())?;
     let mut written = Ok(());
-    let steps = walk(&arguments.uri, credentials, |step| {
+    let steps = walk(&arguments.uri, credentials, &trust, |step| {
         if !arguments.json && written.is_ok() {
             written = print(line(step));
         }

@@ -10,10 +10,12 @@ pub struct Uri {
     pub is_turn: bool,
     /// A name or an address, IPv6 without brackets.
     pub host: String,
-    /// Given, or 3478.
+    /// Given, or 3478, with TLS 5349.
     pub port: u16,
-    /// `?transport=tcp`.
+    /// `?transport=tcp`, or TLS.
     pub tcp: bool,
+    /// `stuns:` or `turns:`.
+    pub tls: bool,
 }
 
 /// What is wrong with a URI, and what to write instead.
@@ -34,11 +36,12 @@ impl FromStr for Uri {
     fn from_str(text: &str) -> Result<Self, UriError> {
         let wrong = |what: String| Err(UriError(what));
         let Some((scheme, rest)) = text.split_once(':') else { return wrong(format!("`{text}` has no scheme")) };
-        let is_turn = match scheme.to_ascii_lowercase().as_str() {
-            "stun" => false,
-            "turn" => true,
-            "stuns" | "turns" => return wrong(format!("`{scheme}:` is TLS, which this command does not speak yet")),
-            _ => return wrong(format!("`{scheme}:` is neither `stun:` nor `turn:`")),
+        let (is_turn, tls) = match scheme.to_ascii_lowercase().as_str() {
+            "stun" => (false, false),
+            "turn" => (true, false),
+            "stuns" => (false, true),
+            "turns" => (true, true),
+            _ => return wrong(format!("`{scheme}:` is neither `stun:` nor `turn:`, nor one of them with `s`")),
         };
         if rest.starts_with("//") {
             return wrong("these URIs have no `//`".into());
@@ -48,27 +51,32 @@ impl FromStr for Uri {
         }
         let (authority, query) = rest.split_once('?').map_or((rest, None), |(left, right)| (left, Some(right)));
         let tcp = match query {
-            None | Some("transport=udp") => false,
+            None => tls,
+            Some("transport=udp") if tls => {
+                return wrong("TLS over UDP is DTLS, which this command does not speak".into());
+            }
+            Some("transport=udp") => false,
             Some("transport=tcp") => true,
             Some(other) => return wrong(format!("`?{other}` is neither `?transport=udp` nor `?transport=tcp`")),
         };
         if query.is_some() && !is_turn {
             return wrong("`stun:` URIs have no `?transport=`".into());
         }
-        let (host, port) =
-            split_port(authority).ok_or_else(|| UriError(format!("`{authority}` is no host and port")))?;
-        Ok(Self { is_turn, host, port, tcp })
+        let default_port = if tls { "5349" } else { "3478" };
+        let (host, port) = split_port(authority, default_port)
+            .ok_or_else(|| UriError(format!("`{authority}` is no host and port")))?;
+        Ok(Self { is_turn, host, port, tcp, tls })
     }
 }
 
-fn split_port(authority: &str) -> Option<(String, u16)> {
+fn split_port(authority: &str, default_port: &str) -> Option<(String, u16)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
             host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, rest.strip_prefix(':').or(rest.is_empty().then_some("3478"))?)
+            (host, rest.strip_prefix(':').or(rest.is_empty().then_some(default_port))?)
         }
-        None => authority.split_once(':').unwrap_or((authority, "3478")),
+        None => authority.split_once(':').unwrap_or((authority, default_port)),
     };
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then(|| (host.to_owned(), port))
@@ -80,24 +88,28 @@ mod tests {
 
     #[test]
     fn uri_7065_3_01_forms() {
-        for (text, is_turn, host, port, tcp) in [
-            ("stun:example.org", false, "example.org", 3478, false),
-            ("TURN:example.org:80", true, "example.org", 80, false),
-            ("turn:192.0.2.1?transport=tcp", true, "192.0.2.1", 3478, true),
-            ("turn:[2001:db8::1]?transport=udp", true, "2001:db8::1", 3478, false),
-            ("turn:[2001:db8::1]:443?transport=tcp", true, "2001:db8::1", 443, true),
+        for (text, is_turn, host, port, tcp, tls) in [
+            ("stun:example.org", false, "example.org", 3478, false, false),
+            ("TURN:example.org:80", true, "example.org", 80, false, false),
+            ("turn:192.0.2.1?transport=tcp", true, "192.0.2.1", 3478, true, false),
+            ("turn:[2001:db8::1]?transport=udp", true, "2001:db8::1", 3478, false, false),
+            ("turn:[2001:db8::1]:443?transport=tcp", true, "2001:db8::1", 443, true, false),
+            ("turns:example.org", true, "example.org", 5349, true, true),
+            ("turns:example.org:443?transport=tcp", true, "example.org", 443, true, true),
+            ("stuns:example.org", false, "example.org", 5349, true, true),
         ] {
-            let expected = Uri { is_turn, host: host.into(), port, tcp };
+            let expected = Uri { is_turn, host: host.into(), port, tcp, tls };
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
         for (text, word) in [
             ("example.org", "no scheme"),
             ("http://example.org", "neither"),
             ("turn://example.org", "//"),
-            ("turns:example.org", "TLS"),
+            ("turns:example.org?transport=udp", "DTLS"),
             ("turn:user@example.org", "--user"),
             ("turn:example.org?transport=sctp", "transport"),
             ("stun:example.org?transport=udp", "stun:"),
+            ("stuns:example.org?transport=tcp", "stun:"),
             ("turn:", "no host"),
             ("turn:example.org:0", "no host"),
             ("turn:example.org:99999", "no host"),

@@ -16,6 +16,7 @@ use ::turn::proto::reqtrans::RequestedTransport;
 use serde::Serialize;
 
 use super::client::{Client, Failure, Received};
+use super::trust::Trust;
 use super::uri::Uri;
 
 /// How long relayed packets may be under way; each is sent again a few times.
@@ -25,7 +26,7 @@ const CHANNEL: u16 = 0x4000;
 /// One step that was taken.
 #[derive(Debug, Serialize)]
 pub struct Step {
-    /// `resolve`, `connect`, `binding`, `allocate`, `relay`, `channel`.
+    /// `resolve`, `connect`, `tls`, `binding`, `allocate`, `relay`, `channel`.
     pub name: &'static str,
     /// Whether it worked.
     pub ok: bool,
@@ -39,7 +40,7 @@ pub struct Step {
 }
 
 /// Takes the steps in order, up to the first that fails; `seen` is told of each as it is done.
-pub fn walk(uri: &Uri, credentials: Option<(String, String)>, mut seen: impl FnMut(&Step)) -> Vec<Step> {
+pub fn walk(uri: &Uri, credentials: Option<(String, String)>, trust: &Trust, mut seen: impl FnMut(&Step)) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut take = |name: &'static str, work: &mut dyn FnMut() -> Result<String, Failure>| {
         let start = Instant::now();
@@ -69,6 +70,18 @@ pub fn walk(uri: &Uri, credentials: Option<(String, String)>, mut seen: impl FnM
         Ok(format!("{} to {server}", if uri.tcp { "TCP" } else { "UDP" }))
     });
     let (true, Some(mut client)) = (connected, client) else { return steps };
+    if uri.tls {
+        let mut plain = Some(client);
+        let mut secure = None;
+        take("tls", &mut || {
+            let plain = plain.take().expect("this step is taken once");
+            let (client, version) = plain.shake_hands(&uri.host, trust)?;
+            secure = Some(client);
+            Ok(format!("{version}, the certificate is good for {}", uri.host))
+        });
+        let Some(secure) = secure else { return steps };
+        client = secure;
+    }
 
     let bound = take("binding", &mut || {
         let answer = client.request(METHOD_BINDING, Vec::new)?;
@@ -85,6 +98,9 @@ pub fn walk(uri: &Uri, credentials: Option<(String, String)>, mut seen: impl FnM
     let allocated = take("allocate", &mut || {
         for _ in 0..2 {
             let mut end = Client::connect(server, uri.tcp, credentials.clone())?;
+            if uri.tls {
+                (end, _) = end.shake_hands(&uri.host, trust)?;
+            }
             let relayed = allocate(&mut end)?;
             ends.push((end, relayed));
         }
@@ -183,6 +199,10 @@ fn usually(step: &str, failure: &Failure, uri: &Uri) -> &'static str {
     match (step, failure) {
         ("resolve", _) => "the host name is misspelt, or this machine has no working DNS",
         ("connect" | "binding", Failure::Socket(_)) => "nothing listens there, or a firewall rejects it",
+        ("tls", _) => {
+            "the certificate has expired, is for another name, or is signed by nobody this machine trusts (--ca FILE \
+             adds somebody); or something else than TLS listens there"
+        }
         ("binding", Failure::Silence) if !uri.tcp => {
             "a firewall drops UDP on this path (try ?transport=tcp), or nothing listens there"
         }
