@@ -65,19 +65,25 @@ impl SendBatch {
         datagrams: impl IntoIterator<Item = Datagram<'b>>,
         errors: &mut SocketErrors,
     ) -> Sent {
-        let mut datagrams = datagrams.into_iter();
+        let mut datagrams = datagrams.into_iter().peekable();
         let mut sent = Sent::default();
-        loop {
+        while let Some(first) = datagrams.peek() {
+            // Those that may be fragmented and those that may not go in calls of their own, in order.
+            let dont_fragment = first.ip.dont_fragment;
             let mut count = 0;
-            for datagram in datagrams.by_ref().take(BATCH) {
+            while count < BATCH
+                && let Some(datagram) = datagrams.next_if(|next| next.ip.dont_fragment == dont_fragment)
+            {
                 self.fill(count, &datagram);
                 count += 1;
             }
-            self.submit(socket, count, errors, &mut sent);
-            if count < BATCH {
-                return sent;
+            match socket.set_df(dont_fragment) {
+                Ok(()) => self.submit(socket, count, errors, &mut sent),
+                // TURN-8656-11.2-05: better not at all than otherwise than asked for.
+                Err(error) => (0..count).for_each(|_| errors.count(&error)),
             }
         }
+        sent
     }
 
     fn fill(&mut self, index: usize, datagram: &Datagram<'_>) {
@@ -174,6 +180,9 @@ fn write_control(control: &mut Control, datagram: &Datagram<'_>) -> usize {
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
         };
         append(control, &mut len, level, name, class);
+    }
+    if datagram.ip.dont_fragment && datagram.to.is_ipv6() {
+        append(control, &mut len, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1 as libc::c_int);
     }
     len
 }

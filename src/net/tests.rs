@@ -89,6 +89,54 @@ fn turn_8656_11_3_05_the_longest_datagrams_pass_whole() {
 }
 
 /// TURN-8656-14-01, 14-02: the whole byte, ECN included, travels in both directions, and only where it is set.
+/// TURN-8656-14-03: DF in exactly those datagrams that ask for it, in order. A raw socket shows the headers.
+#[test]
+fn turn_8656_14_03_df_is_set_where_it_is_asked_for() {
+    let (a, b) = (UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap(), UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap());
+    let Ok(raw) = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::UDP)) else {
+        eprintln!("SKIP: raw sockets need CAP_NET_RAW");
+        return;
+    };
+    raw.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let wishes = [false, true, true, false, true, false, false];
+    let datagrams = wishes.map(|dont_fragment| Datagram {
+        ip: IpFields { dont_fragment, ..IpFields::default() },
+        ..datagram(b.local_address(), b"x")
+    });
+    let mut errors = SocketErrors::default();
+    let sent = SendBatch::new().send(&a, datagrams, &mut errors);
+    assert_eq!((sent.datagrams, sent.calls, errors), (7, 5, SocketErrors::default()));
+    let mut seen = Vec::new();
+    while seen.len() < wishes.len() {
+        let mut packet = [0; 64];
+        let len = io::Read::read(&mut &raw, &mut packet).expect("a packet in time");
+        // Without options: the ports behind 20 bytes, flags in the seventh. Others use the loopback interface too.
+        if len == 29 && packet[22..24] == b.local_address().port().to_be_bytes() {
+            seen.push(packet[6] & 0x40 != 0);
+        }
+    }
+    assert_eq!(seen, wishes);
+}
+
+/// TURN-8656-15-01: over IPv6 nobody on the way fragments anyhow; here it is this machine that may not.
+#[test]
+fn turn_8656_15_01_ipv6_is_not_fragmented_where_it_is_asked_for() {
+    let Ok(a) = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES) else {
+        eprintln!("SKIP: this machine has no ::1");
+        return;
+    };
+    let b = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES).unwrap();
+    // Fits a datagram, but with its headers not the loopback interface.
+    let large = vec![7; 65_500];
+    let mut errors = SocketErrors::default();
+    let datagrams = [true, false].map(|dont_fragment| Datagram {
+        ip: IpFields { dont_fragment, ..IpFields::default() },
+        ..datagram(b.local_address(), &large)
+    });
+    let sent = SendBatch::new().send(&a, datagrams, &mut errors);
+    assert_eq!((sent.datagrams, errors.of(SocketErrorKind::TooLarge)), (1, 1));
+}
+
 #[test]
 fn turn_8656_14_the_traffic_class_is_told_and_set() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -98,8 +146,10 @@ fn turn_8656_14_the_traffic_class_is_told_and_set() {
         };
         let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES).unwrap();
         let classes = [0, 0b1011_1010, 0b0000_0001, 0xFF, 0];
-        let datagrams = classes
-            .map(|traffic_class| Datagram { ip: IpFields { traffic_class }, ..datagram(b.local_address(), b"x") });
+        let datagrams = classes.map(|traffic_class| Datagram {
+            ip: IpFields { traffic_class, ..IpFields::default() },
+            ..datagram(b.local_address(), b"x")
+        });
         let mut errors = SocketErrors::default();
         SendBatch::new().send(&a, datagrams, &mut errors);
         assert_eq!(errors, SocketErrors::default());
@@ -130,7 +180,7 @@ fn stun_8489_6_3_1_2_01_answers_leave_from_the_address_asked() {
 
         let answer = Datagram {
             source: Some(received.to),
-            ip: IpFields { traffic_class: 0xB8 },
+            ip: IpFields { traffic_class: 0xB8, ..IpFields::default() },
             ..datagram(received.from, b"answer")
         };
         send_one(&server, answer);

@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    const IP: IpFields = IpFields { traffic_class: 0 };
+    const IP: IpFields = IpFields { traffic_class: 0, dont_fragment: false };
 
     fn mailbox() -> (Poll, Mailbox) {
         let poll = Poll::new().unwrap();

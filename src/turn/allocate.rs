@@ -81,6 +81,10 @@ impl Server {
         if transport.to_be_bytes()[0] != PROTOCOL_UDP {
             return Err(ErrorCode::UnsupportedTransportProtocol);
         }
+        // Every platform this runs on can set DF, so the attribute needs no more than its form (A19, TURN-8656-7.2-07).
+        if request.first(AttributeType::DONT_FRAGMENT).is_some_and(|value| !value.is_empty()) {
+            return Err(ErrorCode::BadRequest);
+        }
         let family = match family.map(|value| value.to_be_bytes()[0]) {
             // Without the attribute IPv4, also for IPv6 clients (TURN-8656-7.2-12, A08).
             None | Some(0x01) => AddressFamily::Ipv4,

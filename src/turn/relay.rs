@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
-use super::{Clock, FiveTuple, Packet, Reason, RelayId, Server, Verdict};
+use super::{Clock, FiveTuple, IpFields, Packet, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
 };
@@ -36,7 +36,7 @@ impl Server {
         }
         let start = packet.range().start + channel_data::HEADER_LEN;
         let bytes = start..start + data.len();
-        self.forward_to_peer(clock, relay, peer, packet, bytes)
+        self.forward_to_peer(clock, relay, peer, packet, bytes, false)
     }
 
     /// Sends permitted data on: out of the relay's socket, or straight to another relay of this server.
@@ -47,6 +47,7 @@ impl Server {
         to: SocketAddr,
         packet: &mut Packet<'_>,
         bytes: Range<usize>,
+        dont_fragment: bool,
     ) -> Verdict {
         let to_own_ip = self.config.is_relay_ip(to.ip());
         let to_relay = to_own_ip && self.config.ports.contains(to.port());
@@ -64,7 +65,7 @@ impl Server {
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
         let ip = packet.ip();
         if !to_relay {
-            return Verdict::ToPeer { from: relay, to, bytes, ip };
+            return Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..ip } };
         }
         if !self.shard.owns(to.port()) {
             return Verdict::ToRelay { relayed: to, from, bytes, ip };

@@ -262,6 +262,7 @@ fn is_known(kind: AttributeType) -> bool {
             | A::XOR_RELAYED_ADDRESS
             | A::REQUESTED_ADDRESS_FAMILY
             | A::REQUESTED_TRANSPORT
+            | A::DONT_FRAGMENT
             | A::MESSAGE_INTEGRITY_SHA256
             | A::PASSWORD_ALGORITHM
             | A::XOR_MAPPED_ADDRESS

@@ -49,7 +49,7 @@ pub fn config() -> Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Response(Response),
-    AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8> },
+    AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8>, dont_fragment: bool },
     AtClient { to: FiveTuple, message: Vec<u8> },
     AtOtherShard { relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
     Dropped(Reason),
@@ -290,7 +290,9 @@ fn with_packet<R>(bytes: &[u8], act: impl FnOnce(&mut Packet<'_>) -> R) -> R {
 fn seen(verdict: Verdict, packet: &mut Packet<'_>, reply: &ReplyBuffer) -> Option<Seen> {
     let mut take = |bytes: std::ops::Range<usize>| packet.buffer()[bytes].to_vec();
     Some(match verdict {
-        Verdict::ToPeer { from, to, bytes, .. } => Seen::AtPeer { from, to, data: take(bytes) },
+        Verdict::ToPeer { from, to, bytes, ip } => {
+            Seen::AtPeer { from, to, data: take(bytes), dont_fragment: ip.dont_fragment }
+        }
         Verdict::ToClient { to, bytes, .. } => Seen::AtClient { to, message: take(bytes) },
         Verdict::ToRelay { relayed, from, bytes, .. } => Seen::AtOtherShard { relayed, from, data: take(bytes) },
         Verdict::Reply { len } => Seen::Response(Response(reply[..len].to_vec())),

@@ -125,7 +125,7 @@ fn turn_8656_14_the_traffic_class_is_carried_along() {
     client.bind_channel(0x4001, peer.local_address());
 
     let (mut sender, mut batch) = (SendBatch::new(), ReceiveBatch::new().unwrap());
-    let ip = IpFields { traffic_class: 0b1011_1001 };
+    let ip = IpFields { traffic_class: 0b1011_1001, dont_fragment: false };
     let mut errors = SocketErrors::default();
     sender.send(&peer, [Datagram { to: relayed, source: None, bytes: b"to the client", ip }], &mut errors);
     assert_eq!(client.receive_data(0x4001), b"to the client");

@@ -170,7 +170,7 @@ impl Shell {
         buffer.extend(message);
         buffer.extend([0xEE; Packet::TAILROOM]);
         let range = Packet::HEADROOM..Packet::HEADROOM + message.len();
-        let mut packet = Packet::new(&mut buffer, range, IpFields { traffic_class: 0xB8 });
+        let mut packet = Packet::new(&mut buffer, range, IpFields { traffic_class: 0xB8, ..IpFields::default() });
         let verdict = call(&mut self.servers[usize::from(shard)], &mut packet, &mut self.reply);
         expected.compare(&verdict, &buffer, &self.reply[..]);
         match verdict {
