@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use super::sys::{self, Control, RawAddress};
-use super::{BATCH, SocketErrors, UdpSocket};
+use super::{BATCH, SocketErrorKind, SocketErrors, UdpSocket};
 use crate::turn::IpFields;
 
 /// A datagram to send.
@@ -109,6 +109,7 @@ impl SendBatch {
 
     fn submit(&mut self, socket: &UdpSocket, count: usize, errors: &mut SocketErrors, sent: &mut Sent) {
         let mut next = 0;
+        let mut tried_again = None;
         while next < count {
             // SAFETY: the entries `next..count` were filled by `fill` in this call of `send`, so that what they point
             // to is in the tables or still borrowed by the caller.
@@ -128,7 +129,20 @@ impl SendBatch {
                     (next..count).for_each(|_| errors.count(&error));
                     return;
                 }
+                // An error that came in for an earlier datagram is told by whatever call comes next, and then gone:
+                // only a second one is about this datagram. (What is too large is told at once.)
+                Err(error)
+                    if socket.tells_errors()
+                        && tried_again != Some(next)
+                        && SocketErrorKind::of(&error) != SocketErrorKind::TooLarge =>
+                {
+                    tried_again = Some(next);
+                }
                 Err(error) => {
+                    if SocketErrorKind::of(&error) == SocketErrorKind::TooLarge {
+                        // SAFETY: `next` is in range, and the address was written by `fill`.
+                        sent.too_large = unsafe { (*self.tables.as_ptr()).names[next].read() };
+                    }
                     errors.count(&error);
                     next += 1;
                 }
@@ -144,6 +158,8 @@ pub struct Sent {
     pub calls: u64,
     /// Datagrams the kernel took.
     pub datagrams: u64,
+    /// Where the last one should have gone that was too large.
+    pub too_large: Option<SocketAddr>,
 }
 
 impl Drop for SendBatch {

@@ -19,6 +19,8 @@ pub struct UdpSocket {
     local: SocketAddr,
     /// Whether IPv4 datagrams now leave with DF; IPv6 is told with each one.
     sets_df: Cell<bool>,
+    /// Whether [`UdpSocket::next_error`] has anything to tell.
+    tells_errors: bool,
 }
 
 impl UdpSocket {
@@ -51,12 +53,21 @@ impl UdpSocket {
         Ok(this)
     }
 
-    /// A relayed transport address. It shares its port with nobody.
+    /// A relayed transport address. It shares its port with nobody. With `tells_errors` it collects for
+    /// [`UdpSocket::next_error`] what happens to its datagrams.
     ///
     /// # Errors
     /// Whatever the system says; EADDRINUSE when somebody has the port.
-    pub fn relay(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
-        let this = Self::unbound(address, buffer_bytes)?;
+    pub fn relay(address: SocketAddr, buffer_bytes: usize, tells_errors: bool) -> io::Result<Self> {
+        let mut this = Self::unbound(address, buffer_bytes)?;
+        if tells_errors {
+            let (level, name) = match address {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+            };
+            sys::set_option(this.as_fd(), level, name, 1)?;
+            this.tells_errors = true;
+        }
         this.switch_df(false)?;
         this.bound(address)
     }
@@ -96,7 +107,7 @@ impl UdpSocket {
         sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, buffer_bytes)?;
         set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, buffer_bytes)?;
-        Ok(Self { socket, local: address, sets_df: Cell::new(false) })
+        Ok(Self { socket, local: address, sets_df: Cell::new(false), tells_errors: false })
     }
 
     fn bound(mut self, address: SocketAddr) -> io::Result<Self> {
@@ -111,6 +122,11 @@ impl UdpSocket {
             SocketAddr::V4(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
             SocketAddr::V6(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
         }
+    }
+
+    /// Whether a call may fail because of an error that came in for an earlier datagram.
+    pub(super) const fn tells_errors(&self) -> bool {
+        self.tells_errors
     }
 
     /// The address it is bound to, with the actual port.

@@ -39,7 +39,7 @@ impl Shard<'_> {
 
     fn bind_relay(&mut self, relay: RelayId, local: SocketAddr, account: &Arc<str>) -> Result<(), BindError> {
         let held = self.home.directory.hold_allocation(account)?;
-        UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes)
+        UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes, self.home.config.icmp)
             .and_then(|socket| self.relays.open(self.home.poll.registry(), relay, socket, held))
             .map_err(|error| self.bind_failed(local, &error))
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
+use super::icmp::IcmpRate;
 use super::{FiveTuple, Now, RelayAddress, Traffic};
 use crate::stun::{AddressFamily, ChannelNumber, TransactionId};
 
@@ -55,6 +56,7 @@ pub(super) struct Allocation {
     pub(super) relay: Relay,
     pub(super) expires: Now,
     pub(super) traffic: Traffic,
+    pub(super) icmp_rate: IcmpRate,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
 }
@@ -95,6 +97,7 @@ impl Allocation {
             relay,
             expires,
             traffic: Traffic::default(),
+            icmp_rate: IcmpRate::default(),
             permissions: Vec::new(),
             channels: Vec::new(),
         }

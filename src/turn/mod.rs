@@ -28,6 +28,7 @@ mod config;
 mod counters;
 mod create_permission;
 mod deleted;
+mod icmp;
 mod nonce;
 mod packet;
 mod peer_policy;

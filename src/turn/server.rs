@@ -95,6 +95,15 @@ impl Server {
         self.counted(verdict)
     }
 
+    /// ICMP about a datagram that was sent from the socket of a relay to `peer`, or this machine's own word for the
+    /// same: `kind` and `code` are the ICMP type and code of the relay's family, `mtu` counts only where they are about
+    /// size. The port of `peer` is 0 where it is not known (TURN-8656-11.5-04). An [`Effect::Send`] tells the client.
+    pub fn from_icmp(&mut self, clock: Clock, relay: RelayId, peer: SocketAddr, kind: u8, code: u8, mtu: u32) {
+        if let Err(reason) = self.on_icmp(clock, relay, peer, kind, code, mtu) {
+            self.counters.drops[reason as usize] += 1;
+        }
+    }
+
     /// The answer to [`Effect::BindRelay`]. After an error nothing is bound and nothing counted.
     pub fn relay_bound(&mut self, clock: Clock, relay: RelayId, result: Result<(), BindError>) {
         self.on_relay_bound(clock, relay, result);
@@ -325,6 +334,7 @@ mod tests {
             nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 600 },
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: "203.0.113.9".parse().unwrap() }],
             ports: PortRange { first, last, quarantine_secs: 30 },
+            icmp: true,
             peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
             limits: Limits {

@@ -9,6 +9,7 @@ mod authentication;
 mod channels;
 mod client;
 mod data;
+mod icmp;
 mod messages;
 mod permissions;
 mod policy;

@@ -35,6 +35,7 @@ pub(super) fn config() -> Config {
         relays: vec![relay("127.0.0.1")],
         // Below the ports that the kernel gives to clients and peers of these tests.
         ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
+        icmp: true,
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits { allocations: 1000, permissions_per_allocation: 8, channels_per_allocation: 8, effects: 1000 },
@@ -276,6 +277,11 @@ impl Client {
     pub(super) fn send_signed(&mut self, method: Method, own: &[(AttributeType, Vec<u8>)]) {
         let request = self.write(method, Class::Request, own, true);
         self.send(&request);
+    }
+
+    pub(super) fn send_indication(&mut self, own: &[(AttributeType, Vec<u8>)]) {
+        let indication = self.write(Method::Send, Class::Indication, own, false);
+        self.send(&indication);
     }
 
     /// Signs, sends, and takes the next message for the answer.
