@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::mailbox::Command;
 use super::reactor::Shard;
 use super::record;
 use super::start::explain;
@@ -29,6 +30,10 @@ impl Shard<'_> {
                     Transport::Udp => self.send_now(to, &bytes),
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
                 },
+                Effect::Tell { shard, letter } => {
+                    let from = self.home.place.index;
+                    self.home.mailboxes[usize::from(shard)].command(Command::Letter { from, letter });
+                }
                 Effect::Record(event) => {
                     self.note_client(&event);
                     record::log(self.life, &event);

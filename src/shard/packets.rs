@@ -202,12 +202,11 @@ impl Shard<'_> {
                 }
             }
             Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
-            Verdict::ToRelay { relayed, from, bytes, ip } => {
-                let owner = self.home.place.owner_of(relayed.port());
+            Verdict::ToRelay { shard, relayed, from, bytes, ip } => {
                 let bytes = &self.home.batch.slot(slot)[bytes];
-                match self.home.mailboxes[usize::from(owner)].post(relayed, from, ip, bytes) {
-                    Ok(()) if self.to_wake.contains(&owner) => {}
-                    Ok(()) => self.to_wake.push(owner),
+                match self.home.mailboxes[usize::from(shard)].post(relayed, from, ip, bytes) {
+                    Ok(()) if self.to_wake.contains(&shard) => {}
+                    Ok(()) => self.to_wake.push(shard),
                     Err(_) => self.home.counters.mailbox_overflows += 1,
                 }
             }

@@ -279,6 +279,8 @@ impl<'h> Shard<'h> {
                     self.home.config = config.clone();
                     self.server.configure(config);
                 }
+                Command::Letter { from, letter } => self.server.told(self.clock, from, letter),
+                Command::Restarted(shard) => self.server.shard_restarted(self.clock, shard),
                 Command::Drain => {
                     self.home.is_draining = true;
                     self.server.drain();

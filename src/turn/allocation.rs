@@ -39,11 +39,6 @@ impl Relay {
     pub(super) fn serves(&self, peer: IpAddr) -> bool {
         self.address.family() == AddressFamily::of(peer)
     }
-
-    /// The port, if it is one at this advertised address.
-    pub(super) fn port_at(&self, advertise: IpAddr) -> Option<u16> {
-        (self.address.advertise == advertise).then_some(self.port)
-    }
 }
 
 /// An allocation that is alive, or was until its `expires`.
@@ -54,6 +49,8 @@ pub(super) struct Allocation {
     /// The request that made it: the same one again is a retransmission (TURN-8656-7.2-03).
     pub(super) created_by: TransactionId,
     pub(super) relay: Relay,
+    /// RESERVATION-TOKEN of its response, which retransmissions get again.
+    pub(super) token: Option<u64>,
     pub(super) expires: Now,
     pub(super) traffic: Traffic,
     pub(super) icmp_rate: IcmpRate,
@@ -95,6 +92,7 @@ impl Allocation {
             owner,
             created_by,
             relay,
+            token: None,
             expires,
             traffic: Traffic::default(),
             icmp_rate: IcmpRate::default(),

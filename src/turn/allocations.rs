@@ -1,12 +1,13 @@
 //! The table of allocations: slots with generations, found by 5-tuple, by relay, and by relayed address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ahash::RandomState;
 
 use super::allocate::Pending;
-use super::allocation::Allocation;
+use super::allocation::{Allocation, Relay};
+use super::reservations::Reservation;
 use super::{FiveTuple, Now, RelayId};
 use crate::stun::AddressFamily;
 
@@ -17,6 +18,7 @@ pub(super) struct Allocations {
     free: Vec<u32>,
     by_path: HashMap<FiveTuple, u32, RandomState>,
     by_relayed: HashMap<SocketAddr, u32, RandomState>,
+    by_token: HashMap<u64, u32, RandomState>,
     live: usize,
 }
 
@@ -36,6 +38,19 @@ enum State {
     /// The shell is binding the socket; boxed, because it is rare and large.
     Pending(Box<Pending>),
     Live(Allocation),
+    /// No allocation yet: a port held for a token.
+    Reserved(Box<Reservation>),
+}
+
+impl State {
+    /// When this ends by itself, and at which of its relays.
+    fn due(&self) -> Option<(AddressFamily, Now)> {
+        match self {
+            Self::Free | Self::Pending(_) => None,
+            Self::Live(allocation) => Some((allocation.relay.address.family(), allocation.expires)),
+            Self::Reserved(reservation) => Some((reservation.relay.address.family(), reservation.expires)),
+        }
+    }
 }
 
 /// What a 5-tuple has.
@@ -51,7 +66,8 @@ impl Allocations {
             slots: Vec::new(),
             free: Vec::new(),
             by_path: HashMap::with_hasher(hashes.clone()),
-            by_relayed: HashMap::with_hasher(hashes),
+            by_relayed: HashMap::with_hasher(hashes.clone()),
+            by_token: HashMap::with_hasher(hashes),
             live: 0,
         }
     }
@@ -61,7 +77,7 @@ impl Allocations {
         self.live
     }
 
-    /// Slots taken, by live allocations and pending ones.
+    /// Slots taken, by live allocations, pending ones and reserved ports.
     pub(super) fn taken(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -69,8 +85,24 @@ impl Allocations {
     /// Reserves a slot. The 5-tuple must be free.
     pub(super) fn reserve(&mut self, pending: Pending) -> RelayId {
         let path = pending.path;
-        let family = pending.relay.address.family();
-        let state = State::Pending(Box::new(pending));
+        // While a port is yet to be lent by another shard its family is not known.
+        let family = pending.relay.map_or(AddressFamily::Ipv4, |relay| relay.address.family());
+        let name = self.take_slot(State::Pending(Box::new(pending))).of_family(family);
+        let before = self.by_path.insert(path, name.slot);
+        debug_assert!(before.is_none(), "the 5-tuple was taken");
+        name
+    }
+
+    /// Holds a port. Its token must be new.
+    pub(super) fn hold(&mut self, reservation: Reservation) -> RelayId {
+        let (token, family) = (reservation.token, reservation.relay.address.family());
+        let name = self.take_slot(State::Reserved(Box::new(reservation))).of_family(family);
+        let before = self.by_token.insert(token, name.slot);
+        debug_assert!(before.is_none(), "the token was taken");
+        name
+    }
+
+    fn take_slot(&mut self, state: State) -> RelayId {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize].state = state;
@@ -81,9 +113,59 @@ impl Allocations {
                 u32::try_from(self.slots.len() - 1).expect("slots are limited by configuration")
             }
         };
-        let before = self.by_path.insert(path, slot);
-        debug_assert!(before.is_none(), "the 5-tuple was taken");
-        RelayId { slot, generation: self.slots[slot as usize].generation, family }
+        RelayId { slot, generation: self.slots[slot as usize].generation, family: AddressFamily::Ipv4 }
+    }
+
+    /// The name of the reservation with this token.
+    pub(super) fn reservation_of(&self, token: u64) -> Option<RelayId> {
+        let index = *self.by_token.get(&token)?;
+        let slot = &self.slots[index as usize];
+        let State::Reserved(reservation) = &slot.state else { return None };
+        let family = reservation.relay.address.family();
+        Some(RelayId { slot: index, generation: slot.generation, family })
+    }
+
+    /// The reservation of this name.
+    pub(super) fn reservation_mut(&mut self, name: RelayId) -> Option<&mut Reservation> {
+        match self.slot_mut(name)? {
+            State::Reserved(reservation) => Some(reservation),
+            _ => None,
+        }
+    }
+
+    /// Frees the slot of a reservation.
+    pub(super) fn release_hold(&mut self, name: RelayId) -> Option<Reservation> {
+        let slot = self.slots.get_mut(name.slot as usize).filter(|slot| slot.generation == name.generation)?;
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Reserved(reservation) => {
+                slot.generation = slot.generation.wrapping_add(1);
+                self.free.push(name.slot);
+                self.by_token.remove(&reservation.token);
+                Some(*reservation)
+            }
+            other => {
+                slot.state = other;
+                None
+            }
+        }
+    }
+
+    /// The names of all reservations.
+    pub(super) fn reservations(&self) -> Vec<RelayId> {
+        self.by_token.keys().filter_map(|token| self.reservation_of(*token)).collect()
+    }
+
+    /// Every port that is bound or about to be: of live and pending allocations and of reservations.
+    pub(super) fn relays(&self) -> impl Iterator<Item = Relay> {
+        self.slots
+            .iter()
+            .flat_map(|slot| match &slot.state {
+                State::Free => [None, None],
+                State::Pending(pending) => [pending.relay, pending.unreserved_sibling()],
+                State::Live(live) => [Some(live.relay), None],
+                State::Reserved(reservation) => [Some(reservation.relay), None],
+            })
+            .flatten()
     }
 
     /// The pending allocation of this name.
@@ -184,11 +266,10 @@ impl Allocations {
         }
     }
 
-    /// When the timer wheel has to wake this allocation's slot, unless it will do so early enough already.
+    /// When the timer wheel has to wake the slot of an allocation or a reservation, unless it will do so early enough already.
     pub(super) fn deadline_to_arm(&mut self, relay: RelayId) -> Option<Now> {
         let slot = &mut self.slots[relay.slot as usize];
-        let State::Live(allocation) = &slot.state else { return None };
-        let expires = allocation.expires;
+        let (_, expires) = slot.state.due()?;
         if slot.armed.is_some_and(|armed| armed <= expires) {
             return None;
         }
@@ -196,13 +277,12 @@ impl Allocations {
         Some(expires)
     }
 
-    /// The timer wheel has woken a slot: who lives there, if this is the deadline that stands for it.
-    pub(super) fn woken(&mut self, slot: u32, deadline: Now) -> Option<(RelayId, &Allocation)> {
+    /// The timer wheel has woken a slot: who lives there and until when, if this is the deadline that stands for it.
+    pub(super) fn woken(&mut self, slot: u32, deadline: Now) -> Option<(RelayId, Now)> {
         let entry = &mut self.slots[slot as usize];
         entry.armed.take_if(|armed| *armed == deadline)?;
-        let State::Live(allocation) = &entry.state else { return None };
-        let family = allocation.relay.address.family();
-        Some((RelayId { slot, generation: entry.generation, family }, allocation))
+        let (family, due) = entry.state.due()?;
+        Some((RelayId { slot, generation: entry.generation, family }, due))
     }
 
     /// The allocation of this name, even when its time is over.
@@ -238,14 +318,6 @@ impl Allocations {
         }
     }
 
-    /// The ports of allocations at this advertised address, expired ones included.
-    pub(super) fn ports_at(&self, advertise: IpAddr) -> impl Iterator<Item = u16> {
-        self.slots.iter().filter_map(move |slot| match &slot.state {
-            State::Live(allocation) => allocation.relay.port_at(advertise),
-            _ => None,
-        })
-    }
-
     /// Every allocation and its name, expired ones included.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (RelayId, &mut Allocation)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, slot)| match &mut slot.state {
@@ -258,9 +330,12 @@ impl Allocations {
     }
 
     /// Every pending allocation.
-    pub(super) fn iter_pending(&self) -> impl Iterator<Item = &Pending> {
-        self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Pending(pending) => Some(&**pending),
+    pub(super) fn iter_pending(&self) -> impl Iterator<Item = (RelayId, &Pending)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.state {
+            State::Pending(pending) => {
+                let family = pending.relay.map_or(AddressFamily::Ipv4, |relay| relay.address.family());
+                Some((RelayId { slot: index as u32, generation: slot.generation, family }, &**pending))
+            }
             _ => None,
         })
     }
@@ -272,7 +347,7 @@ impl Allocations {
 
     /// Panics where the indexes and the slots contradict each other.
     pub(super) fn check_invariants(&self) {
-        let (mut live, mut paths, mut taken) = (0, 0, 0);
+        let (mut live, mut paths, mut taken, mut tokens) = (0, 0, 0, 0);
         for (index, slot) in self.slots.iter().enumerate() {
             let index = Some(index as u32);
             match &slot.state {
@@ -281,6 +356,10 @@ impl Allocations {
                 State::Pending(pending) => {
                     paths += 1;
                     assert_eq!(self.by_path.get(&pending.path).copied(), index, "a pending 5-tuple is not indexed");
+                }
+                State::Reserved(reservation) => {
+                    tokens += 1;
+                    assert_eq!(self.by_token.get(&reservation.token).copied(), index, "a token is not indexed");
                 }
                 State::Live(allocation) => {
                     let in_time = slot.armed.is_some_and(|armed| armed <= allocation.expires);
@@ -297,6 +376,7 @@ impl Allocations {
         assert_eq!(live, self.live, "live allocations are miscounted");
         assert_eq!(paths, self.by_path.len(), "the index of 5-tuples has strays");
         assert_eq!(live, self.by_relayed.len(), "the index of relayed addresses has strays");
+        assert_eq!(tokens, self.by_token.len(), "the index of tokens has strays");
         assert_eq!(taken, self.taken(), "the free list is wrong");
     }
 }

@@ -29,6 +29,7 @@ mod counters;
 mod create_permission;
 mod deleted;
 mod icmp;
+mod letter;
 mod nonce;
 mod packet;
 mod peer_policy;
@@ -36,6 +37,7 @@ mod ports;
 mod refresh;
 mod relay;
 mod request;
+mod reservations;
 mod send;
 mod server;
 mod timers;
@@ -48,6 +50,7 @@ pub use config::{
     Config, Credentials, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex, SharedSecret, StaticUser,
 };
 pub use counters::{Counters, EndReason, Reason, Rejection};
+pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_policy::{PeerPolicy, PeerRefusal};
 pub use server::Server;
@@ -140,6 +143,11 @@ pub struct RelayId {
 }
 
 impl RelayId {
+    /// The name of the same allocation's relayed address of this family.
+    pub(in crate::turn) const fn of_family(self, family: AddressFamily) -> Self {
+        Self { family, ..self }
+    }
+
     /// Packs into 64 bits.
     pub const fn to_token(self) -> u64 {
         let family = match self.family {
@@ -188,9 +196,11 @@ pub enum Verdict {
         /// Header fields to set where the platform can.
         ip: IpFields,
     },
-    /// The peer is a relayed address of this very server, in another shard: carry `bytes` to
-    /// `ShardIndex::owner_of(relayed.port())` and hand them to [`Server::from_relay`] there.
+    /// The peer is a relayed address of this very server, in another shard: carry `bytes` there and hand them to
+    /// [`Server::from_relay`].
     ToRelay {
+        /// The other shard: the owner of the port, or whom the owner has lent it to.
+        shard: u16,
         /// The receiving relayed transport address, as advertised.
         relayed: SocketAddr,
         /// The sending relayed transport address, as advertised.
@@ -237,6 +247,14 @@ pub enum Effect {
         to: FiveTuple,
         /// The whole message.
         bytes: Box<[u8]>,
+    },
+    /// Hand the letter to [`Server::told`] of another shard. Letters from one shard to another arrive in the order
+    /// they were sent; one that is lost is made up for by [`Server::shard_restarted`].
+    Tell {
+        /// The other shard.
+        shard: u16,
+        /// What to tell it.
+        letter: Letter,
     },
     /// Something an operator may want to read in a log.
     Record(Event),

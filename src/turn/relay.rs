@@ -67,8 +67,10 @@ impl Server {
         if !to_relay {
             return Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..ip } };
         }
-        if !self.shard.owns(to.port()) {
-            return Verdict::ToRelay { relayed: to, from, bytes, ip };
+        let owner = self.shard.owner_of(to.port());
+        // A port of another shard may have been lent to this one.
+        if owner != self.shard.index && self.allocations.live_by_relayed(clock.now, to).is_none() {
+            return Verdict::ToRelay { shard: owner, relayed: to, from, bytes, ip };
         }
         self.forward_from_relay(clock, to, from, packet, bytes)
     }
@@ -84,7 +86,10 @@ impl Server {
     ) -> Verdict {
         match self.allocations.live_by_relayed(clock.now, relayed) {
             Some((relay, _)) => self.forward_to_client(clock, relay, from, packet, bytes),
-            None => Verdict::Drop(Reason::NoSuchRelay),
+            None => match self.lent.get(&relayed) {
+                Some((shard, _)) => Verdict::ToRelay { shard: *shard, relayed, from, bytes, ip: packet.ip() },
+                None => Verdict::Drop(Reason::NoSuchRelay),
+            },
         }
     }
 

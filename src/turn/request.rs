@@ -30,7 +30,7 @@ impl From<Result<Success, ErrorCode>> for Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Success {
     Binding { mapped: SocketAddr },
-    Allocate { relayed: SocketAddr, mapped: SocketAddr, lifetime_secs: u32 },
+    Allocate { relayed: SocketAddr, mapped: SocketAddr, lifetime_secs: u32, token: Option<u64> },
     Refresh { lifetime_secs: u32 },
     CreatePermission,
     ChannelBind,
@@ -214,10 +214,13 @@ impl Success {
         match self {
             Self::Binding { mapped } => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped),
             // L06: browsers stall in silence when one of the three is missing.
-            Self::Allocate { relayed, mapped, lifetime_secs } => {
+            Self::Allocate { relayed, mapped, lifetime_secs, token } => {
                 writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
                 writer.u32(AttributeType::LIFETIME, lifetime_secs);
+                if let Some(token) = token {
+                    writer.attribute(AttributeType::RESERVATION_TOKEN, &token.to_be_bytes());
+                }
             }
             Self::Refresh { lifetime_secs } => writer.u32(AttributeType::LIFETIME, lifetime_secs),
             Self::CreatePermission | Self::ChannelBind => {}
@@ -261,11 +264,13 @@ fn is_known(kind: AttributeType) -> bool {
             | A::NONCE
             | A::XOR_RELAYED_ADDRESS
             | A::REQUESTED_ADDRESS_FAMILY
+            | A::EVEN_PORT
             | A::REQUESTED_TRANSPORT
             | A::DONT_FRAGMENT
             | A::MESSAGE_INTEGRITY_SHA256
             | A::PASSWORD_ALGORITHM
             | A::XOR_MAPPED_ADDRESS
+            | A::RESERVATION_TOKEN
     )
 }
 

@@ -109,7 +109,7 @@ fn turn_8656_18_02_dont_fragment_with_a_value_is_dropped() {
 fn stun_8489_6_3_2_01_send_with_an_unknown_attribute_is_dropped() {
     let mut world = World::new();
     permitted(&mut world);
-    for unknown in [AttributeType(0x7FFF), AttributeType::EVEN_PORT] {
+    for unknown in [AttributeType(0x7FFF), AttributeType::USERHASH] {
         let send = send_indication(PEER, vec![data(b"abc"), (unknown, vec![])]);
         assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::UnknownAttribute)));
     }
@@ -256,7 +256,7 @@ fn relay_to_relay_across_shards() {
     assert_eq!(first.bind_channel(path(CLIENT), &mut alice, 0x4000, &b.to_string()), 0);
 
     let seen = first.send(path(CLIENT), &channel_data(0x4000, b"abc"));
-    assert_eq!(seen, Some(Seen::AtOtherShard { relayed: b, from: a, data: b"abc".to_vec() }));
+    assert_eq!(seen, Some(Seen::AtOtherShard { shard: 1, relayed: b, from: a, data: b"abc".to_vec() }));
     assert_eq!(second.relay_sends(b, a, b"abc"), Seen::Dropped(Reason::NoPermission));
     assert_eq!(second.bind_channel(path(OTHER), &mut bob, 0x4001, &a.to_string()), 0);
     let seen = second.relay_sends(b, a, b"abc");

@@ -14,5 +14,6 @@ mod messages;
 mod permissions;
 mod policy;
 mod refresh;
+mod reservations;
 mod vectors;
 mod world;

@@ -19,9 +19,10 @@ pub struct User {
 }
 
 /// Attribute types below 0x8000 that Hairpin knows.
-const KNOWN: [u16; 18] = [
+const KNOWN: [u16; 20] = [
     0x01, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x19, 0x1C, 0x1D, 0x20,
-    0x1A, // DONT-FRAGMENT
+    // DONT-FRAGMENT, EVEN-PORT, RESERVATION-TOKEN. The clients here send only the first.
+    0x1A, 0x18, 0x22,
 ];
 
 /// From username, realm and password.

@@ -292,8 +292,14 @@ impl Client {
 
     /// What the server says to an Allocate with valid credentials, for a relay of the client's own family.
     pub(super) fn try_allocate(&mut self) -> Answer {
+        self.try_allocate_with(&[])
+    }
+
+    /// The same with further attributes.
+    pub(super) fn try_allocate_with(&mut self, extra: &[(AttributeType, Vec<u8>)]) -> Answer {
         let mut own = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])];
-        if self.local_address().is_ipv6() {
+        own.extend_from_slice(extra);
+        if self.local_address().is_ipv6() && extra.is_empty() {
             own.push((AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0]));
         }
         let request = self.write(Method::Allocate, Class::Request, &own, false);
@@ -371,6 +377,11 @@ impl Answer {
             }
             Some(value) => u16::from(value[2]) * 100 + u16::from(value[3]),
         }
+    }
+
+    /// The relayed transport address, if this is a success.
+    pub(super) fn relayed(&self) -> Option<SocketAddr> {
+        (self.error() == 0).then(|| self.address(AttributeType::XOR_RELAYED_ADDRESS))
     }
 
     pub(super) fn address(&self, kind: AttributeType) -> SocketAddr {

@@ -189,9 +189,9 @@ impl Shell {
                 let data = Some((*peer, data.clone()));
                 self.out.push(Out::ToClient { path: to, bytes: buffer[bytes].to_vec(), data });
             }
-            Verdict::ToRelay { relayed, from, bytes, .. } => {
+            Verdict::ToRelay { shard, relayed, from, bytes, .. } => {
                 self.statistics.across_shards += 1;
-                let shard = self.model.owner_of(relayed.port());
+                assert_eq!(shard, self.model.owner_of(relayed.port()));
                 self.out.push(Out::AcrossShards { shard, relayed, from, data: buffer[bytes].to_vec() });
             }
             Verdict::Drop(_) => self.statistics.dropped += 1,
