@@ -43,7 +43,11 @@ impl Shard<'_> {
     }
 
     fn bind_relay(&mut self, relay: RelayId, local: SocketAddr, account: &Arc<str>) -> Result<(), BindError> {
-        let held = self.home.directory.hold_allocation(account)?;
+        // Two halves of one allocation count once, for as long as one of them lives.
+        let held = match self.relays.get(relay.other_half()) {
+            Some(other) => Arc::clone(&other.held),
+            None => Arc::new(self.home.directory.hold_allocation(account)?),
+        };
         UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes, self.home.config.icmp)
             .and_then(|socket| self.relays.open(self.home.poll.registry(), relay, socket, held))
             .map_err(|error| self.bind_failed(local, &error))

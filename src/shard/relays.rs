@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -26,7 +27,8 @@ pub(super) struct Relay {
     pub(super) too_large: Option<SocketAddr>,
     /// What the kernel last said it had dropped here.
     pub(super) queue_drops: u32,
-    _held: AllocationHeld,
+    /// Shared with the other half of the allocation, if there is one.
+    pub(super) held: Arc<AllocationHeld>,
 }
 
 /// A dense table: index to socket, without hashing.
@@ -42,7 +44,7 @@ impl Relays {
         registry: &Registry,
         id: RelayId,
         socket: UdpSocket,
-        held: AllocationHeld,
+        held: Arc<AllocationHeld>,
     ) -> io::Result<()> {
         let token = Source::relay(id).token();
         registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
@@ -58,7 +60,7 @@ impl Relays {
             has_errors: false,
             too_large: None,
             queue_drops: 0,
-            _held: held,
+            held,
         });
         Ok(())
     }

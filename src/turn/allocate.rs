@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use arrayvec::ArrayVec;
 use rand_core::Rng;
 
-use super::allocation::{Allocation, Owner, Relay};
+use super::allocation::{Allocation, Half, Owner, Relay, Told};
 use super::allocations::Found;
 use super::authenticate::{Authenticated, Sealing};
 use super::ports::Wish;
@@ -22,6 +23,12 @@ pub(super) struct Pending {
     pub(super) path: FiveTuple,
     /// `None` while another shard is asked for it.
     pub(super) relay: Option<Relay>,
+    /// Of a dual allocation, what is bound already while `relay` is the second.
+    pub(super) first_half: Option<Relay>,
+    /// Of a dual allocation, the family that is tried after `relay`.
+    second_family: Option<AddressFamily>,
+    /// Of a dual allocation, the family that could not be had.
+    refused: Option<(AddressFamily, ErrorCode)>,
     /// The token that another shard was shown for it.
     pub(super) redeeming: Option<u64>,
     /// The client went away meanwhile.
@@ -65,11 +72,14 @@ impl Server {
             Found::Live(_, allocation)
                 if allocation.created_by == request.transaction_id() && allocation.owner == *request.owner() =>
             {
+                let told = allocation.told;
+                let live: ArrayVec<Half, 2> = allocation.live_halves(clock.now).map(|half| *half).collect();
+                let expires = live.iter().map(|half| half.expires).min().unwrap_or(clock.now);
                 return Outcome::Success(Success::Allocate {
-                    relayed: allocation.relay.relayed(),
+                    relayed: [0, 1].map(|place| live.get(place).map(|half| half.relay.relayed())),
                     mapped: path.client,
-                    lifetime_secs: clock.now.secs_until(allocation.expires),
-                    token: allocation.token,
+                    lifetime_secs: clock.now.secs_until(expires),
+                    told,
                 });
             }
             Found::Pending(pending) if pending.answering.transaction_id == request.transaction_id() => {
@@ -106,8 +116,14 @@ impl Server {
         let has = |kind| request.first(kind).is_some();
         let token = request.first(AttributeType::RESERVATION_TOKEN).map(<[u8; 8]>::try_from).transpose();
         let token = token.map_err(|_| ErrorCode::BadRequest)?.map(u64::from_be_bytes);
-        let has_family = asked_family.is_some() || has(AttributeType::ADDITIONAL_ADDRESS_FAMILY);
+        let additional = request.first_u32(AttributeType::ADDITIONAL_ADDRESS_FAMILY)?;
+        let has_family = asked_family.is_some() || additional.is_some();
         if token.is_some() && (has_family || has(AttributeType::EVEN_PORT)) {
+            return Err(ErrorCode::BadRequest);
+        }
+        // Only IPv6 can come in addition, and only to IPv4 (TURN-8656-7.2-10, -15).
+        if additional.is_some_and(|value| asked_family.is_some() || value.to_be_bytes()[0] != AddressFamily::Ipv6 as u8)
+        {
             return Err(ErrorCode::BadRequest);
         }
         let wish = match request.first(AttributeType::EVEN_PORT) {
@@ -115,7 +131,7 @@ impl Server {
             // The top bit counts, the others are reserved and ignored (TURN-8656-18-01).
             Some([flags]) if flags & 0x80 == 0 => Wish::Even,
             // Only one port could be reserved, and the client could not know of which family (TURN-8656-7.2-13).
-            Some([_]) if has(AttributeType::ADDITIONAL_ADDRESS_FAMILY) => return Err(ErrorCode::BadRequest),
+            Some([_]) if additional.is_some() => return Err(ErrorCode::BadRequest),
             Some([_]) => Wish::Pair,
             Some(_) => return Err(ErrorCode::BadRequest),
         };
@@ -125,7 +141,7 @@ impl Server {
             Some(0x02) => AddressFamily::Ipv6,
             Some(_) => return Err(ErrorCode::AddressFamilyNotSupported),
         };
-        if token.is_none() && !self.config.relays.iter().any(|relay| relay.family() == family) {
+        if token.is_none() && additional.is_none() && !self.has_family(family) {
             return Err(ErrorCode::AddressFamilyNotSupported);
         }
         if is_tunnelled(path.client.ip()) {
@@ -140,8 +156,18 @@ impl Server {
         }
         let owner = request.owner().clone();
         let lender = token.map(|token| self.owner_of_token(token)).filter(|shard| *shard != self.shard.index);
+        let mut second_family = additional.map(|_| AddressFamily::Ipv6);
+        let mut refused = None;
         let relay = match token {
-            None => Some(self.draw_port(clock, family, wish).ok_or(ErrorCode::InsufficientCapacity)?),
+            None => match self.draw_port(clock, family, wish) {
+                None if additional.is_some() => {
+                    refused = Some((family, self.why_none(family)));
+                    second_family = None;
+                    // Neither of them: TURN-8656-7.2-16.
+                    Some(self.draw_port(clock, AddressFamily::Ipv6, wish).ok_or(ErrorCode::InsufficientCapacity)?)
+                }
+                drawn => Some(drawn.ok_or(ErrorCode::InsufficientCapacity)?),
+            },
             Some(_) if lender.is_some() => None,
             // Not ours, another user's, redeemed or too late: all the same to whoever shows it (TURN-8656-7.2-09).
             Some(token) => Some(self.redeem(clock, token, &owner.username).ok_or(ErrorCode::InsufficientCapacity)?),
@@ -150,6 +176,9 @@ impl Server {
         let name = self.allocations.reserve(Pending {
             path,
             relay,
+            first_half: None,
+            second_family,
+            refused,
             redeeming: token.filter(|_| lender.is_some()),
             abandoned: false,
             owner,
@@ -181,6 +210,15 @@ impl Server {
         self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), account });
     }
 
+    fn has_family(&self, family: AddressFamily) -> bool {
+        self.config.relays.iter().any(|relay| relay.family() == family)
+    }
+
+    /// Why no port of this family can be drawn.
+    fn why_none(&self, family: AddressFamily) -> ErrorCode {
+        if self.has_family(family) { ErrorCode::InsufficientCapacity } else { ErrorCode::AddressFamilyNotSupported }
+    }
+
     /// A free port at one of the relay addresses of this family, starting at a random one.
     fn draw_port(&mut self, clock: Clock, family: AddressFamily, wish: Wish) -> Option<Relay> {
         let count = self.pools.len();
@@ -209,15 +247,57 @@ impl Server {
                 let owner = pending.owner.clone();
                 self.reserve_sibling(relay, bound, owner);
             }
-            Ok(()) => {
-                self.finish_allocation(clock, relay, None);
-            }
+            Ok(()) => match pending.second_family.take().filter(|_| !pending.abandoned) {
+                Some(family) => self.bind_second_half(clock, relay, family),
+                None => {
+                    self.finish_allocation(clock, relay, None);
+                }
+            },
             Err(error) => {
                 let sibling = pending.unreserved_sibling();
                 self.try_another_port(clock, relay, error);
                 self.release_refused(clock, bound, error);
                 sibling.into_iter().for_each(|sibling| self.release_unused(clock, sibling));
             }
+        }
+    }
+
+    /// The IPv4 half of a dual allocation is bound: now the other. Without that one it is served, too (TURN-8656-7.2-17).
+    fn bind_second_half(&mut self, clock: Clock, relay: RelayId, family: AddressFamily) {
+        let wish = self.allocations.pending_mut(relay).expect("it was there a moment ago").wish;
+        let drawn = self.draw_port(clock, family, wish);
+        let why_none = self.why_none(family);
+        let pending = self.allocations.pending_mut(relay).expect("it was there a moment ago");
+        match drawn {
+            Some(second) => {
+                pending.first_half = pending.relay.take();
+                self.bind_pending(relay, second);
+            }
+            None => {
+                pending.refused = Some((family, why_none));
+                self.finish_allocation(clock, relay, None);
+            }
+        }
+    }
+
+    /// One half of a dual allocation could not be had: on with the other, if there still is one.
+    fn go_on_without(&mut self, clock: Clock, relay: RelayId) -> bool {
+        let Some(pending) = self.allocations.pending_mut(relay) else {
+            return false;
+        };
+        pending.refused = Some((relay.family, ErrorCode::InsufficientCapacity));
+        if let Some(first) = pending.first_half.take() {
+            pending.relay = Some(first);
+            self.finish_allocation(clock, relay.of_family(first.address.family()), None);
+            return true;
+        }
+        let (wish, second_family) = (pending.wish, pending.second_family.take());
+        match second_family.and_then(|family| self.draw_port(clock, family, wish)) {
+            Some(second) => {
+                self.bind_pending(relay, second);
+                true
+            }
+            None => false,
         }
     }
 
@@ -242,6 +322,7 @@ impl Server {
         if pending.abandoned {
             let sibling = pending.unreserved_sibling();
             let pending = self.allocations.take_pending(relay).expect("it was there a moment ago");
+            self.close_first_half(clock, relay, &pending);
             self.release_port(clock, bound);
             sibling.into_iter().for_each(|sibling| self.release_unused(clock, sibling));
             self.effects.push_back(Effect::CloseRelay { relay, account: pending.owner.account });
@@ -251,15 +332,20 @@ impl Server {
         let lifetime_secs = pending.lifetime_secs;
         let (answering, sealing) = (pending.answering, pending.sealing.clone());
         let expires = clock.now.plus_secs(lifetime_secs);
-        let mut allocation = Allocation::new(path, pending.owner.clone(), answering.transaction_id, bound, expires);
-        allocation.token = token;
-        let relayed = allocation.relay.relayed();
+        let told = Told { token, refused: pending.refused };
+        let relays = pending.first_half.into_iter().chain([bound]);
+        let halves: ArrayVec<Half, 2> = relays.map(|relay| Half::new(relay, expires)).collect();
+        let allocation = Allocation::new(path, pending.owner.clone(), answering.transaction_id, halves.clone(), told);
         let account = allocation.owner.account.clone();
         self.allocations.promote(relay, allocation);
         self.arm(clock, relay);
         self.counters.allocations_created += 1;
-        self.record(Event::Allocated { relay, path, relayed, account, lifetime_secs });
-        let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs, token };
+        for half in &halves {
+            let (relay, relayed) = (relay.of_family(half.family()), half.relay.relayed());
+            self.record(Event::Allocated { relay, path, relayed, account: account.clone(), lifetime_secs });
+        }
+        let relayed = [0, 1].map(|place| halves.get(place).map(|half| half.relay.relayed()));
+        let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs, told };
         self.send_response(path, answering, Ok(success), &sealing);
         true
     }
@@ -280,7 +366,8 @@ impl Server {
         let is_in_use = error == BindError::PortInUse;
         match if is_in_use && !give_up { self.draw_port(clock, relay.family, wish) } else { None } {
             Some(next) => self.bind_pending(relay, next),
-            None => self.refuse_pending(relay, code),
+            None if error != BindError::UserQuotaReached && self.go_on_without(clock, relay) => {}
+            None => self.refuse_pending(clock, relay, code),
         }
     }
 
@@ -293,12 +380,21 @@ impl Server {
     }
 
     /// Ends a pending allocation whose port the caller gives back, and tells its client.
-    pub(super) fn refuse_pending(&mut self, relay: RelayId, code: ErrorCode) {
+    pub(super) fn refuse_pending(&mut self, clock: Clock, relay: RelayId, code: ErrorCode) {
         let Some(pending) = self.allocations.take_pending(relay) else {
             return;
         };
+        self.close_first_half(clock, relay, &pending);
         if !pending.abandoned {
             self.send_response(pending.path, pending.answering, Err(code), &pending.sealing);
+        }
+    }
+
+    fn close_first_half(&mut self, clock: Clock, relay: RelayId, pending: &Pending) {
+        if let Some(first) = pending.first_half {
+            let relay = relay.of_family(first.address.family());
+            self.release_port(clock, first);
+            self.effects.push_back(Effect::CloseRelay { relay, account: pending.owner.account.clone() });
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 
 use ahash::RandomState;
 
 use super::allocate::Pending;
-use super::allocation::{Allocation, Relay};
+use super::allocation::{Allocation, Half, Relay};
 use super::reservations::Reservation;
 use super::{FiveTuple, Now, RelayId};
 use crate::stun::AddressFamily;
@@ -42,12 +43,34 @@ enum State {
     Reserved(Box<Reservation>),
 }
 
+/// What is left of an allocation that has lost a relayed address.
+pub(super) enum Removed<'a> {
+    /// The other half.
+    Half(&'a Allocation),
+    /// Nothing: it ended.
+    All(Box<Allocation>),
+}
+
+impl Deref for Removed<'_> {
+    type Target = Allocation;
+
+    fn deref(&self) -> &Allocation {
+        match self {
+            Self::Half(allocation) => allocation,
+            Self::All(allocation) => allocation,
+        }
+    }
+}
+
 impl State {
     /// When this ends by itself, and at which of its relays.
     fn due(&self) -> Option<(AddressFamily, Now)> {
         match self {
             Self::Free | Self::Pending(_) => None,
-            Self::Live(allocation) => Some((allocation.relay.address.family(), allocation.expires)),
+            Self::Live(allocation) => {
+                let half = allocation.first_to_end();
+                Some((half.family(), half.expires))
+            }
             Self::Reserved(reservation) => Some((reservation.relay.address.family(), reservation.expires)),
         }
     }
@@ -161,8 +184,8 @@ impl Allocations {
             .iter()
             .flat_map(|slot| match &slot.state {
                 State::Free => [None, None],
-                State::Pending(pending) => [pending.relay, pending.unreserved_sibling()],
-                State::Live(live) => [Some(live.relay), None],
+                State::Pending(pending) => [pending.relay, pending.unreserved_sibling().or(pending.first_half)],
+                State::Live(live) => [0, 1].map(|place| live.halves().get(place).map(|half| half.relay)),
                 State::Reserved(reservation) => [Some(reservation.relay), None],
             })
             .flatten()
@@ -178,7 +201,9 @@ impl Allocations {
 
     /// Turns a pending allocation into a live one.
     pub(super) fn promote(&mut self, relay: RelayId, allocation: Allocation) {
-        self.by_relayed.insert(allocation.relay.relayed(), relay.slot);
+        for half in allocation.halves() {
+            self.by_relayed.insert(half.relay.relayed(), relay.slot);
+        }
         let slot = &mut self.slots[relay.slot as usize];
         debug_assert!(matches!(slot.state, State::Pending(_)));
         slot.state = State::Live(allocation);
@@ -214,15 +239,28 @@ impl Allocations {
         }
     }
 
-    /// Takes a live allocation out.
-    pub(super) fn remove(&mut self, relay: RelayId) -> Option<Allocation> {
+    /// Takes a relayed address out of its allocation. With the last one the allocation ends, and comes along.
+    pub(super) fn remove(&mut self, relay: RelayId) -> Option<(Half, Removed<'_>)> {
+        let allocation = self.get_mut(relay)?;
+        if allocation.halves().len() > 1 {
+            let half = allocation.remove_half(relay.family)?;
+            self.by_relayed.remove(&half.relay.relayed());
+            return Some((half, Removed::Half(self.get_mut(relay)?)));
+        }
+        let half = *allocation.halves().first().filter(|half| half.family() == relay.family)?;
+        Some((half, Removed::All(Box::new(self.remove_all(relay)?))))
+    }
+
+    fn remove_all(&mut self, relay: RelayId) -> Option<Allocation> {
         let slot = self.slots.get_mut(relay.slot as usize).filter(|slot| slot.generation == relay.generation)?;
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Live(allocation) => {
                 slot.generation = slot.generation.wrapping_add(1);
                 self.free.push(relay.slot);
                 self.by_path.remove(&allocation.path);
-                self.by_relayed.remove(&allocation.relay.relayed());
+                for half in allocation.halves() {
+                    self.by_relayed.remove(&half.relay.relayed());
+                }
                 self.live -= 1;
                 Some(allocation)
             }
@@ -242,8 +280,8 @@ impl Allocations {
         let slot = &mut self.slots[index as usize];
         match &mut slot.state {
             State::Pending(pending) => Found::Pending(pending),
-            State::Live(allocation) if now < allocation.expires => {
-                let family = allocation.relay.address.family();
+            State::Live(allocation) if allocation.is_live(now) => {
+                let family = allocation.first_to_end().family();
                 Found::Live(RelayId { slot: index, generation: slot.generation, family }, allocation)
             }
             _ => Found::Nothing,
@@ -258,10 +296,10 @@ impl Allocations {
         }
     }
 
-    /// The live allocation of this name.
+    /// The allocation of this name, if that relayed address lives.
     pub(super) fn live_by_relay(&mut self, now: Now, relay: RelayId) -> Option<&mut Allocation> {
         match self.slot_mut(relay)? {
-            State::Live(allocation) if now < allocation.expires => Some(allocation),
+            State::Live(allocation) if allocation.has(now, relay.family) => Some(allocation),
             _ => None,
         }
     }
@@ -298,7 +336,7 @@ impl Allocations {
         let index = *self.by_relayed.get(&relayed)?;
         let slot = &mut self.slots[index as usize];
         match &mut slot.state {
-            State::Live(allocation) if now < allocation.expires => {
+            State::Live(allocation) if allocation.has(now, family(relayed)) => {
                 Some((RelayId { slot: index, generation: slot.generation, family: family(relayed) }, allocation))
             }
             _ => None,
@@ -310,8 +348,8 @@ impl Allocations {
         let index = *self.by_path.get(path)?;
         let slot = &self.slots[index as usize];
         match &slot.state {
-            State::Live(allocation) if allocation.expires <= now => {
-                let family = allocation.relay.address.family();
+            State::Live(allocation) if !allocation.is_live(now) => {
+                let family = allocation.first_to_end().family();
                 Some(RelayId { slot: index, generation: slot.generation, family })
             }
             _ => None,
@@ -322,7 +360,7 @@ impl Allocations {
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (RelayId, &mut Allocation)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, slot)| match &mut slot.state {
             State::Live(allocation) => {
-                let family = allocation.relay.address.family();
+                let family = allocation.first_to_end().family();
                 Some((RelayId { slot: index as u32, generation: slot.generation, family }, allocation))
             }
             _ => None,
@@ -347,7 +385,7 @@ impl Allocations {
 
     /// Panics where the indexes and the slots contradict each other.
     pub(super) fn check_invariants(&self) {
-        let (mut live, mut paths, mut taken, mut tokens) = (0, 0, 0, 0);
+        let (mut live, mut halves, mut paths, mut taken, mut tokens) = (0, 0, 0, 0, 0);
         for (index, slot) in self.slots.iter().enumerate() {
             let index = Some(index as u32);
             match &slot.state {
@@ -362,20 +400,23 @@ impl Allocations {
                     assert_eq!(self.by_token.get(&reservation.token).copied(), index, "a token is not indexed");
                 }
                 State::Live(allocation) => {
-                    let in_time = slot.armed.is_some_and(|armed| armed <= allocation.expires);
+                    let in_time = slot.armed.is_some_and(|armed| armed <= allocation.first_to_end().expires);
                     assert!(in_time, "the timer wheel would come too late");
                     live += 1;
                     paths += 1;
                     assert_eq!(self.by_path.get(&allocation.path).copied(), index, "a 5-tuple is not indexed");
-                    let relayed = allocation.relay.relayed();
-                    assert_eq!(self.by_relayed.get(&relayed).copied(), index, "a relayed address is not indexed");
+                    for half in allocation.halves() {
+                        halves += 1;
+                        let indexed = self.by_relayed.get(&half.relay.relayed()).copied();
+                        assert_eq!(indexed, index, "a relayed address is not indexed");
+                    }
                 }
             }
             taken += 1;
         }
         assert_eq!(live, self.live, "live allocations are miscounted");
         assert_eq!(paths, self.by_path.len(), "the index of 5-tuples has strays");
-        assert_eq!(live, self.by_relayed.len(), "the index of relayed addresses has strays");
+        assert_eq!(halves, self.by_relayed.len(), "the index of relayed addresses has strays");
         assert_eq!(tokens, self.by_token.len(), "the index of tokens has strays");
         assert_eq!(taken, self.taken(), "the free list is wrong");
     }

@@ -11,8 +11,9 @@
 //! every lifetime is compared with the clock at the moment it matters.
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
-//! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path), `request.rs` (how a request is taken apart and answered),
-//! `authenticate.rs`, then one file a method. Tables: `allocation.rs`, `allocations.rs`, `ports.rs`, `timers.rs`.
+//! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
+//! `request.rs` (how a request is taken apart and answered), `authenticate.rs`, then one file a method. Tables:
+//! `allocation.rs`, `allocations.rs`, `reservations.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
 
@@ -148,6 +149,15 @@ impl RelayId {
         Self { family, ..self }
     }
 
+    /// The name of the same allocation's relayed address of the other family, if it has one.
+    #[must_use]
+    pub const fn other_half(self) -> Self {
+        match self.family {
+            AddressFamily::Ipv4 => self.of_family(AddressFamily::Ipv6),
+            AddressFamily::Ipv6 => self.of_family(AddressFamily::Ipv4),
+        }
+    }
+
     /// Packs into 64 bits.
     pub const fn to_token(self) -> u64 {
         let family = match self.family {
@@ -225,7 +235,8 @@ pub enum Verdict {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Count this user's new allocation and bind a UDP socket to `local`; then call [`Server::relay_bound`].
+    /// Count this user's new allocation, unless its [`RelayId::other_half`] is counted already, and bind a UDP socket to
+    /// `local`; then call [`Server::relay_bound`].
     BindRelay {
         /// Its name from now on; the socket's event token.
         relay: RelayId,
@@ -234,7 +245,8 @@ pub enum Effect {
         /// For quotas: the account the allocation counts for.
         account: Arc<str>,
     },
-    /// Close the socket of this relay (if there is one) and take the allocation off its account.
+    /// Close the socket of this relay (if there is one) and take the allocation off its account, unless its other half
+    /// lives on.
     CloseRelay {
         /// As in the `BindRelay` before.
         relay: RelayId,
@@ -274,7 +286,7 @@ pub enum BindError {
 /// Something worth a log line. Closed and typed: the shell chooses the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An allocation came to life.
+    /// An allocation came to life: one event for each of its relayed addresses.
     Allocated {
         /// Its relay.
         relay: RelayId,
@@ -287,7 +299,7 @@ pub enum Event {
         /// Granted seconds.
         lifetime_secs: u32,
     },
-    /// An allocation ended.
+    /// An allocation ended, or one half of it: one event for each of its relayed addresses.
     Ended {
         /// Its relay.
         relay: RelayId,

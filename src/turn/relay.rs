@@ -36,6 +36,7 @@ impl Server {
         }
         let start = packet.range().start + channel_data::HEADER_LEN;
         let bytes = start..start + data.len();
+        let relay = relay.of_family(AddressFamily::of(peer.ip()));
         self.forward_to_peer(clock, relay, peer, packet, bytes, false)
     }
 
@@ -58,9 +59,10 @@ impl Server {
         let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
-        let from = allocation.relay.relayed();
-        allocation.traffic.packets_to_peer += 1;
-        allocation.traffic.bytes_to_peer += bytes.len() as u64;
+        let half = allocation.live_half(clock.now, relay.family).expect("it lives");
+        let from = half.relay.relayed();
+        half.traffic.packets_to_peer += 1;
+        half.traffic.bytes_to_peer += bytes.len() as u64;
         self.counters.traffic.packets_to_peer += 1;
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
         let ip = packet.ip();
@@ -124,8 +126,9 @@ impl Server {
         let Some(bytes) = framed.filter(|bytes| to.transport.is_stream() || bytes.len() <= DATAGRAM_LEN_MAX) else {
             return Verdict::Drop(Reason::TooLarge);
         };
-        allocation.traffic.packets_to_client += 1;
-        allocation.traffic.bytes_to_client += len;
+        let half = allocation.live_half(clock.now, relay.family).expect("it lives");
+        half.traffic.packets_to_client += 1;
+        half.traffic.bytes_to_client += len;
         self.counters.traffic.packets_to_client += 1;
         self.counters.traffic.bytes_to_client += len;
         Verdict::ToClient { to, bytes, ip: packet.ip() }

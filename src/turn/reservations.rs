@@ -134,7 +134,7 @@ impl Server {
                 self.bind_pending(asker, relay);
             }
             (Some(_), relay) => {
-                self.refuse_pending(asker, ErrorCode::InsufficientCapacity);
+                self.refuse_pending(clock, asker, ErrorCode::InsufficientCapacity);
                 relay.into_iter().for_each(|relay| self.release_port(clock, relay));
             }
             (None, relay) => relay.into_iter().for_each(|relay| self.release_port(clock, relay)),
@@ -155,7 +155,7 @@ impl Server {
             .map(|(name, _)| name)
             .collect();
         for name in waiting {
-            self.refuse_pending(name, ErrorCode::InsufficientCapacity);
+            self.refuse_pending(clock, name, ErrorCode::InsufficientCapacity);
         }
     }
 }

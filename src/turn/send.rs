@@ -49,7 +49,7 @@ impl Server {
         let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
-        if !allocation.relay.serves(peer.ip()) {
+        if !allocation.serves(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::PeerFamily);
         }
         if peer.port() == 0 {
@@ -61,6 +61,7 @@ impl Server {
         // From datagram to datagram of the other family the attribute means nothing (TURN-8656-13-02).
         let is_translated =
             !path.transport.is_stream() && AddressFamily::of(path.client.ip()) != AddressFamily::of(peer.ip());
+        let relay = relay.of_family(AddressFamily::of(peer.ip()));
         self.forward_to_peer(clock, relay, peer, packet, data, dont_fragment && !is_translated)
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::allocation::{Allocation, Owner, Relay};
-use super::allocations::Allocations;
+use super::allocation::{Allocation, Relay};
+use super::allocations::{Allocations, Removed};
 use super::authenticate::Authenticated;
 use super::deleted::Deleted;
 use super::ports::PortPool;
@@ -117,6 +117,7 @@ impl Server {
         self.allocations.abandon(&path);
         if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path) {
             self.end(clock, relay, EndReason::PathClosed);
+            self.end(clock, relay.other_half(), EndReason::PathClosed);
         }
     }
 
@@ -149,6 +150,7 @@ impl Server {
         let relays: Vec<RelayId> = self.allocations.iter_mut().map(|(relay, _)| relay).collect();
         for relay in relays {
             self.end(clock, relay, EndReason::Shutdown);
+            self.end(clock, relay.other_half(), EndReason::Shutdown);
         }
     }
 
@@ -199,6 +201,8 @@ impl Server {
                     // It is one of the two.
                     self.end_reservation(clock, name);
                     self.end(clock, name, EndReason::Expired);
+                    self.end_expired_half(clock, name.other_half());
+                    self.arm(clock, name);
                 }
                 // Refreshed meanwhile, or another one than it was armed for.
                 Some((relay, _)) => self.arm(clock, relay),
@@ -227,9 +231,10 @@ impl Server {
         &self.counters
     }
 
-    /// What one allocation has relayed so far.
+    /// What one relayed address has relayed so far.
     pub fn traffic(&mut self, relay: RelayId) -> Option<Traffic> {
-        self.allocations.get_mut(relay).map(|allocation| allocation.traffic)
+        let allocation = self.allocations.get_mut(relay)?;
+        allocation.halves().iter().find(|half| half.family() == relay.family).map(|half| half.traffic)
     }
 
     /// Panics where the tables contradict each other; the simulation calls it after every step.
@@ -283,15 +288,16 @@ impl Server {
         }
     }
 
-    /// Ends an allocation and gives back all it held.
+    /// Ends the relayed address of this name, if there is one, and gives back all it held. With the last one the
+    /// allocation ends.
     pub(super) fn end(&mut self, clock: Clock, relay: RelayId, why: EndReason) {
-        let Some(allocation) = self.allocations.remove(relay) else {
+        let Some((half, rest)) = self.allocations.remove(relay) else {
             return;
         };
-        self.counters.allocations_ended[why as usize] += 1;
-        self.release_port(clock, allocation.relay);
-        let relayed = allocation.relay.relayed();
-        let Allocation { path, owner: Owner { account, .. }, traffic, .. } = allocation;
+        self.counters.allocations_ended[why as usize] += u64::from(matches!(rest, Removed::All(_)));
+        let (path, account) = (rest.path, Arc::clone(&rest.owner.account));
+        let (relayed, traffic) = (half.relay.relayed(), half.traffic);
+        self.release_port(clock, half.relay);
         self.effects.push_back(Effect::CloseRelay { relay, account: Arc::clone(&account) });
         self.record(Event::Ended { relay, path, relayed, account, why, traffic });
     }
@@ -299,6 +305,14 @@ impl Server {
     /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.
     pub(super) fn end_expired_at(&mut self, clock: Clock, path: &FiveTuple) {
         if let Some(relay) = self.allocations.expired_at(clock.now, path) {
+            self.end(clock, relay, EndReason::Expired);
+            self.end(clock, relay.other_half(), EndReason::Expired);
+        }
+    }
+
+    fn end_expired_half(&mut self, clock: Clock, relay: RelayId) {
+        let half = self.allocations.get_mut(relay).map(|allocation| *allocation.first_to_end());
+        if half.is_some_and(|half| half.family() == relay.family && half.expires <= clock.now) {
             self.end(clock, relay, EndReason::Expired);
         }
     }

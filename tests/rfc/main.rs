@@ -9,6 +9,7 @@ mod authentication;
 mod channels;
 mod client;
 mod data;
+mod dual;
 mod icmp;
 mod messages;
 mod permissions;

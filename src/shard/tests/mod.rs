@@ -1,6 +1,7 @@
 //! Whole shards over the loopback interface.
 
 mod client;
+mod dual;
 mod reservations;
 mod streams;
 mod tls;
