@@ -71,6 +71,7 @@ impl Checker<'_> {
             peers: self.peers(&written.peers, &relays, &listen),
             relays,
             ports,
+            icmp: written.relay.icmp,
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations),
         };

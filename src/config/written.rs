@@ -100,6 +100,8 @@ section! {
         ports: String = "49152-65535".into(),
         /// Rest of a freed port.
         port_quarantine: String = "2s".into(),
+        /// Tell clients what ICMP says.
+        icmp: bool = true,
     }
 }
 

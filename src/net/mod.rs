@@ -1,19 +1,20 @@
 //! Sockets and system calls; the only room with sockets, and nearly the only one with `unsafe`.
 //!
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
-//! and out ([`SendBatch`]), TCP listeners and the buffers of one connection ([`tcp`]), TLS ([`Identity`],
-//! [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and what may go wrong with a socket
-//! without it being the end of that socket ([`SocketErrors`]).
+//! and out ([`SendBatch`]), what became of them ([`NetworkError`]), TCP listeners and the buffers of one connection
+//! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and
+//! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
 //! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
 //!
-//! Every `unsafe` block is in `sys.rs`, `receive.rs` or `send.rs`; the rest of this room would do without.
+//! Every `unsafe` block is in `sys.rs`, `receive.rs`, `send.rs` or `error_queue.rs`; the rest of this room would do without.
 
 #![allow(unsafe_code)]
 
 mod certificate;
 pub mod clock;
 mod error;
+mod error_queue;
 mod receive;
 mod send;
 mod stream;
@@ -28,6 +29,7 @@ mod udp;
 pub(crate) use certificate::tests::make as make_certificate;
 pub use certificate::{Identity, IdentityError, IdentityFile};
 pub use error::{SocketErrorKind, SocketErrors};
+pub use error_queue::NetworkError;
 pub use receive::{ReceiveBatch, Received};
 pub use send::{Datagram, SendBatch};
 pub use stream::{ClientStream, ReadBuffers, Received as StreamReceived};

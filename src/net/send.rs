@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use super::sys::{self, Control, RawAddress};
-use super::{BATCH, SocketErrors, UdpSocket};
+use super::{BATCH, SocketErrorKind, SocketErrors, UdpSocket};
 use crate::turn::IpFields;
 
 /// A datagram to send.
@@ -65,19 +65,25 @@ impl SendBatch {
         datagrams: impl IntoIterator<Item = Datagram<'b>>,
         errors: &mut SocketErrors,
     ) -> Sent {
-        let mut datagrams = datagrams.into_iter();
+        let mut datagrams = datagrams.into_iter().peekable();
         let mut sent = Sent::default();
-        loop {
+        while let Some(first) = datagrams.peek() {
+            // Those that may be fragmented and those that may not go in calls of their own, in order.
+            let dont_fragment = first.ip.dont_fragment;
             let mut count = 0;
-            for datagram in datagrams.by_ref().take(BATCH) {
+            while count < BATCH
+                && let Some(datagram) = datagrams.next_if(|next| next.ip.dont_fragment == dont_fragment)
+            {
                 self.fill(count, &datagram);
                 count += 1;
             }
-            self.submit(socket, count, errors, &mut sent);
-            if count < BATCH {
-                return sent;
+            match socket.set_df(dont_fragment) {
+                Ok(()) => self.submit(socket, count, errors, &mut sent),
+                // TURN-8656-11.2-05: better not at all than otherwise than asked for.
+                Err(error) => (0..count).for_each(|_| errors.count(&error)),
             }
         }
+        sent
     }
 
     fn fill(&mut self, index: usize, datagram: &Datagram<'_>) {
@@ -103,6 +109,7 @@ impl SendBatch {
 
     fn submit(&mut self, socket: &UdpSocket, count: usize, errors: &mut SocketErrors, sent: &mut Sent) {
         let mut next = 0;
+        let mut tried_again = None;
         while next < count {
             // SAFETY: the entries `next..count` were filled by `fill` in this call of `send`, so that what they point
             // to is in the tables or still borrowed by the caller.
@@ -122,7 +129,20 @@ impl SendBatch {
                     (next..count).for_each(|_| errors.count(&error));
                     return;
                 }
+                // An error that came in for an earlier datagram is told by whatever call comes next, and then gone:
+                // only a second one is about this datagram. (What is too large is told at once.)
+                Err(error)
+                    if socket.tells_errors()
+                        && tried_again != Some(next)
+                        && SocketErrorKind::of(&error) != SocketErrorKind::TooLarge =>
+                {
+                    tried_again = Some(next);
+                }
                 Err(error) => {
+                    if SocketErrorKind::of(&error) == SocketErrorKind::TooLarge {
+                        // SAFETY: `next` is in range, and the address was written by `fill`.
+                        sent.too_large = unsafe { (*self.tables.as_ptr()).names[next].read() };
+                    }
                     errors.count(&error);
                     next += 1;
                 }
@@ -138,6 +158,8 @@ pub struct Sent {
     pub calls: u64,
     /// Datagrams the kernel took.
     pub datagrams: u64,
+    /// Where the last one should have gone that was too large.
+    pub too_large: Option<SocketAddr>,
 }
 
 impl Drop for SendBatch {
@@ -174,6 +196,9 @@ fn write_control(control: &mut Control, datagram: &Datagram<'_>) -> usize {
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
         };
         append(control, &mut len, level, name, class);
+    }
+    if datagram.ip.dont_fragment && datagram.to.is_ipv6() {
+        append(control, &mut len, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1 as libc::c_int);
     }
     len
 }

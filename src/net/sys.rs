@@ -102,6 +102,26 @@ pub(super) unsafe fn receive_many(
     })
 }
 
+/// Reads one entry of the error queue, without waiting and without the datagram it is about. The returned header's
+/// lengths say what the kernel has filled in; its pointers are to be set again before they are followed.
+pub(super) fn receive_error(
+    socket: BorrowedFd<'_>,
+    name: &mut RawAddress,
+    control: &mut Control,
+) -> io::Result<libc::msghdr> {
+    // SAFETY: `msghdr` consists of integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut *name).cast();
+    header.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
+    header.msg_control = (&raw mut *control).cast();
+    header.msg_controllen = Control::LEN as _;
+    // SAFETY: every pointer in the header is valid for writes of the length beside it; there is no room for a payload.
+    retry_interrupted(|| unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) as c_int
+    })?;
+    Ok(header)
+}
+
 /// `sendmmsg` that does not wait.
 ///
 /// # Safety

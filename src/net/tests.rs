@@ -14,6 +14,10 @@ fn any_v4() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+fn relay_at(address: SocketAddr) -> UdpSocket {
+    UdpSocket::relay(address, BUFFER_BYTES, true).unwrap()
+}
+
 fn datagram(to: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
     Datagram { to, source: None, bytes, ip: IpFields::default() }
 }
@@ -46,7 +50,7 @@ fn send_one(socket: &UdpSocket, datagram: Datagram<'_>) {
 
 #[test]
 fn a_batch_larger_than_one_call_arrives_whole_and_in_order() {
-    let (a, b) = (UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap(), UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap());
+    let (a, b) = (relay_at(any_v4()), relay_at(any_v4()));
     let payloads: Vec<Vec<u8>> = (0..BATCH + 10).map(|i| vec![i as u8; i + 1]).collect();
     let mut errors = SocketErrors::default();
     let sent =
@@ -75,11 +79,11 @@ fn a_batch_larger_than_one_call_arrives_whole_and_in_order() {
 #[test]
 fn turn_8656_11_3_05_the_longest_datagrams_pass_whole() {
     for (address, len) in [("127.0.0.1:0", 65_507), ("[::1]:0", 65_527)] {
-        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES) else {
+        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true) else {
             eprintln!("SKIP {address}: this machine has no such address");
             continue;
         };
-        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES).unwrap();
+        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true).unwrap();
         let payload: Vec<u8> = (0..len).map(|i| (i * 31) as u8).collect();
         send_one(&a, datagram(b.local_address(), &payload));
         let mut batch = ReceiveBatch::new().unwrap();
@@ -89,17 +93,104 @@ fn turn_8656_11_3_05_the_longest_datagrams_pass_whole() {
 }
 
 /// TURN-8656-14-01, 14-02: the whole byte, ECN included, travels in both directions, and only where it is set.
+/// TURN-8656-14-03: DF in exactly those datagrams that ask for it, in order. A raw socket shows the headers.
+#[test]
+fn turn_8656_14_03_df_is_set_where_it_is_asked_for() {
+    let (a, b) = (relay_at(any_v4()), relay_at(any_v4()));
+    let Ok(raw) = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::UDP)) else {
+        eprintln!("SKIP: raw sockets need CAP_NET_RAW");
+        return;
+    };
+    raw.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let wishes = [false, true, true, false, true, false, false];
+    let datagrams = wishes.map(|dont_fragment| Datagram {
+        ip: IpFields { dont_fragment, ..IpFields::default() },
+        ..datagram(b.local_address(), b"x")
+    });
+    let mut errors = SocketErrors::default();
+    let sent = SendBatch::new().send(&a, datagrams, &mut errors);
+    assert_eq!((sent.datagrams, sent.calls, errors), (7, 5, SocketErrors::default()));
+    let mut seen = Vec::new();
+    while seen.len() < wishes.len() {
+        let mut packet = [0; 64];
+        let len = io::Read::read(&mut &raw, &mut packet).expect("a packet in time");
+        // Without options: the ports behind 20 bytes, flags in the seventh. Others use the loopback interface too.
+        if len == 29 && packet[22..24] == b.local_address().port().to_be_bytes() {
+            seen.push(packet[6] & 0x40 != 0);
+        }
+    }
+    assert_eq!(seen, wishes);
+}
+
+/// TURN-8656-15-01: over IPv6 nobody on the way fragments anyhow; here it is this machine that may not.
+#[test]
+fn turn_8656_15_01_ipv6_is_not_fragmented_where_it_is_asked_for() {
+    let Ok(a) = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES, true) else {
+        eprintln!("SKIP: this machine has no ::1");
+        return;
+    };
+    let b = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES, true).unwrap();
+    // Fits a datagram, but with its headers not the loopback interface.
+    let large = vec![7; 65_500];
+    let mut errors = SocketErrors::default();
+    let datagrams = [true, false].map(|dont_fragment| Datagram {
+        ip: IpFields { dont_fragment, ..IpFields::default() },
+        ..datagram(b.local_address(), &large)
+    });
+    let sent = SendBatch::new().send(&a, datagrams, &mut errors);
+    assert_eq!((sent.datagrams, errors.of(SocketErrorKind::TooLarge)), (1, 1));
+    // TURN-8656-14-05: and it says what would have passed.
+    assert_eq!(a.next_error().unwrap(), NetworkError { to: b.local_address(), kind: 2, code: 0, mtu: 65_536 });
+    assert_eq!(a.next_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+/// TURN-8656-14-05, where the loopback interface is narrow enough: `unshare -n`, `ip link set lo mtu 1500 up`.
+#[test]
+fn turn_8656_14_05_too_large_for_the_link() {
+    let (a, b) = (relay_at(any_v4()), relay_at(any_v4()));
+    let mut errors = SocketErrors::default();
+    let ip = IpFields { dont_fragment: true, ..IpFields::default() };
+    let sent = SendBatch::new().send(&a, [Datagram { ip, ..datagram(b.local_address(), &[7; 2000]) }], &mut errors);
+    if sent.datagrams == 1 {
+        eprintln!("SKIP: the loopback interface takes all that IPv4 can send");
+        return;
+    }
+    assert_eq!((sent.too_large, errors.of(SocketErrorKind::TooLarge)), (Some(b.local_address()), 1));
+    let error = a.next_error().unwrap();
+    assert_eq!((error.to.ip(), error.kind, error.code, error.mtu), (b.local_address().ip(), 3, 4, 1500));
+    // The same without DF is fragmented, and passes.
+    send_one(&a, datagram(b.local_address(), &[7; 2000]));
+}
+
+/// TURN-8656-11.5-01, -06: the network's complaint can be read, and costs the next datagram nothing.
+#[test]
+fn turn_8656_11_5_06_an_error_never_costs_another_datagram() {
+    let (a, b) = (relay_at(any_v4()), relay_at(any_v4()));
+    let closed = relay_at(any_v4()).local_address();
+    let mut batch = ReceiveBatch::new().unwrap();
+    for _ in 0..20 {
+        // The kernel answers at once on this interface: an error waits when the second datagram is sent.
+        send_one(&a, datagram(closed, b"nobody"));
+        send_one(&a, datagram(b.local_address(), b"somebody"));
+        receive(&mut batch, &b, 1);
+        assert_eq!(a.next_error().unwrap(), NetworkError { to: closed, kind: 3, code: 3, mtu: 0 });
+        assert_eq!(a.next_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
 #[test]
 fn turn_8656_14_the_traffic_class_is_told_and_set() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES) else {
+        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true) else {
             eprintln!("SKIP {address}: this machine has no such address");
             continue;
         };
-        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES).unwrap();
+        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true).unwrap();
         let classes = [0, 0b1011_1010, 0b0000_0001, 0xFF, 0];
-        let datagrams = classes
-            .map(|traffic_class| Datagram { ip: IpFields { traffic_class }, ..datagram(b.local_address(), b"x") });
+        let datagrams = classes.map(|traffic_class| Datagram {
+            ip: IpFields { traffic_class, ..IpFields::default() },
+            ..datagram(b.local_address(), b"x")
+        });
         let mut errors = SocketErrors::default();
         SendBatch::new().send(&a, datagrams, &mut errors);
         assert_eq!(errors, SocketErrors::default());
@@ -117,7 +208,7 @@ fn turn_8656_14_the_traffic_class_is_told_and_set() {
 fn stun_8489_6_3_1_2_01_answers_leave_from_the_address_asked() {
     let server = UdpSocket::listener("0.0.0.0:0".parse().unwrap(), BUFFER_BYTES).unwrap();
     assert!(server.is_wildcard());
-    let client = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let client = relay_at(any_v4());
     let mut batch = ReceiveBatch::new().unwrap();
     // All of 127.0.0.0/8 is local; a plain answer to each of these would leave from 127.0.0.1.
     for ip in ["127.0.0.2", "127.1.2.3", "127.0.0.1"] {
@@ -130,7 +221,7 @@ fn stun_8489_6_3_1_2_01_answers_leave_from_the_address_asked() {
 
         let answer = Datagram {
             source: Some(received.to),
-            ip: IpFields { traffic_class: 0xB8 },
+            ip: IpFields { traffic_class: 0xB8, ..IpFields::default() },
             ..datagram(received.from, b"answer")
         };
         send_one(&server, answer);
@@ -147,7 +238,7 @@ fn an_ipv6_wildcard_tells_and_sets_addresses_too() {
         eprintln!("SKIP: this machine has no IPv6");
         return;
     };
-    let Ok(client) = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES) else {
+    let Ok(client) = UdpSocket::relay("[::1]:0".parse().unwrap(), BUFFER_BYTES, true) else {
         eprintln!("SKIP: this machine has no ::1");
         return;
     };
@@ -165,8 +256,8 @@ fn an_ipv6_wildcard_tells_and_sets_addresses_too() {
 /// One bad datagram costs itself, not its neighbours, and not the socket.
 #[test]
 fn errors_are_counted_and_the_rest_is_sent() {
-    let a = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
-    let b = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let a = relay_at(any_v4());
+    let b = relay_at(any_v4());
     let too_large = vec![0; 65_508];
     let datagrams = [
         datagram(b.local_address(), b"first"),
@@ -193,9 +284,9 @@ fn listeners_share_a_port_and_nobody_else_does() {
     let second = UdpSocket::join(&first, BUFFER_BYTES).expect("the same group");
     assert_eq!(second.local_address(), first.local_address());
     let in_use = |result: io::Result<UdpSocket>| result.expect_err("taken").kind() == io::ErrorKind::AddrInUse;
-    assert!(in_use(UdpSocket::relay(first.local_address(), BUFFER_BYTES)));
+    assert!(in_use(UdpSocket::relay(first.local_address(), BUFFER_BYTES, true)));
     assert!(in_use(UdpSocket::listener(first.local_address(), BUFFER_BYTES)), "another server");
-    let relay = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
+    let relay = relay_at(any_v4());
     assert!(in_use(UdpSocket::listener(relay.local_address(), BUFFER_BYTES)));
     assert!(in_use(UdpSocket::join(&relay, BUFFER_BYTES)));
 }
@@ -205,7 +296,7 @@ fn listeners_share_a_port_and_nobody_else_does() {
 fn the_kernel_spreads_clients_over_the_group() {
     let first = UdpSocket::listener(any_v4(), BUFFER_BYTES).unwrap();
     let group = [UdpSocket::join(&first, BUFFER_BYTES).unwrap(), first];
-    let clients: Vec<UdpSocket> = (0..64).map(|_| UdpSocket::relay(any_v4(), 4096).unwrap()).collect();
+    let clients: Vec<UdpSocket> = (0..64).map(|_| UdpSocket::relay(any_v4(), 4096, true).unwrap()).collect();
     for _ in 0..2 {
         clients.iter().for_each(|client| send_one(client, datagram(group[0].local_address(), b"x")));
     }
@@ -245,8 +336,8 @@ fn tcp_listeners_share_a_port_and_nobody_else_does() {
 /// What the kernel drops for want of room is known as soon as something arrives after it.
 #[test]
 fn drops_in_the_receive_queue_are_told() {
-    let a = UdpSocket::relay(any_v4(), BUFFER_BYTES).unwrap();
-    let b = UdpSocket::relay(any_v4(), 4096).unwrap();
+    let a = relay_at(any_v4());
+    let b = UdpSocket::relay(any_v4(), 4096, true).unwrap();
     let payload = [0; 1000];
     let mut errors = SocketErrors::default();
     SendBatch::new().send(&a, (0..BATCH).map(|_| datagram(b.local_address(), &payload)), &mut errors);

@@ -1,5 +1,6 @@
 //! UDP sockets, set up for serving clients or for being a relayed transport address.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,12 +11,16 @@ use super::sys;
 
 /// A nonblocking UDP socket of one address family.
 ///
-/// It tells the traffic class of what arrives and lets big datagrams be fragmented: a relay carries what it is given
+/// It tells the traffic class of what arrives and lets big datagrams be fragmented unless a datagram forbids it: a relay carries what it is given
 /// (TURN-8656-11.3-05), and refusing with EMSGSIZE what the sender's own path let through would be a black hole.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: Socket,
     local: SocketAddr,
+    /// Whether IPv4 datagrams now leave with DF; IPv6 is told with each one.
+    sets_df: Cell<bool>,
+    /// Whether [`UdpSocket::next_error`] has anything to tell.
+    tells_errors: bool,
 }
 
 impl UdpSocket {
@@ -48,12 +53,41 @@ impl UdpSocket {
         Ok(this)
     }
 
-    /// A relayed transport address. It shares its port with nobody.
+    /// A relayed transport address. It shares its port with nobody. With `tells_errors` it collects for
+    /// [`UdpSocket::next_error`] what happens to its datagrams.
     ///
     /// # Errors
     /// Whatever the system says; EADDRINUSE when somebody has the port.
-    pub fn relay(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
-        Self::unbound(address, buffer_bytes)?.bound(address)
+    pub fn relay(address: SocketAddr, buffer_bytes: usize, tells_errors: bool) -> io::Result<Self> {
+        let mut this = Self::unbound(address, buffer_bytes)?;
+        if tells_errors {
+            let (level, name) = match address {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+            };
+            sys::set_option(this.as_fd(), level, name, 1)?;
+            this.tells_errors = true;
+        }
+        this.switch_df(false)?;
+        this.bound(address)
+    }
+
+    /// Sets DF, or not, in what is sent from now on. Costs a system call where that is a change, and nothing for IPv6,
+    /// where each datagram says it for itself.
+    pub(super) fn set_df(&self, dont_fragment: bool) -> io::Result<()> {
+        if self.sets_df.get() == dont_fragment { Ok(()) } else { self.switch_df(dont_fragment) }
+    }
+
+    /// With DF this machine's memory of path MTUs does not count (PROBE): the client asked what the path can carry,
+    /// and whoever on it has the narrow link is to say so. Without DF routers fragment, so that memory does not count
+    /// either (OMIT); unlike DONT that still lets a late "fragmentation needed" for a datagram before reach us.
+    fn switch_df(&self, dont_fragment: bool) -> io::Result<()> {
+        if self.local.is_ipv4() {
+            let mode = if dont_fragment { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_OMIT };
+            sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)?;
+            self.sets_df.set(dont_fragment);
+        }
+        Ok(())
     }
 
     fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
@@ -73,7 +107,7 @@ impl UdpSocket {
         sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, buffer_bytes)?;
         set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, buffer_bytes)?;
-        Ok(Self { socket, local: address })
+        Ok(Self { socket, local: address, sets_df: Cell::new(false), tells_errors: false })
     }
 
     fn bound(mut self, address: SocketAddr) -> io::Result<Self> {
@@ -88,6 +122,11 @@ impl UdpSocket {
             SocketAddr::V4(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
             SocketAddr::V6(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
         }
+    }
+
+    /// Whether a call may fail because of an error that came in for an earlier datagram.
+    pub(super) const fn tells_errors(&self) -> bool {
+        self.tells_errors
     }
 
     /// The address it is bound to, with the actual port.

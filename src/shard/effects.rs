@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::mailbox::Command;
 use super::reactor::Shard;
 use super::record;
 use super::start::explain;
@@ -29,6 +30,10 @@ impl Shard<'_> {
                     Transport::Udp => self.send_now(to, &bytes),
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
                 },
+                Effect::Tell { shard, letter } => {
+                    let from = self.home.place.index;
+                    self.home.mailboxes[usize::from(shard)].command(Command::Letter { from, letter });
+                }
                 Effect::Record(event) => {
                     self.note_client(&event);
                     record::log(self.life, &event);
@@ -38,8 +43,12 @@ impl Shard<'_> {
     }
 
     fn bind_relay(&mut self, relay: RelayId, local: SocketAddr, account: &Arc<str>) -> Result<(), BindError> {
-        let held = self.home.directory.hold_allocation(account)?;
-        UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes)
+        // Two halves of one allocation count once, for as long as one of them lives.
+        let held = match self.relays.get(relay.other_half()) {
+            Some(other) => Arc::clone(&other.held),
+            None => Arc::new(self.home.directory.hold_allocation(account)?),
+        };
+        UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes, self.home.config.icmp)
             .and_then(|socket| self.relays.open(self.home.poll.registry(), relay, socket, held))
             .map_err(|error| self.bind_failed(local, &error))
     }

@@ -1,4 +1,5 @@
-//! How anybody else reaches a shard: packets between relays of two shards, and the operator's commands.
+//! How anybody else reaches a shard: packets between relays of two shards, letters between their machines, and the
+//! operator's commands.
 //!
 //! Nobody ever waits here. Packets have a bounded queue and are dropped beyond it, as a socket would do; commands are
 //! few and never lost. Buffers of packets go round: the reader puts them back for the next writer.
@@ -42,9 +43,16 @@ pub(super) struct Parcel {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What an operator or the thread of the handshakes wants.
+/// What an operator, the thread of the handshakes or another shard wants.
 #[derive(Debug)]
 pub(super) enum Command {
+    /// For [`turn::Server::told`].
+    Letter {
+        from: u16,
+        letter: turn::Letter,
+    },
+    /// This shard has lost all it had.
+    Restarted(u16),
     Configure(Arc<turn::Config>),
     Drain,
     /// A connection whose TLS handshake is over.
@@ -136,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    const IP: IpFields = IpFields { traffic_class: 0 };
+    const IP: IpFields = IpFields { traffic_class: 0, dont_fragment: false };
 
     fn mailbox() -> (Poll, Mailbox) {
         let poll = Poll::new().unwrap();

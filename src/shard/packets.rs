@@ -12,6 +12,9 @@ use crate::turn::{FiveTuple, IpFields, Packet, RelayId, Transport, Verdict};
 /// With less room than this a batch is sent before more is read, so that no socket is read in crumbs.
 const ROOM_MIN: usize = BATCH / 4;
 
+/// Entries taken from the error queue of one socket in one turn.
+const ERRORS_PER_TURN: usize = 16;
+
 /// Packets taken from the mailbox in one turn.
 const PARCELS_PER_TURN: usize = 2 * BATCH;
 
@@ -74,8 +77,44 @@ impl Shard<'_> {
         count == room
     }
 
-    /// Reads a batch from the socket of a relay; whether there may be more.
+    /// Tells the machine what became of datagrams that a relay has sent; whether there may be more to tell.
+    fn read_errors(&mut self, index: usize, generation: u32) -> bool {
+        self.clock = clock::read();
+        for _ in 0..ERRORS_PER_TURN {
+            let Some(relay) = self.relays.by_token(index, generation) else {
+                return false;
+            };
+            let mut error = match relay.socket.next_error() {
+                Ok(error) => error,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    relay.has_errors = false;
+                    return false;
+                }
+                Err(error) => {
+                    self.home.counters.socket_errors.count(&error);
+                    continue;
+                }
+            };
+            if error.to.port() == 0
+                && let Some(to) = relay.too_large.take_if(|to| to.ip() == error.to.ip())
+            {
+                error.to = to;
+            }
+            let id = relay.id;
+            self.server.from_icmp(self.clock, id, error.to, error.kind, error.code, error.mtu);
+            self.drain_effects();
+        }
+        true
+    }
+
+    /// Reads a batch from the socket of a relay, errors first; whether there may be more.
     pub(super) fn read_relay(&mut self, index: usize, generation: u32) -> bool {
+        let has_errors = self.relays.by_token(index, generation).is_some_and(|relay| relay.has_errors);
+        let has_more_errors = has_errors && self.read_errors(index, generation);
+        self.read_relayed(index, generation) || has_more_errors
+    }
+
+    fn read_relayed(&mut self, index: usize, generation: u32) -> bool {
         self.make_room();
         let first = self.home.batch.used();
         let room = self.home.batch.room();
@@ -163,12 +202,11 @@ impl Shard<'_> {
                 }
             }
             Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
-            Verdict::ToRelay { relayed, from, bytes, ip } => {
-                let owner = self.home.place.owner_of(relayed.port());
+            Verdict::ToRelay { shard, relayed, from, bytes, ip } => {
                 let bytes = &self.home.batch.slot(slot)[bytes];
-                match self.home.mailboxes[usize::from(owner)].post(relayed, from, ip, bytes) {
-                    Ok(()) if self.to_wake.contains(&owner) => {}
-                    Ok(()) => self.to_wake.push(owner),
+                match self.home.mailboxes[usize::from(shard)].post(relayed, from, ip, bytes) {
+                    Ok(()) if self.to_wake.contains(&shard) => {}
+                    Ok(()) => self.to_wake.push(shard),
                     Err(_) => self.home.counters.mailbox_overflows += 1,
                 }
             }
@@ -267,6 +305,12 @@ impl Shard<'_> {
             let sent = self.sender.send(socket, datagrams, &mut counters.socket_errors);
             counters.send_batches += sent.calls;
             counters.datagrams_sent += sent.datagrams;
+            if sent.too_large.is_some()
+                && let Via::Relay(id) = group[0].via
+                && let Some(relay) = self.relays.get_mut(id)
+            {
+                relay.too_large = sent.too_large;
+            }
         }
         self.outgoing.clear();
     }

@@ -187,10 +187,11 @@ impl<'h> Shard<'h> {
             }
             Source::Listener(index) => self.queue_listener(index),
             source @ Source::Relay { index, generation } => {
-                if let Some(relay) = self.relays.by_token(index, generation)
-                    && !std::mem::replace(&mut relay.is_queued, true)
-                {
-                    self.ready.push_back(source);
+                if let Some(relay) = self.relays.by_token(index, generation) {
+                    relay.has_errors |= event.is_error();
+                    if !std::mem::replace(&mut relay.is_queued, true) {
+                        self.ready.push_back(source);
+                    }
                 }
             }
             Source::Connection { index, generation } => self.notice_connection(event, index, generation),
@@ -278,6 +279,8 @@ impl<'h> Shard<'h> {
                     self.home.config = config.clone();
                     self.server.configure(config);
                 }
+                Command::Letter { from, letter } => self.server.told(self.clock, from, letter),
+                Command::Restarted(shard) => self.server.shard_restarted(self.clock, shard),
                 Command::Drain => {
                     self.home.is_draining = true;
                     self.server.drain();

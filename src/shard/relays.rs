@@ -1,6 +1,8 @@
 //! The sockets of this shard's relayed transport addresses, found by index.
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -19,9 +21,14 @@ pub(super) struct Relay {
     pub(super) path: Option<FiveTuple>,
     /// Whether it stands in the queue of sockets to read.
     pub(super) is_queued: bool,
+    /// Whether epoll has spoken of an error that was not looked at yet.
+    pub(super) has_errors: bool,
+    /// Where the last datagram should have gone that was too large for our own link.
+    pub(super) too_large: Option<SocketAddr>,
     /// What the kernel last said it had dropped here.
     pub(super) queue_drops: u32,
-    _held: AllocationHeld,
+    /// Shared with the other half of the allocation, if there is one.
+    pub(super) held: Arc<AllocationHeld>,
 }
 
 /// A dense table: index to socket, without hashing.
@@ -37,7 +44,7 @@ impl Relays {
         registry: &Registry,
         id: RelayId,
         socket: UdpSocket,
-        held: AllocationHeld,
+        held: Arc<AllocationHeld>,
     ) -> io::Result<()> {
         let token = Source::relay(id).token();
         registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
@@ -45,7 +52,16 @@ impl Relays {
         if self.table.len() <= index {
             self.table.resize_with(index + 1, || None);
         }
-        self.table[index] = Some(Relay { id, socket, path: None, is_queued: false, queue_drops: 0, _held: held });
+        self.table[index] = Some(Relay {
+            id,
+            socket,
+            path: None,
+            is_queued: false,
+            has_errors: false,
+            too_large: None,
+            queue_drops: 0,
+            held,
+        });
         Ok(())
     }
 

@@ -60,8 +60,9 @@ impl Home {
                 Command::Configure(config) => self.config = config,
                 Command::Drain => self.is_draining = true,
                 Command::ShutDown => return true,
-                // Without a server there is nobody to talk to: the client may come again.
-                Command::Adopt(_) | Command::Crash => {}
+                // Without a server there is nobody to talk to: the client may come again, and the other shards hear
+                // that nothing of the former life counts any more.
+                Command::Adopt(_) | Command::Letter { .. } | Command::Restarted(_) | Command::Crash => {}
             }
         }
         false
@@ -103,6 +104,11 @@ pub(super) fn run(mut home: Home) {
         std::thread::sleep(pause);
         if home.obey_without_server() {
             return;
+        }
+        for (index, mailbox) in home.mailboxes.iter().enumerate() {
+            if index != usize::from(home.place.index) {
+                mailbox.command(Command::Restarted(home.place.index));
+            }
         }
     }
 }

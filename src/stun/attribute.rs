@@ -32,7 +32,9 @@ impl AttributeType {
     pub const XOR_MAPPED_ADDRESS: Self = Self(0x0020);
     pub const RESERVATION_TOKEN: Self = Self(0x0022);
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
+    pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
     pub const PASSWORD_ALGORITHMS: Self = Self(0x8002);
+    pub const ICMP: Self = Self(0x8004);
     pub const SOFTWARE: Self = Self(0x8022);
     pub const FINGERPRINT: Self = Self(0x8028);
 

@@ -83,12 +83,22 @@ impl<'b> MessageWriter<'b> {
 
     /// Appends ERROR-CODE with the registered reason phrase.
     pub fn error_code(&mut self, code: ErrorCode) {
+        self.error(AttributeType::ERROR_CODE, 0, code);
+    }
+
+    /// Appends ADDRESS-ERROR-CODE: why there is no relayed address of this family (RFC 8656 §18.12).
+    pub fn address_error_code(&mut self, family: AddressFamily, code: ErrorCode) {
+        self.error(AttributeType::ADDRESS_ERROR_CODE, family as u8, code);
+    }
+
+    fn error(&mut self, kind: AttributeType, first: u8, code: ErrorCode) {
         let mut value = [0; 4 + 32];
+        value[0] = first;
         let reason = code.reason().as_bytes();
         value[2] = (code.number() / 100) as u8;
         value[3] = (code.number() % 100) as u8;
         value[4..4 + reason.len()].copy_from_slice(reason);
-        self.attribute(AttributeType::ERROR_CODE, &value[..4 + reason.len()]);
+        self.attribute(kind, &value[..4 + reason.len()]);
     }
 
     /// Seals the message, appends FINGERPRINT if asked to, and returns its length in bytes.

@@ -3,9 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
+
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
+use super::icmp::IcmpRate;
 use super::{FiveTuple, Now, RelayAddress, Traffic};
-use crate::stun::{AddressFamily, ChannelNumber, TransactionId};
+use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Whose it is. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +36,6 @@ impl Relay {
     pub(super) const fn relayed(&self) -> SocketAddr {
         SocketAddr::new(self.address.advertise, self.port)
     }
-
-    /// Whether peers of this family can be reached.
-    pub(super) fn serves(&self, peer: IpAddr) -> bool {
-        self.address.family() == AddressFamily::of(peer)
-    }
-
-    /// The port, if it is one at this advertised address.
-    pub(super) fn port_at(&self, advertise: IpAddr) -> Option<u16> {
-        (self.address.advertise == advertise).then_some(self.port)
-    }
 }
 
 /// An allocation that is alive, or was until its `expires`.
@@ -52,11 +45,44 @@ pub(super) struct Allocation {
     pub(super) owner: Owner,
     /// The request that made it: the same one again is a retransmission (TURN-8656-7.2-03).
     pub(super) created_by: TransactionId,
+    /// What its response said besides, which retransmissions get again.
+    pub(super) told: Told,
+    /// At most one of each family, at least one: a dual allocation has both.
+    halves: ArrayVec<Half, 2>,
+    pub(super) icmp_rate: IcmpRate,
+    permissions: Vec<Permission>,
+    channels: Vec<Channel>,
+}
+
+/// One relayed transport address. Each of two can be refreshed and deleted alone (RFC 8656 §8).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half {
     pub(super) relay: Relay,
     pub(super) expires: Now,
     pub(super) traffic: Traffic,
-    permissions: Vec<Permission>,
-    channels: Vec<Channel>,
+}
+
+impl Half {
+    pub(super) const fn new(relay: Relay, expires: Now) -> Self {
+        Self {
+            relay,
+            expires,
+            traffic: Traffic { packets_to_peer: 0, bytes_to_peer: 0, packets_to_client: 0, bytes_to_client: 0 },
+        }
+    }
+
+    pub(super) const fn family(&self) -> AddressFamily {
+        self.relay.address.family()
+    }
+}
+
+/// What a success response says about more than the relayed addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// RESERVATION-TOKEN.
+    pub(super) token: Option<u64>,
+    /// ADDRESS-ERROR-CODE: the half of a dual allocation that could not be had.
+    pub(super) refused: Option<(AddressFamily, ErrorCode)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,17 +113,66 @@ pub(super) struct TooManyPermissions;
 
 impl Allocation {
     /// Starts with no permissions and no channels (TURN-8656-7.2-21).
-    pub(super) fn new(path: FiveTuple, owner: Owner, created_by: TransactionId, relay: Relay, expires: Now) -> Self {
+    pub(super) fn new(
+        path: FiveTuple,
+        owner: Owner,
+        created_by: TransactionId,
+        halves: ArrayVec<Half, 2>,
+        told: Told,
+    ) -> Self {
         Self {
             path,
             owner,
             created_by,
-            relay,
-            expires,
-            traffic: Traffic::default(),
+            told,
+            halves,
+            icmp_rate: IcmpRate::default(),
             permissions: Vec::new(),
             channels: Vec::new(),
         }
+    }
+
+    /// Its relayed addresses, expired ones included.
+    pub(super) fn halves(&self) -> &[Half] {
+        &self.halves
+    }
+
+    /// The relayed addresses that live.
+    pub(super) fn live_halves(&mut self, now: Now) -> impl Iterator<Item = &mut Half> {
+        self.halves.iter_mut().filter(move |half| now < half.expires)
+    }
+
+    /// The living relayed address of this family.
+    pub(super) fn live_half(&mut self, now: Now, family: AddressFamily) -> Option<&mut Half> {
+        self.live_halves(now).find(|half| half.family() == family)
+    }
+
+    /// Whether anything of it lives.
+    pub(super) fn is_live(&self, now: Now) -> bool {
+        self.halves.iter().any(|half| now < half.expires)
+    }
+
+    /// Whether a relayed address of this family lives.
+    pub(super) fn has(&self, now: Now, family: AddressFamily) -> bool {
+        self.halves.iter().any(|half| now < half.expires && half.family() == family)
+    }
+
+    /// Whether peers of this address' family can be reached.
+    pub(super) fn serves(&self, now: Now, peer: IpAddr) -> bool {
+        self.has(now, AddressFamily::of(peer))
+    }
+
+    /// The half that ends first.
+    pub(super) fn first_to_end(&self) -> &Half {
+        self.halves.iter().min_by_key(|half| half.expires).expect("an allocation has a half at least")
+    }
+
+    /// Takes a half out of two, with its permissions and channels; those of the other stay (TURN-8656-8.2-04).
+    pub(super) fn remove_half(&mut self, family: AddressFamily) -> Option<Half> {
+        let place = self.halves.iter().position(|half| half.family() == family)?;
+        self.permissions.retain(|permission| AddressFamily::of(permission.peer) != family);
+        self.channels.retain(|channel| AddressFamily::of(channel.peer.ip()) != family);
+        Some(self.halves.remove(place))
     }
 
     /// Whether this peer may send and be sent to: by IP address alone, and only while the permission lives

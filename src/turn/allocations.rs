@@ -1,12 +1,14 @@
 //! The table of allocations: slots with generations, found by 5-tuple, by relay, and by relayed address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::ops::Deref;
 
 use ahash::RandomState;
 
 use super::allocate::Pending;
-use super::allocation::Allocation;
+use super::allocation::{Allocation, Half, Relay};
+use super::reservations::Reservation;
 use super::{FiveTuple, Now, RelayId};
 use crate::stun::AddressFamily;
 
@@ -17,6 +19,7 @@ pub(super) struct Allocations {
     free: Vec<u32>,
     by_path: HashMap<FiveTuple, u32, RandomState>,
     by_relayed: HashMap<SocketAddr, u32, RandomState>,
+    by_token: HashMap<u64, u32, RandomState>,
     live: usize,
 }
 
@@ -36,6 +39,41 @@ enum State {
     /// The shell is binding the socket; boxed, because it is rare and large.
     Pending(Box<Pending>),
     Live(Allocation),
+    /// No allocation yet: a port held for a token.
+    Reserved(Box<Reservation>),
+}
+
+/// What is left of an allocation that has lost a relayed address.
+pub(super) enum Removed<'a> {
+    /// The other half.
+    Half(&'a Allocation),
+    /// Nothing: it ended.
+    All(Box<Allocation>),
+}
+
+impl Deref for Removed<'_> {
+    type Target = Allocation;
+
+    fn deref(&self) -> &Allocation {
+        match self {
+            Self::Half(allocation) => allocation,
+            Self::All(allocation) => allocation,
+        }
+    }
+}
+
+impl State {
+    /// When this ends by itself, and at which of its relays.
+    fn due(&self) -> Option<(AddressFamily, Now)> {
+        match self {
+            Self::Free | Self::Pending(_) => None,
+            Self::Live(allocation) => {
+                let half = allocation.first_to_end();
+                Some((half.family(), half.expires))
+            }
+            Self::Reserved(reservation) => Some((reservation.relay.address.family(), reservation.expires)),
+        }
+    }
 }
 
 /// What a 5-tuple has.
@@ -51,7 +89,8 @@ impl Allocations {
             slots: Vec::new(),
             free: Vec::new(),
             by_path: HashMap::with_hasher(hashes.clone()),
-            by_relayed: HashMap::with_hasher(hashes),
+            by_relayed: HashMap::with_hasher(hashes.clone()),
+            by_token: HashMap::with_hasher(hashes),
             live: 0,
         }
     }
@@ -61,7 +100,7 @@ impl Allocations {
         self.live
     }
 
-    /// Slots taken, by live allocations and pending ones.
+    /// Slots taken, by live allocations, pending ones and reserved ports.
     pub(super) fn taken(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -69,8 +108,24 @@ impl Allocations {
     /// Reserves a slot. The 5-tuple must be free.
     pub(super) fn reserve(&mut self, pending: Pending) -> RelayId {
         let path = pending.path;
-        let family = pending.relay.address.family();
-        let state = State::Pending(Box::new(pending));
+        // While a port is yet to be lent by another shard its family is not known.
+        let family = pending.relay.map_or(AddressFamily::Ipv4, |relay| relay.address.family());
+        let name = self.take_slot(State::Pending(Box::new(pending))).of_family(family);
+        let before = self.by_path.insert(path, name.slot);
+        debug_assert!(before.is_none(), "the 5-tuple was taken");
+        name
+    }
+
+    /// Holds a port. Its token must be new.
+    pub(super) fn hold(&mut self, reservation: Reservation) -> RelayId {
+        let (token, family) = (reservation.token, reservation.relay.address.family());
+        let name = self.take_slot(State::Reserved(Box::new(reservation))).of_family(family);
+        let before = self.by_token.insert(token, name.slot);
+        debug_assert!(before.is_none(), "the token was taken");
+        name
+    }
+
+    fn take_slot(&mut self, state: State) -> RelayId {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize].state = state;
@@ -81,9 +136,59 @@ impl Allocations {
                 u32::try_from(self.slots.len() - 1).expect("slots are limited by configuration")
             }
         };
-        let before = self.by_path.insert(path, slot);
-        debug_assert!(before.is_none(), "the 5-tuple was taken");
-        RelayId { slot, generation: self.slots[slot as usize].generation, family }
+        RelayId { slot, generation: self.slots[slot as usize].generation, family: AddressFamily::Ipv4 }
+    }
+
+    /// The name of the reservation with this token.
+    pub(super) fn reservation_of(&self, token: u64) -> Option<RelayId> {
+        let index = *self.by_token.get(&token)?;
+        let slot = &self.slots[index as usize];
+        let State::Reserved(reservation) = &slot.state else { return None };
+        let family = reservation.relay.address.family();
+        Some(RelayId { slot: index, generation: slot.generation, family })
+    }
+
+    /// The reservation of this name.
+    pub(super) fn reservation_mut(&mut self, name: RelayId) -> Option<&mut Reservation> {
+        match self.slot_mut(name)? {
+            State::Reserved(reservation) => Some(reservation),
+            _ => None,
+        }
+    }
+
+    /// Frees the slot of a reservation.
+    pub(super) fn release_hold(&mut self, name: RelayId) -> Option<Reservation> {
+        let slot = self.slots.get_mut(name.slot as usize).filter(|slot| slot.generation == name.generation)?;
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Reserved(reservation) => {
+                slot.generation = slot.generation.wrapping_add(1);
+                self.free.push(name.slot);
+                self.by_token.remove(&reservation.token);
+                Some(*reservation)
+            }
+            other => {
+                slot.state = other;
+                None
+            }
+        }
+    }
+
+    /// The names of all reservations.
+    pub(super) fn reservations(&self) -> Vec<RelayId> {
+        self.by_token.keys().filter_map(|token| self.reservation_of(*token)).collect()
+    }
+
+    /// Every port that is bound or about to be: of live and pending allocations and of reservations.
+    pub(super) fn relays(&self) -> impl Iterator<Item = Relay> {
+        self.slots
+            .iter()
+            .flat_map(|slot| match &slot.state {
+                State::Free => [None, None],
+                State::Pending(pending) => [pending.relay, pending.unreserved_sibling().or(pending.first_half)],
+                State::Live(live) => [0, 1].map(|place| live.halves().get(place).map(|half| half.relay)),
+                State::Reserved(reservation) => [Some(reservation.relay), None],
+            })
+            .flatten()
     }
 
     /// The pending allocation of this name.
@@ -96,7 +201,9 @@ impl Allocations {
 
     /// Turns a pending allocation into a live one.
     pub(super) fn promote(&mut self, relay: RelayId, allocation: Allocation) {
-        self.by_relayed.insert(allocation.relay.relayed(), relay.slot);
+        for half in allocation.halves() {
+            self.by_relayed.insert(half.relay.relayed(), relay.slot);
+        }
         let slot = &mut self.slots[relay.slot as usize];
         debug_assert!(matches!(slot.state, State::Pending(_)));
         slot.state = State::Live(allocation);
@@ -132,15 +239,28 @@ impl Allocations {
         }
     }
 
-    /// Takes a live allocation out.
-    pub(super) fn remove(&mut self, relay: RelayId) -> Option<Allocation> {
+    /// Takes a relayed address out of its allocation. With the last one the allocation ends, and comes along.
+    pub(super) fn remove(&mut self, relay: RelayId) -> Option<(Half, Removed<'_>)> {
+        let allocation = self.get_mut(relay)?;
+        if allocation.halves().len() > 1 {
+            let half = allocation.remove_half(relay.family)?;
+            self.by_relayed.remove(&half.relay.relayed());
+            return Some((half, Removed::Half(self.get_mut(relay)?)));
+        }
+        let half = *allocation.halves().first().filter(|half| half.family() == relay.family)?;
+        Some((half, Removed::All(Box::new(self.remove_all(relay)?))))
+    }
+
+    fn remove_all(&mut self, relay: RelayId) -> Option<Allocation> {
         let slot = self.slots.get_mut(relay.slot as usize).filter(|slot| slot.generation == relay.generation)?;
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Live(allocation) => {
                 slot.generation = slot.generation.wrapping_add(1);
                 self.free.push(relay.slot);
                 self.by_path.remove(&allocation.path);
-                self.by_relayed.remove(&allocation.relay.relayed());
+                for half in allocation.halves() {
+                    self.by_relayed.remove(&half.relay.relayed());
+                }
                 self.live -= 1;
                 Some(allocation)
             }
@@ -160,8 +280,8 @@ impl Allocations {
         let slot = &mut self.slots[index as usize];
         match &mut slot.state {
             State::Pending(pending) => Found::Pending(pending),
-            State::Live(allocation) if now < allocation.expires => {
-                let family = allocation.relay.address.family();
+            State::Live(allocation) if allocation.is_live(now) => {
+                let family = allocation.first_to_end().family();
                 Found::Live(RelayId { slot: index, generation: slot.generation, family }, allocation)
             }
             _ => Found::Nothing,
@@ -176,19 +296,18 @@ impl Allocations {
         }
     }
 
-    /// The live allocation of this name.
+    /// The allocation of this name, if that relayed address lives.
     pub(super) fn live_by_relay(&mut self, now: Now, relay: RelayId) -> Option<&mut Allocation> {
         match self.slot_mut(relay)? {
-            State::Live(allocation) if now < allocation.expires => Some(allocation),
+            State::Live(allocation) if allocation.has(now, relay.family) => Some(allocation),
             _ => None,
         }
     }
 
-    /// When the timer wheel has to wake this allocation's slot, unless it will do so early enough already.
+    /// When the timer wheel has to wake the slot of an allocation or a reservation, unless it will do so early enough already.
     pub(super) fn deadline_to_arm(&mut self, relay: RelayId) -> Option<Now> {
         let slot = &mut self.slots[relay.slot as usize];
-        let State::Live(allocation) = &slot.state else { return None };
-        let expires = allocation.expires;
+        let (_, expires) = slot.state.due()?;
         if slot.armed.is_some_and(|armed| armed <= expires) {
             return None;
         }
@@ -196,13 +315,12 @@ impl Allocations {
         Some(expires)
     }
 
-    /// The timer wheel has woken a slot: who lives there, if this is the deadline that stands for it.
-    pub(super) fn woken(&mut self, slot: u32, deadline: Now) -> Option<(RelayId, &Allocation)> {
+    /// The timer wheel has woken a slot: who lives there and until when, if this is the deadline that stands for it.
+    pub(super) fn woken(&mut self, slot: u32, deadline: Now) -> Option<(RelayId, Now)> {
         let entry = &mut self.slots[slot as usize];
         entry.armed.take_if(|armed| *armed == deadline)?;
-        let State::Live(allocation) = &entry.state else { return None };
-        let family = allocation.relay.address.family();
-        Some((RelayId { slot, generation: entry.generation, family }, allocation))
+        let (family, due) = entry.state.due()?;
+        Some((RelayId { slot, generation: entry.generation, family }, due))
     }
 
     /// The allocation of this name, even when its time is over.
@@ -218,7 +336,7 @@ impl Allocations {
         let index = *self.by_relayed.get(&relayed)?;
         let slot = &mut self.slots[index as usize];
         match &mut slot.state {
-            State::Live(allocation) if now < allocation.expires => {
+            State::Live(allocation) if allocation.has(now, family(relayed)) => {
                 Some((RelayId { slot: index, generation: slot.generation, family: family(relayed) }, allocation))
             }
             _ => None,
@@ -230,27 +348,19 @@ impl Allocations {
         let index = *self.by_path.get(path)?;
         let slot = &self.slots[index as usize];
         match &slot.state {
-            State::Live(allocation) if allocation.expires <= now => {
-                let family = allocation.relay.address.family();
+            State::Live(allocation) if !allocation.is_live(now) => {
+                let family = allocation.first_to_end().family();
                 Some(RelayId { slot: index, generation: slot.generation, family })
             }
             _ => None,
         }
     }
 
-    /// The ports of allocations at this advertised address, expired ones included.
-    pub(super) fn ports_at(&self, advertise: IpAddr) -> impl Iterator<Item = u16> {
-        self.slots.iter().filter_map(move |slot| match &slot.state {
-            State::Live(allocation) => allocation.relay.port_at(advertise),
-            _ => None,
-        })
-    }
-
     /// Every allocation and its name, expired ones included.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (RelayId, &mut Allocation)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, slot)| match &mut slot.state {
             State::Live(allocation) => {
-                let family = allocation.relay.address.family();
+                let family = allocation.first_to_end().family();
                 Some((RelayId { slot: index as u32, generation: slot.generation, family }, allocation))
             }
             _ => None,
@@ -258,9 +368,12 @@ impl Allocations {
     }
 
     /// Every pending allocation.
-    pub(super) fn iter_pending(&self) -> impl Iterator<Item = &Pending> {
-        self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Pending(pending) => Some(&**pending),
+    pub(super) fn iter_pending(&self) -> impl Iterator<Item = (RelayId, &Pending)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.state {
+            State::Pending(pending) => {
+                let family = pending.relay.map_or(AddressFamily::Ipv4, |relay| relay.address.family());
+                Some((RelayId { slot: index as u32, generation: slot.generation, family }, &**pending))
+            }
             _ => None,
         })
     }
@@ -272,7 +385,7 @@ impl Allocations {
 
     /// Panics where the indexes and the slots contradict each other.
     pub(super) fn check_invariants(&self) {
-        let (mut live, mut paths, mut taken) = (0, 0, 0);
+        let (mut live, mut halves, mut paths, mut taken, mut tokens) = (0, 0, 0, 0, 0);
         for (index, slot) in self.slots.iter().enumerate() {
             let index = Some(index as u32);
             match &slot.state {
@@ -282,21 +395,29 @@ impl Allocations {
                     paths += 1;
                     assert_eq!(self.by_path.get(&pending.path).copied(), index, "a pending 5-tuple is not indexed");
                 }
+                State::Reserved(reservation) => {
+                    tokens += 1;
+                    assert_eq!(self.by_token.get(&reservation.token).copied(), index, "a token is not indexed");
+                }
                 State::Live(allocation) => {
-                    let in_time = slot.armed.is_some_and(|armed| armed <= allocation.expires);
+                    let in_time = slot.armed.is_some_and(|armed| armed <= allocation.first_to_end().expires);
                     assert!(in_time, "the timer wheel would come too late");
                     live += 1;
                     paths += 1;
                     assert_eq!(self.by_path.get(&allocation.path).copied(), index, "a 5-tuple is not indexed");
-                    let relayed = allocation.relay.relayed();
-                    assert_eq!(self.by_relayed.get(&relayed).copied(), index, "a relayed address is not indexed");
+                    for half in allocation.halves() {
+                        halves += 1;
+                        let indexed = self.by_relayed.get(&half.relay.relayed()).copied();
+                        assert_eq!(indexed, index, "a relayed address is not indexed");
+                    }
                 }
             }
             taken += 1;
         }
         assert_eq!(live, self.live, "live allocations are miscounted");
         assert_eq!(paths, self.by_path.len(), "the index of 5-tuples has strays");
-        assert_eq!(live, self.by_relayed.len(), "the index of relayed addresses has strays");
+        assert_eq!(halves, self.by_relayed.len(), "the index of relayed addresses has strays");
+        assert_eq!(tokens, self.by_token.len(), "the index of tokens has strays");
         assert_eq!(taken, self.taken(), "the free list is wrong");
     }
 }

@@ -23,7 +23,7 @@ impl Server {
             // A permission may leave the port open; a channel leads to exactly one, and nobody listens on port 0.
             return Err(ErrorCode::BadRequest);
         }
-        if !allocation.relay.serves(peer.ip()) {
+        if !allocation.serves(clock.now, peer.ip()) {
             return Err(ErrorCode::PeerAddressFamilyMismatch);
         }
         let checked = allocation.check_channel(clock.now, number, peer, limits.channels_per_allocation);

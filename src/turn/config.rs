@@ -22,6 +22,8 @@ pub struct Config {
     pub relays: Vec<RelayAddress>,
     /// Ports of relayed transport addresses, of all shards together.
     pub ports: PortRange,
+    /// Whether clients are told what ICMP says about their datagrams (RFC 8656 §11.5).
+    pub icmp: bool,
     /// Which peers may be reached.
     pub peers: PeerPolicy,
     /// How long things live.

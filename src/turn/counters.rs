@@ -60,6 +60,10 @@ vocabulary! {
         TooLarge = "too_large",
         /// A peer of the other family, which no socket of the allocation can reach.
         PeerFamily = "peer_family",
+        /// An ICMP message of a type that clients are not told of, or the configuration tells them none.
+        IcmpIgnored = "icmp_ignored",
+        /// More ICMP messages in a second than one client is told of.
+        IcmpRateLimited = "icmp_rate_limited",
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::authenticate::Authenticated;
 use super::request::Success;
 use super::{Clock, FiveTuple, Server};
-use crate::stun::ErrorCode;
+use crate::stun::{AddressFamily, ErrorCode};
 
 impl Server {
     pub(super) fn on_create_permission(
@@ -16,11 +16,13 @@ impl Server {
     ) -> Result<Success, ErrorCode> {
         let limit = self.config.limits.permissions_per_allocation;
         // Without an allocation 437, with somebody else's 441, whatever the attributes say.
-        let relay = self.own_allocation(clock, &path, request)?.1.relay;
+        let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let families = [AddressFamily::Ipv4, AddressFamily::Ipv6];
+        let served = families.map(|family| allocation.has(clock.now, family));
         let mut peers: Vec<IpAddr> = Vec::new();
         for peer in request.peers() {
             let peer = peer?;
-            if !relay.serves(peer.ip()) {
+            if !served[usize::from(peer.is_ipv6())] {
                 return Err(ErrorCode::PeerAddressFamilyMismatch);
             }
             self.check_peer(path, peer)?;

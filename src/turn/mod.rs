@@ -11,8 +11,9 @@
 //! every lifetime is compared with the clock at the moment it matters.
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
-//! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path), `request.rs` (how a request is taken apart and answered),
-//! `authenticate.rs`, then one file a method. Tables: `allocation.rs`, `allocations.rs`, `ports.rs`, `timers.rs`.
+//! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
+//! `request.rs` (how a request is taken apart and answered), `authenticate.rs`, then one file a method. Tables:
+//! `allocation.rs`, `allocations.rs`, `reservations.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
 
@@ -28,6 +29,8 @@ mod config;
 mod counters;
 mod create_permission;
 mod deleted;
+mod icmp;
+mod letter;
 mod nonce;
 mod packet;
 mod peer_policy;
@@ -35,6 +38,7 @@ mod ports;
 mod refresh;
 mod relay;
 mod request;
+mod reservations;
 mod send;
 mod server;
 mod timers;
@@ -47,6 +51,7 @@ pub use config::{
     Config, Credentials, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex, SharedSecret, StaticUser,
 };
 pub use counters::{Counters, EndReason, Reason, Rejection};
+pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_policy::{PeerPolicy, PeerRefusal};
 pub use server::Server;
@@ -139,6 +144,20 @@ pub struct RelayId {
 }
 
 impl RelayId {
+    /// The name of the same allocation's relayed address of this family.
+    pub(in crate::turn) const fn of_family(self, family: AddressFamily) -> Self {
+        Self { family, ..self }
+    }
+
+    /// The name of the same allocation's relayed address of the other family, if it has one.
+    #[must_use]
+    pub const fn other_half(self) -> Self {
+        match self.family {
+            AddressFamily::Ipv4 => self.of_family(AddressFamily::Ipv6),
+            AddressFamily::Ipv6 => self.of_family(AddressFamily::Ipv4),
+        }
+    }
+
     /// Packs into 64 bits.
     pub const fn to_token(self) -> u64 {
         let family = match self.family {
@@ -187,9 +206,11 @@ pub enum Verdict {
         /// Header fields to set where the platform can.
         ip: IpFields,
     },
-    /// The peer is a relayed address of this very server, in another shard: carry `bytes` to
-    /// `ShardIndex::owner_of(relayed.port())` and hand them to [`Server::from_relay`] there.
+    /// The peer is a relayed address of this very server, in another shard: carry `bytes` there and hand them to
+    /// [`Server::from_relay`].
     ToRelay {
+        /// The other shard: the owner of the port, or whom the owner has lent it to.
+        shard: u16,
         /// The receiving relayed transport address, as advertised.
         relayed: SocketAddr,
         /// The sending relayed transport address, as advertised.
@@ -214,7 +235,8 @@ pub enum Verdict {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Count this user's new allocation and bind a UDP socket to `local`; then call [`Server::relay_bound`].
+    /// Count this user's new allocation, unless its [`RelayId::other_half`] is counted already, and bind a UDP socket to
+    /// `local`; then call [`Server::relay_bound`].
     BindRelay {
         /// Its name from now on; the socket's event token.
         relay: RelayId,
@@ -223,7 +245,8 @@ pub enum Effect {
         /// For quotas: the account the allocation counts for.
         account: Arc<str>,
     },
-    /// Close the socket of this relay (if there is one) and take the allocation off its account.
+    /// Close the socket of this relay (if there is one) and take the allocation off its account, unless its other half
+    /// lives on.
     CloseRelay {
         /// As in the `BindRelay` before.
         relay: RelayId,
@@ -236,6 +259,14 @@ pub enum Effect {
         to: FiveTuple,
         /// The whole message.
         bytes: Box<[u8]>,
+    },
+    /// Hand the letter to [`Server::told`] of another shard. Letters from one shard to another arrive in the order
+    /// they were sent; one that is lost is made up for by [`Server::shard_restarted`].
+    Tell {
+        /// The other shard.
+        shard: u16,
+        /// What to tell it.
+        letter: Letter,
     },
     /// Something an operator may want to read in a log.
     Record(Event),
@@ -255,7 +286,7 @@ pub enum BindError {
 /// Something worth a log line. Closed and typed: the shell chooses the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An allocation came to life.
+    /// An allocation came to life: one event for each of its relayed addresses.
     Allocated {
         /// Its relay.
         relay: RelayId,
@@ -268,7 +299,7 @@ pub enum Event {
         /// Granted seconds.
         lifetime_secs: u32,
     },
-    /// An allocation ended.
+    /// An allocation ended, or one half of it: one event for each of its relayed addresses.
     Ended {
         /// Its relay.
         relay: RelayId,

@@ -8,6 +8,9 @@ pub struct IpFields {
     /// The whole traffic class byte: DSCP in the upper six bits, ECN in the lower two. Zero where it is not known,
     /// and for data from a stream (TURN-8656-15-01).
     pub traffic_class: u8,
+    /// Nobody on the way, this machine included, may fragment the datagram. Only ever set towards a peer, for a Send
+    /// indication with DONT-FRAGMENT: of what comes in it is not known (TURN-8656-14-03).
+    pub dont_fragment: bool,
 }
 
 /// A received message inside a larger writable buffer.

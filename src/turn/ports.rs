@@ -15,6 +15,17 @@ pub(super) struct PortPool {
     quarantine_secs: u32,
 }
 
+/// What kind of port an allocation wants (EVEN-PORT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Without the attribute.
+    Any,
+    /// R = 0.
+    Even,
+    /// R = 1: an even port and the one above it.
+    Pair,
+}
+
 impl PortPool {
     /// The ports of `range` that this shard owns and `in_use` does not claim.
     pub(super) fn new(range: PortRange, shard: ShardIndex, in_use: impl Fn(u16) -> bool) -> Self {
@@ -22,18 +33,35 @@ impl PortPool {
         Self { free, resting: VecDeque::new(), quarantine_secs: range.quarantine_secs }
     }
 
-    /// A random free port; `None` when all are taken or resting.
-    pub(super) fn take(&mut self, now: Now, random: &mut impl Rng) -> Option<u16> {
+    /// A random free port; `None` when all that would do are taken or resting. Of a [`Wish::Pair`] the even port is
+    /// returned and both are taken.
+    pub(super) fn take(&mut self, now: Now, wish: Wish, random: &mut impl Rng) -> Option<u16> {
         while let Some((_, port)) = self.resting.pop_front_if(|(until, _)| *until <= now) {
             self.free.push(port);
         }
-        let count = self.free.len() as u64;
-        if count == 0 {
-            return None;
+        let place = match wish {
+            Wish::Any if self.free.is_empty() => return None,
+            Wish::Any => random_below(self.free.len(), random),
+            Wish::Even => self.random_place(random, |port| port % 2 == 0)?,
+            Wish::Pair => {
+                let mut is_free = [0_u64; 1024];
+                self.free.iter().for_each(|port| is_free[usize::from(port / 64)] |= 1 << (port % 64));
+                let is_free = |port: u16| is_free[usize::from(port / 64)] >> (port % 64) & 1 == 1;
+                self.random_place(random, |port| port % 2 == 0 && is_free(port + 1))?
+            }
+        };
+        let port = self.free.swap_remove(place);
+        if wish == Wish::Pair {
+            let sibling = self.free.iter().position(|other| *other == port + 1).expect("it was free a moment ago");
+            self.free.swap_remove(sibling);
         }
-        // Multiply-shift: the bias of 2^-18 at most is far below what 16 bits of port can show.
-        let place = (u64::from(random.next_u32()) * count) >> 32;
-        Some(self.free.swap_remove(place as usize))
+        Some(port)
+    }
+
+    /// Where a random one of those free ports stands that will do.
+    fn random_place(&self, random: &mut impl Rng, will_do: impl Fn(u16) -> bool) -> Option<usize> {
+        let places = || self.free.iter().enumerate().filter(|(_, port)| will_do(**port)).map(|(place, _)| place);
+        places().nth(random_below(places().count(), random))
     }
 
     /// Gives back a port that was in use: peers may still send to it, so it rests first.
@@ -62,6 +90,12 @@ impl PortPool {
     }
 }
 
+/// A number below `count`, or 0.
+fn random_below(count: usize, random: &mut impl Rng) -> usize {
+    // Multiply-shift: the bias of 2^-18 at most is far below what 16 bits of port can show.
+    ((u64::from(random.next_u32()) * count as u64) >> 32) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use rand_chacha::ChaCha8Rng;
@@ -87,15 +121,34 @@ mod tests {
         let range = PortRange { first: 50_000, last: 50_001, quarantine_secs: 30 };
         let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
         let start = Now(1);
-        let first = pool.take(start, &mut random).unwrap();
-        let second = pool.take(start, &mut random).unwrap();
+        let mut take = |pool: &mut PortPool, now| pool.take(now, Wish::Any, &mut random);
+        let first = take(&mut pool, start).unwrap();
+        let second = take(&mut pool, start).unwrap();
         assert_ne!(first, second);
-        assert_eq!(pool.take(start, &mut random), None);
+        assert_eq!(take(&mut pool, start), None);
         pool.release(start, first);
-        assert_eq!(pool.take(start.plus_secs(29), &mut random), None);
-        assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(first));
+        assert_eq!(take(&mut pool, start.plus_secs(29)), None);
+        assert_eq!(take(&mut pool, start.plus_secs(30)), Some(first));
         pool.release_unused(second);
-        assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(second));
+        assert_eq!(take(&mut pool, start.plus_secs(30)), Some(second));
+    }
+
+    /// TURN-8656-7.2-14, -24, -25: only what was asked for is taken, and only while there is such.
+    #[test]
+    fn turn_8656_7_2_25_even_ports_and_pairs() {
+        let mut random = ChaCha8Rng::from_seed([5; 32]);
+        let range = PortRange { first: 50_001, last: 50_010, quarantine_secs: 0 };
+        for wish in [Wish::Even, Wish::Pair] {
+            // 50,010 has no sibling in the range.
+            let count = if wish == Wish::Pair { 4 } else { 5 };
+            let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
+            let taken: Vec<u16> = std::iter::from_fn(|| pool.take(Now(0), wish, &mut random)).collect();
+            assert!(taken.iter().all(|port| port % 2 == 0));
+            assert_eq!(taken.len(), count);
+            assert_eq!(pool.idle(), if wish == Wish::Pair { 2 } else { 5 });
+            let rest: Vec<u16> = std::iter::from_fn(|| pool.take(Now(0), Wish::Any, &mut random)).collect();
+            assert!(rest.iter().all(|port| !taken.contains(port)), "nothing is given out twice");
+        }
     }
 
     #[test]
@@ -104,15 +157,15 @@ mod tests {
         let range = |first, last| PortRange { first, last, quarantine_secs: 30 };
         let start = Now(1);
         let mut old = PortPool::new(range(50_000, 50_001), ShardIndex::SINGLE, |_| false);
-        let freed = old.take(start, &mut random).unwrap();
+        let freed = old.take(start, Wish::Any, &mut random).unwrap();
         old.release(start, freed);
         let mut pool = PortPool::new(range(50_000, 50_003), ShardIndex::SINGLE, |_| false);
         pool.keep_resting(old);
         assert_eq!(pool.idle(), 4);
-        let drawn: Vec<u16> = std::iter::from_fn(|| pool.take(start.plus_secs(29), &mut random)).collect();
+        let drawn: Vec<u16> = std::iter::from_fn(|| pool.take(start.plus_secs(29), Wish::Any, &mut random)).collect();
         assert_eq!(drawn.len(), 3);
         assert!(!drawn.contains(&freed));
-        assert_eq!(pool.take(start.plus_secs(30), &mut random), Some(freed));
+        assert_eq!(pool.take(start.plus_secs(30), Wish::Any, &mut random), Some(freed));
     }
 
     /// TURN-8656-7.2-28: not sequential, spread over the range.
@@ -121,7 +174,7 @@ mod tests {
         let mut random = ChaCha8Rng::from_seed([9; 32]);
         let range = PortRange { first: 49_152, last: 65_535, quarantine_secs: 0 };
         let mut pool = PortPool::new(range, ShardIndex::SINGLE, |_| false);
-        let drawn: Vec<u16> = (0..1600).map(|_| pool.take(Now(0), &mut random).unwrap()).collect();
+        let drawn: Vec<u16> = (0..1600).map(|_| pool.take(Now(0), Wish::Any, &mut random).unwrap()).collect();
         let neighbours = drawn.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
         assert!(neighbours <= 6, "{neighbours} consecutive ports of 1600");
         let mut sixteenths = [0u32; 16];

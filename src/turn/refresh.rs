@@ -1,8 +1,11 @@
 //! Refresh (RFC 8656 §8.2).
 
+use arrayvec::ArrayVec;
+
+use super::allocation::Half;
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, EndReason, FiveTuple, Server};
+use super::{Clock, EndReason, FiveTuple, RelayId, Server};
 use crate::stun::{AttributeType, ErrorCode};
 
 impl Server {
@@ -20,18 +23,26 @@ impl Server {
         }
         let lifetimes = self.config.lifetimes;
         let (relay, allocation) = self.own_allocation(clock, &path, request)?;
-        if let Some(family) = family
-            && family.to_be_bytes()[0] != allocation.relay.address.family() as u8
-        {
+        // Without the attribute both halves of a dual allocation are meant (TURN-8656-8.2-04).
+        let is_meant = |half: &Half| family.is_none_or(|family| family.to_be_bytes()[0] == half.family() as u8);
+        let lifetime_secs = if asked_secs == Some(0) { 0 } else { lifetimes.grant(asked_secs) };
+        let mut meant = ArrayVec::<RelayId, 2>::new();
+        for half in allocation.live_halves(clock.now).filter(|half| is_meant(half)) {
+            meant.push(relay.of_family(half.family()));
+            if lifetime_secs > 0 {
+                half.expires = clock.now.plus_secs(lifetime_secs);
+            }
+        }
+        if meant.is_empty() {
             return Err(ErrorCode::PeerAddressFamilyMismatch);
         }
-        if asked_secs == Some(0) {
+        if lifetime_secs == 0 {
             self.deleted.remember(clock.now, path, request.transaction_id());
-            self.end(clock, relay, EndReason::Refreshed);
+            for relay in meant {
+                self.end(clock, relay, EndReason::Refreshed);
+            }
             return Ok(Success::Refresh { lifetime_secs: 0 });
         }
-        let lifetime_secs = lifetimes.grant(asked_secs);
-        allocation.expires = clock.now.plus_secs(lifetime_secs);
         self.arm(clock, relay);
         Ok(Success::Refresh { lifetime_secs })
     }

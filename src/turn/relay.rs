@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
-use super::{Clock, FiveTuple, Packet, Reason, RelayId, Server, Verdict};
+use super::{Clock, FiveTuple, IpFields, Packet, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
 };
@@ -36,7 +36,8 @@ impl Server {
         }
         let start = packet.range().start + channel_data::HEADER_LEN;
         let bytes = start..start + data.len();
-        self.forward_to_peer(clock, relay, peer, packet, bytes)
+        let relay = relay.of_family(AddressFamily::of(peer.ip()));
+        self.forward_to_peer(clock, relay, peer, packet, bytes, false)
     }
 
     /// Sends permitted data on: out of the relay's socket, or straight to another relay of this server.
@@ -47,6 +48,7 @@ impl Server {
         to: SocketAddr,
         packet: &mut Packet<'_>,
         bytes: Range<usize>,
+        dont_fragment: bool,
     ) -> Verdict {
         let to_own_ip = self.config.is_relay_ip(to.ip());
         let to_relay = to_own_ip && self.config.ports.contains(to.port());
@@ -57,17 +59,20 @@ impl Server {
         let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
-        let from = allocation.relay.relayed();
-        allocation.traffic.packets_to_peer += 1;
-        allocation.traffic.bytes_to_peer += bytes.len() as u64;
+        let half = allocation.live_half(clock.now, relay.family).expect("it lives");
+        let from = half.relay.relayed();
+        half.traffic.packets_to_peer += 1;
+        half.traffic.bytes_to_peer += bytes.len() as u64;
         self.counters.traffic.packets_to_peer += 1;
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
         let ip = packet.ip();
         if !to_relay {
-            return Verdict::ToPeer { from: relay, to, bytes, ip };
+            return Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..ip } };
         }
-        if !self.shard.owns(to.port()) {
-            return Verdict::ToRelay { relayed: to, from, bytes, ip };
+        let owner = self.shard.owner_of(to.port());
+        // A port of another shard may have been lent to this one.
+        if owner != self.shard.index && self.allocations.live_by_relayed(clock.now, to).is_none() {
+            return Verdict::ToRelay { shard: owner, relayed: to, from, bytes, ip };
         }
         self.forward_from_relay(clock, to, from, packet, bytes)
     }
@@ -83,7 +88,10 @@ impl Server {
     ) -> Verdict {
         match self.allocations.live_by_relayed(clock.now, relayed) {
             Some((relay, _)) => self.forward_to_client(clock, relay, from, packet, bytes),
-            None => Verdict::Drop(Reason::NoSuchRelay),
+            None => match self.lent.get(&relayed) {
+                Some((shard, _)) => Verdict::ToRelay { shard: *shard, relayed, from, bytes, ip: packet.ip() },
+                None => Verdict::Drop(Reason::NoSuchRelay),
+            },
         }
     }
 
@@ -118,8 +126,9 @@ impl Server {
         let Some(bytes) = framed.filter(|bytes| to.transport.is_stream() || bytes.len() <= DATAGRAM_LEN_MAX) else {
             return Verdict::Drop(Reason::TooLarge);
         };
-        allocation.traffic.packets_to_client += 1;
-        allocation.traffic.bytes_to_client += len;
+        let half = allocation.live_half(clock.now, relay.family).expect("it lives");
+        half.traffic.packets_to_client += 1;
+        half.traffic.bytes_to_client += len;
         self.counters.traffic.packets_to_client += 1;
         self.counters.traffic.bytes_to_client += len;
         Verdict::ToClient { to, bytes, ip: packet.ip() }

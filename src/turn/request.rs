@@ -1,5 +1,6 @@
 //! What happens to a STUN message from a client: parse, authenticate, dispatch, answer.
 
+use super::allocation::Told;
 use super::authenticate::{Denial, PASSWORD_ALGORITHMS, Sealing, authenticate};
 use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
@@ -30,7 +31,7 @@ impl From<Result<Success, ErrorCode>> for Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Success {
     Binding { mapped: SocketAddr },
-    Allocate { relayed: SocketAddr, mapped: SocketAddr, lifetime_secs: u32 },
+    Allocate { relayed: [Option<SocketAddr>; 2], mapped: SocketAddr, lifetime_secs: u32, told: Told },
     Refresh { lifetime_secs: u32 },
     CreatePermission,
     ChannelBind,
@@ -214,10 +215,18 @@ impl Success {
         match self {
             Self::Binding { mapped } => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped),
             // L06: browsers stall in silence when one of the three is missing.
-            Self::Allocate { relayed, mapped, lifetime_secs } => {
-                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+            Self::Allocate { relayed, mapped, lifetime_secs, told } => {
+                for relayed in relayed.into_iter().flatten() {
+                    writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+                }
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
                 writer.u32(AttributeType::LIFETIME, lifetime_secs);
+                if let Some((family, code)) = told.refused {
+                    writer.address_error_code(family, code);
+                }
+                if let Some(token) = told.token {
+                    writer.attribute(AttributeType::RESERVATION_TOKEN, &token.to_be_bytes());
+                }
             }
             Self::Refresh { lifetime_secs } => writer.u32(AttributeType::LIFETIME, lifetime_secs),
             Self::CreatePermission | Self::ChannelBind => {}
@@ -261,10 +270,13 @@ fn is_known(kind: AttributeType) -> bool {
             | A::NONCE
             | A::XOR_RELAYED_ADDRESS
             | A::REQUESTED_ADDRESS_FAMILY
+            | A::EVEN_PORT
             | A::REQUESTED_TRANSPORT
+            | A::DONT_FRAGMENT
             | A::MESSAGE_INTEGRITY_SHA256
             | A::PASSWORD_ALGORITHM
             | A::XOR_MAPPED_ADDRESS
+            | A::RESERVATION_TOKEN
     )
 }
 

@@ -5,13 +5,19 @@ use std::ops::Range;
 
 use super::request::unknown_attributes;
 use super::{Clock, FiveTuple, Packet, Reason, Server, Verdict};
-use crate::stun::{AttributeType, Message, read_xor_address};
+use crate::stun::{AddressFamily, AttributeType, Message, read_xor_address};
 
-/// What a Send indication asks for: the peer, and where in the packet's buffer the data lies.
-pub(super) type Sent = Result<(SocketAddr, Range<usize>), Reason>;
+/// What a Send indication asks for.
+pub(super) struct SendIndication {
+    peer: SocketAddr,
+    /// Where in the packet's buffer the data lies.
+    data: Range<usize>,
+    /// DONT-FRAGMENT is there.
+    dont_fragment: bool,
+}
 
 /// Takes a Send indication apart. `start` is where the message begins in the packet's buffer.
-pub(super) fn read_send_indication(message: &Message<'_>, start: usize) -> Sent {
+pub(super) fn read_send_indication(message: &Message<'_>, start: usize) -> Result<SendIndication, Reason> {
     if unknown_attributes(message).is_some() {
         return Err(Reason::UnknownAttribute);
     }
@@ -20,19 +26,30 @@ pub(super) fn read_send_indication(message: &Message<'_>, start: usize) -> Sent 
     // No data is bad; empty data is an empty datagram (TURN-8656-11.2-02).
     let data = message.first_attribute(AttributeType::DATA).ok_or(Reason::BadIndication)?;
     let data_start = start + data.offset;
-    Ok((peer, data_start..data_start + data.value.len()))
+    let dont_fragment = match message.first(AttributeType::DONT_FRAGMENT) {
+        None => false,
+        Some([]) => true,
+        Some(_) => return Err(Reason::BadIndication),
+    };
+    Ok(SendIndication { peer, data: data_start..data_start + data.value.len(), dont_fragment })
 }
 
 impl Server {
-    pub(super) fn on_send(&mut self, clock: Clock, path: FiveTuple, packet: &mut Packet<'_>, sent: Sent) -> Verdict {
-        let (peer, data) = match sent {
+    pub(super) fn on_send(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        packet: &mut Packet<'_>,
+        sent: Result<SendIndication, Reason>,
+    ) -> Verdict {
+        let SendIndication { peer, data, dont_fragment } = match sent {
             Ok(sent) => sent,
             Err(reason) => return Verdict::Drop(reason),
         };
         let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
-        if !allocation.relay.serves(peer.ip()) {
+        if !allocation.serves(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::PeerFamily);
         }
         if peer.port() == 0 {
@@ -41,6 +58,10 @@ impl Server {
         if !allocation.permits(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::NoPermission);
         }
-        self.forward_to_peer(clock, relay, peer, packet, data)
+        // From datagram to datagram of the other family the attribute means nothing (TURN-8656-13-02).
+        let is_translated =
+            !path.transport.is_stream() && AddressFamily::of(path.client.ip()) != AddressFamily::of(peer.ip());
+        let relay = relay.of_family(AddressFamily::of(peer.ip()));
+        self.forward_to_peer(clock, relay, peer, packet, data, dont_fragment && !is_translated)
     }
 }

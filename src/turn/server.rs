@@ -1,20 +1,20 @@
 //! The machine itself: its state, the calls of the contract, and what several methods share.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::allocation::{Allocation, Owner, Relay};
-use super::allocations::Allocations;
+use super::allocation::{Allocation, Relay};
+use super::allocations::{Allocations, Removed};
 use super::authenticate::Authenticated;
 use super::deleted::Deleted;
 use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
-    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Now, Packet, Reason, RelayAddress,
+    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Now, Packet, Reason, RelayAddress,
     RelayId, ReplyBuffer, ShardIndex, Traffic, Verdict,
 };
 use crate::stun::ErrorCode;
@@ -31,6 +31,8 @@ pub struct Server {
     /// Wakes slots of the table of allocations.
     pub(super) timers: Timers<u32>,
     pub(super) deleted: Deleted,
+    /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
+    pub(super) lent: HashMap<SocketAddr, (u16, Relay), ahash::RandomState>,
     pub(super) effects: VecDeque<Effect>,
     pub(super) draining: bool,
     pub(super) counters: Counters,
@@ -48,10 +50,11 @@ impl Server {
             config,
             shard,
             random,
-            allocations: Allocations::new(hashes),
+            allocations: Allocations::new(hashes.clone()),
             pools,
             timers: Timers::new(),
             deleted: Deleted::default(),
+            lent: HashMap::with_hasher(hashes),
             effects: VecDeque::new(),
             draining: false,
             counters: Counters::default(),
@@ -95,6 +98,15 @@ impl Server {
         self.counted(verdict)
     }
 
+    /// ICMP about a datagram that was sent from the socket of a relay to `peer`, or this machine's own word for the
+    /// same: `kind` and `code` are the ICMP type and code of the relay's family, `mtu` counts only where they are about
+    /// size. The port of `peer` is 0 where it is not known (TURN-8656-11.5-04). An [`Effect::Send`] tells the client.
+    pub fn from_icmp(&mut self, clock: Clock, relay: RelayId, peer: SocketAddr, kind: u8, code: u8, mtu: u32) {
+        if let Err(reason) = self.on_icmp(clock, relay, peer, kind, code, mtu) {
+            self.counters.drops[reason as usize] += 1;
+        }
+    }
+
     /// The answer to [`Effect::BindRelay`]. After an error nothing is bound and nothing counted.
     pub fn relay_bound(&mut self, clock: Clock, relay: RelayId, result: Result<(), BindError>) {
         self.on_relay_bound(clock, relay, result);
@@ -105,7 +117,19 @@ impl Server {
         self.allocations.abandon(&path);
         if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path) {
             self.end(clock, relay, EndReason::PathClosed);
+            self.end(clock, relay.other_half(), EndReason::PathClosed);
         }
+    }
+
+    /// A [`Letter`] from another shard ([`Effect::Tell`]).
+    pub fn told(&mut self, clock: Clock, from: u16, letter: Letter) {
+        self.on_letter(clock, from, letter);
+    }
+
+    /// Another shard has lost everything it had and starts again: what it owes us will not come any more. To be called
+    /// after all letters of its former life, and before any of the new one.
+    pub fn shard_restarted(&mut self, clock: Clock, shard: u16) {
+        self.on_shard_restarted(clock, shard);
     }
 
     /// From now on new allocations are answered 508; those that exist live on.
@@ -116,13 +140,17 @@ impl Server {
     /// Ends every allocation, and accepts no new one.
     pub fn shut_down(&mut self, clock: Clock) {
         self.draining = true;
-        let pending: Vec<FiveTuple> = self.allocations.iter_pending().map(|pending| pending.path).collect();
+        let pending: Vec<FiveTuple> = self.allocations.iter_pending().map(|(_, pending)| pending.path).collect();
         for path in &pending {
             self.allocations.abandon(path);
+        }
+        for name in self.allocations.reservations() {
+            self.end_reservation(clock, name);
         }
         let relays: Vec<RelayId> = self.allocations.iter_mut().map(|(relay, _)| relay).collect();
         for relay in relays {
             self.end(clock, relay, EndReason::Shutdown);
+            self.end(clock, relay.other_half(), EndReason::Shutdown);
         }
     }
 
@@ -139,8 +167,7 @@ impl Server {
             let pool = match place.map(|place| old_pools.swap_remove(place).1) {
                 Some(pool) if same_ports => pool,
                 old => {
-                    let mut used: Vec<u16> = self.allocations.ports_at(advertise).collect();
-                    used.extend(self.allocations.iter_pending().filter_map(|pending| pending.relay.port_at(advertise)));
+                    let used: Vec<u16> = self.ports_out(advertise).collect();
                     let mut pool = PortPool::new(self.config.ports, self.shard, |port| used.contains(&port));
                     if let Some(old) = old {
                         pool.keep_resting(old);
@@ -170,8 +197,12 @@ impl Server {
         self.timers.expire(clock.now, |deadline, slot| woken.push((deadline, slot)));
         for (deadline, slot) in woken {
             match self.allocations.woken(slot, deadline) {
-                Some((relay, allocation)) if allocation.expires <= clock.now => {
-                    self.end(clock, relay, EndReason::Expired);
+                Some((name, due)) if due <= clock.now => {
+                    // It is one of the two.
+                    self.end_reservation(clock, name);
+                    self.end(clock, name, EndReason::Expired);
+                    self.end_expired_half(clock, name.other_half());
+                    self.arm(clock, name);
                 }
                 // Refreshed meanwhile, or another one than it was armed for.
                 Some((relay, _)) => self.arm(clock, relay),
@@ -200,9 +231,10 @@ impl Server {
         &self.counters
     }
 
-    /// What one allocation has relayed so far.
+    /// What one relayed address has relayed so far.
     pub fn traffic(&mut self, relay: RelayId) -> Option<Traffic> {
-        self.allocations.get_mut(relay).map(|allocation| allocation.traffic)
+        let allocation = self.allocations.get_mut(relay)?;
+        allocation.halves().iter().find(|half| half.family() == relay.family).map(|half| half.traffic)
     }
 
     /// Panics where the tables contradict each other; the simulation calls it after every step.
@@ -216,9 +248,7 @@ impl Server {
         let owned = (ports.first..=ports.last).filter(|port| self.shard.owns(*port)).count();
         for (address, pool) in &self.pools {
             // Allocations keep a port that the configuration has dropped since; the pool knows nothing of it.
-            let pending = self.allocations.iter_pending().filter_map(|it| it.relay.port_at(address.advertise));
-            let all = self.allocations.ports_at(address.advertise).chain(pending);
-            let used = all.filter(|port| ports.contains(*port)).count();
+            let used = self.ports_out(address.advertise).filter(|port| ports.contains(*port)).count();
             assert_eq!(pool.idle() + used, owned, "a port of {} was lost or given out twice", address.bind);
         }
     }
@@ -251,22 +281,23 @@ impl Server {
         })
     }
 
-    /// Has the timer wheel come round in time for this allocation.
+    /// Has the timer wheel come round in time for this allocation or reservation.
     pub(super) fn arm(&mut self, clock: Clock, relay: RelayId) {
         if let Some(deadline) = self.allocations.deadline_to_arm(relay) {
             self.timers.arm(clock.now, deadline, relay.slot);
         }
     }
 
-    /// Ends an allocation and gives back all it held.
+    /// Ends the relayed address of this name, if there is one, and gives back all it held. With the last one the
+    /// allocation ends.
     pub(super) fn end(&mut self, clock: Clock, relay: RelayId, why: EndReason) {
-        let Some(allocation) = self.allocations.remove(relay) else {
+        let Some((half, rest)) = self.allocations.remove(relay) else {
             return;
         };
-        self.counters.allocations_ended[why as usize] += 1;
-        self.release_port(clock, allocation.relay);
-        let relayed = allocation.relay.relayed();
-        let Allocation { path, owner: Owner { account, .. }, traffic, .. } = allocation;
+        self.counters.allocations_ended[why as usize] += u64::from(matches!(rest, Removed::All(_)));
+        let (path, account) = (rest.path, Arc::clone(&rest.owner.account));
+        let (relayed, traffic) = (half.relay.relayed(), half.traffic);
+        self.release_port(clock, half.relay);
         self.effects.push_back(Effect::CloseRelay { relay, account: Arc::clone(&account) });
         self.record(Event::Ended { relay, path, relayed, account, why, traffic });
     }
@@ -275,13 +306,41 @@ impl Server {
     pub(super) fn end_expired_at(&mut self, clock: Clock, path: &FiveTuple) {
         if let Some(relay) = self.allocations.expired_at(clock.now, path) {
             self.end(clock, relay, EndReason::Expired);
+            self.end(clock, relay.other_half(), EndReason::Expired);
         }
     }
 
+    fn end_expired_half(&mut self, clock: Clock, relay: RelayId) {
+        let half = self.allocations.get_mut(relay).map(|allocation| *allocation.first_to_end());
+        if half.is_some_and(|half| half.family() == relay.family && half.expires <= clock.now) {
+            self.end(clock, relay, EndReason::Expired);
+        }
+    }
+
+    /// Gives back a port that was in use, to whomever it belongs.
     pub(super) fn release_port(&mut self, clock: Clock, relay: Relay) {
-        if let Some(pool) = self.pool_mut(relay) {
+        if !self.shard.owns(relay.port) {
+            let letter = Letter::Return { address: relay.address, port: relay.port };
+            self.effects.push_back(Effect::Tell { shard: self.shard.owner_of(relay.port), letter });
+        } else if let Some(pool) = self.pool_mut(relay) {
             pool.release(clock.now, relay.port);
         }
+    }
+
+    /// Gives back a port that never was in use.
+    pub(super) fn release_unused(&mut self, clock: Clock, relay: Relay) {
+        if !self.shard.owns(relay.port) {
+            self.release_port(clock, relay);
+        } else if let Some(pool) = self.pool_mut(relay) {
+            pool.release_unused(relay.port);
+        }
+    }
+
+    /// Ports of ours at this advertised address that are not in the pool.
+    fn ports_out(&self, advertise: IpAddr) -> impl Iterator<Item = u16> {
+        let lent = self.lent.values().map(|(_, relay)| *relay);
+        let relays = self.allocations.relays().chain(lent).filter(move |relay| relay.address.advertise == advertise);
+        relays.map(|relay| relay.port).filter(|port| self.shard.owns(*port))
     }
 
     /// The pool a port came from, unless the configuration has dropped it since.
@@ -325,6 +384,7 @@ mod tests {
             nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 600 },
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: "203.0.113.9".parse().unwrap() }],
             ports: PortRange { first, last, quarantine_secs: 30 },
+            icmp: true,
             peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
             limits: Limits {

@@ -46,6 +46,7 @@ fn config() -> Config {
         nonces: NonceKeys { current: [7; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![RelayAddress { bind: ip, advertise: ip }],
         ports: PortRange { first: 50_000, last: 50_063, quarantine_secs: 0 },
+        icmp: true,
         peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits { allocations: 10, permissions_per_allocation: 10, channels_per_allocation: 10, effects: 100 },

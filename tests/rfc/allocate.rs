@@ -108,10 +108,20 @@ fn turn_8656_18_01_reserved_bytes_are_ignored() {
     assert_eq!(error_of(&mut World::new(), attributes), 0);
 }
 
-/// TURN-8656-7.2-07, IANA-01: what is not implemented is an unknown attribute, not a silent success.
+/// TURN-8656-7.2-07, 18-02: DONT-FRAGMENT is supported, for both families, and has no value.
 #[test]
-fn turn_8656_7_2_07_unimplemented_attributes_are_refused_by_name() {
-    for kind in [AttributeType::DONT_FRAGMENT, AttributeType::EVEN_PORT, AttributeType::RESERVATION_TOKEN] {
+fn turn_8656_7_2_07_dont_fragment_is_supported() {
+    let df = AttributeType::DONT_FRAGMENT;
+    for attributes in [vec![udp(), (df, vec![])], vec![udp(), family(2), (df, vec![])]] {
+        assert_eq!(error_of(&mut World::new(), attributes), 0);
+    }
+    assert_eq!(error_of(&mut World::new(), vec![udp(), (df, vec![0])]), 400);
+}
+
+/// IANA-01: what is not implemented is an unknown attribute, not a silent success (ACCESS-TOKEN, CONNECTION-ID).
+#[test]
+fn iana_01_unimplemented_attributes_are_refused_by_name() {
+    for kind in [AttributeType(0x001B), AttributeType(0x002A)] {
         let mut world = World::new();
         let mut alice = world.alice(path(CLIENT));
         let request = alice.signed(Method::Allocate, vec![udp(), (kind, vec![])]);

@@ -48,7 +48,10 @@ fn turn_8656_11_2_07_exactly_the_data_leaves_from_the_relay() {
     for len in (0..9).chain([1199, 1200, 65_000]) {
         let payload: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
         let seen = world.send(path(CLIENT), &send_indication(PEER, vec![data(&payload)]));
-        assert_eq!(seen, Some(Seen::AtPeer { from: relay, to: PEER.parse().unwrap(), data: payload }));
+        assert_eq!(
+            seen,
+            Some(Seen::AtPeer { from: relay, to: PEER.parse().unwrap(), data: payload, dont_fragment: false })
+        );
     }
 }
 
@@ -62,12 +65,51 @@ fn turn_8656_11_2_04_send_makes_no_permission() {
     assert!(!world.peer_sends(relay, PEER, b"x").relayed());
 }
 
-/// STUN-8489-6.3.2-01, TURN-8656-11.2-05: with an attribute that must be understood and is not.
+/// TURN-8656-14-03, 15-01, 13-02: DONT-FRAGMENT of a Send indication is carried out, except from datagram to datagram
+/// of the other family.
+#[test]
+fn turn_8656_14_03_dont_fragment_is_carried_out_where_it_applies() {
+    let dont_fragment = (AttributeType::DONT_FRAGMENT, vec![]);
+    let (udp, tcp) = (Transport::Udp, Transport::Tcp);
+    let (v4, v6) = (CLIENT, "[2001:db8::9]:1");
+    for (transport, client, peer, expected) in [
+        (udp, v4, PEER, true),
+        (udp, v6, "[2001:db8:1::7]:7000", true),
+        (udp, v6, PEER, false),
+        (udp, v4, "[2001:db8:1::7]:7000", false),
+        (tcp, v4, PEER, true),
+        (tcp, v6, PEER, true),
+        (tcp, v4, "[2001:db8:1::7]:7000", true),
+    ] {
+        let mut world = World::new();
+        let here = path_over(transport, client);
+        let mut alice = world.alice(here);
+        let family = if peer.starts_with('[') { 2 } else { 1 };
+        world.allocate(here, &mut alice, vec![(AttributeType::REQUESTED_ADDRESS_FAMILY, vec![family, 0, 0, 0])]);
+        assert_eq!(world.permit(here, &mut alice, &[peer]), 0);
+        for (extra, expected) in [(vec![], false), (vec![dont_fragment.clone()], expected)] {
+            let send = send_indication(peer, [vec![data(b"abc")], extra].concat());
+            let Some(Seen::AtPeer { dont_fragment, data, .. }) = world.send(here, &send) else { panic!("not relayed") };
+            assert_eq!((dont_fragment, &data[..]), (expected, &b"abc"[..]), "{transport:?} {client} {peer}");
+        }
+    }
+}
+
+/// TURN-8656-18-02: DONT-FRAGMENT with a value is no DONT-FRAGMENT.
+#[test]
+fn turn_8656_18_02_dont_fragment_with_a_value_is_dropped() {
+    let mut world = World::new();
+    permitted(&mut world);
+    let send = send_indication(PEER, vec![data(b"abc"), (AttributeType::DONT_FRAGMENT, vec![0])]);
+    assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::BadIndication)));
+}
+
+/// STUN-8489-6.3.2-01: with an attribute that must be understood and is not.
 #[test]
 fn stun_8489_6_3_2_01_send_with_an_unknown_attribute_is_dropped() {
     let mut world = World::new();
     permitted(&mut world);
-    for unknown in [AttributeType(0x7FFF), AttributeType::DONT_FRAGMENT] {
+    for unknown in [AttributeType(0x7FFF), AttributeType::USERHASH] {
         let send = send_indication(PEER, vec![data(b"abc"), (unknown, vec![])]);
         assert_eq!(world.send(path(CLIENT), &send), Some(Seen::Dropped(Reason::UnknownAttribute)));
     }
@@ -214,7 +256,7 @@ fn relay_to_relay_across_shards() {
     assert_eq!(first.bind_channel(path(CLIENT), &mut alice, 0x4000, &b.to_string()), 0);
 
     let seen = first.send(path(CLIENT), &channel_data(0x4000, b"abc"));
-    assert_eq!(seen, Some(Seen::AtOtherShard { relayed: b, from: a, data: b"abc".to_vec() }));
+    assert_eq!(seen, Some(Seen::AtOtherShard { shard: 1, relayed: b, from: a, data: b"abc".to_vec() }));
     assert_eq!(second.relay_sends(b, a, b"abc"), Seen::Dropped(Reason::NoPermission));
     assert_eq!(second.bind_channel(path(OTHER), &mut bob, 0x4001, &a.to_string()), 0);
     let seen = second.relay_sends(b, a, b"abc");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use hairpin::stun::{AttributeType, Method, TransactionId};
 use hairpin::turn::{
-    BindError, Clock, Config, Credentials, Effect, Event, FiveTuple, IpFields, Lifetimes, Limits, NonceKeys, Now,
-    Packet, PeerPolicy, PortRange, Reason, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, SharedSecret,
+    BindError, Clock, Config, Credentials, Effect, Event, FiveTuple, IpFields, Letter, Lifetimes, Limits, NonceKeys,
+    Now, Packet, PeerPolicy, PortRange, Reason, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, SharedSecret,
     StaticUser, Transport, Verdict,
 };
 
@@ -35,6 +35,7 @@ pub fn config() -> Config {
         nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay(RELAY_V4), relay(RELAY_V6)],
         ports: PortRange { first: 50_000, last: 50_999, quarantine_secs: 0 },
+        icmp: true,
         peers: PeerPolicy {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],
@@ -49,9 +50,9 @@ pub fn config() -> Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Response(Response),
-    AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8> },
+    AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8>, dont_fragment: bool },
     AtClient { to: FiveTuple, message: Vec<u8> },
-    AtOtherShard { relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
+    AtOtherShard { shard: u16, relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
     Dropped(Reason),
 }
 
@@ -103,6 +104,8 @@ pub struct World {
     /// How the shell answers binds; `None` keeps them waiting in `unanswered`.
     pub bind_answer: Option<BindAnswer>,
     pub unanswered: Vec<RelayId>,
+    /// What is on its way to other shards.
+    pub letters: Vec<(u16, Letter)>,
 }
 
 impl World {
@@ -119,6 +122,7 @@ impl World {
             closed: Vec::new(),
             bind_answer: Some(Box::new(|_| Ok(()))),
             unanswered: Vec::new(),
+            letters: Vec::new(),
         }
     }
 
@@ -194,6 +198,7 @@ impl World {
                     assert_eq!(sent, None, "two messages for one step");
                     sent = Some(Seen::Response(Response(bytes.into())));
                 }
+                Effect::Tell { shard, letter } => self.letters.push((shard, letter)),
                 Effect::Record(event) => self.events.push(event),
             }
         }
@@ -290,9 +295,13 @@ fn with_packet<R>(bytes: &[u8], act: impl FnOnce(&mut Packet<'_>) -> R) -> R {
 fn seen(verdict: Verdict, packet: &mut Packet<'_>, reply: &ReplyBuffer) -> Option<Seen> {
     let mut take = |bytes: std::ops::Range<usize>| packet.buffer()[bytes].to_vec();
     Some(match verdict {
-        Verdict::ToPeer { from, to, bytes, .. } => Seen::AtPeer { from, to, data: take(bytes) },
+        Verdict::ToPeer { from, to, bytes, ip } => {
+            Seen::AtPeer { from, to, data: take(bytes), dont_fragment: ip.dont_fragment }
+        }
         Verdict::ToClient { to, bytes, .. } => Seen::AtClient { to, message: take(bytes) },
-        Verdict::ToRelay { relayed, from, bytes, .. } => Seen::AtOtherShard { relayed, from, data: take(bytes) },
+        Verdict::ToRelay { shard, relayed, from, bytes, .. } => {
+            Seen::AtOtherShard { shard, relayed, from, data: take(bytes) }
+        }
         Verdict::Reply { len } => Seen::Response(Response(reply[..len].to_vec())),
         Verdict::Later => return None,
         Verdict::Drop(reason) => Seen::Dropped(reason),

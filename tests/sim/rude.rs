@@ -124,7 +124,7 @@ impl Rude {
         ]);
         let mut builder = Builder::new(wire::message_type(method, Class::Request), dice.array());
         if dice.chance(4) {
-            builder = builder.attribute(dice.pick(&[0x001A, 0x0018, 0x7FFE, 0x8022, 0xC057]), &[]);
+            builder = builder.attribute(dice.pick(&[0x001A, 0x001B, 0x7FFE, 0x8022, 0xC057]), &[]);
         }
         builder = match method {
             wire::ALLOCATE => self.allocate(builder, dice),

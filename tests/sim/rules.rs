@@ -175,6 +175,7 @@ impl Rules {
                 .map(|(bind, advertise)| RelayAddress { bind: *bind, advertise: *advertise })
                 .collect(),
             ports: PortRange { first: self.first_port, last: self.last_port, quarantine_secs: self.quarantine_secs },
+            icmp: true,
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),

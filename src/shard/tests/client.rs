@@ -35,6 +35,7 @@ pub(super) fn config() -> Config {
         relays: vec![relay("127.0.0.1")],
         // Below the ports that the kernel gives to clients and peers of these tests.
         ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
+        icmp: true,
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits { allocations: 1000, permissions_per_allocation: 8, channels_per_allocation: 8, effects: 1000 },
@@ -278,6 +279,11 @@ impl Client {
         self.send(&request);
     }
 
+    pub(super) fn send_indication(&mut self, own: &[(AttributeType, Vec<u8>)]) {
+        let indication = self.write(Method::Send, Class::Indication, own, false);
+        self.send(&indication);
+    }
+
     /// Signs, sends, and takes the next message for the answer.
     pub(super) fn ask(&mut self, method: Method, own: &[(AttributeType, Vec<u8>)]) -> Answer {
         self.send_signed(method, own);
@@ -286,8 +292,14 @@ impl Client {
 
     /// What the server says to an Allocate with valid credentials, for a relay of the client's own family.
     pub(super) fn try_allocate(&mut self) -> Answer {
+        self.try_allocate_with(&[])
+    }
+
+    /// The same with further attributes.
+    pub(super) fn try_allocate_with(&mut self, extra: &[(AttributeType, Vec<u8>)]) -> Answer {
         let mut own = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])];
-        if self.local_address().is_ipv6() {
+        own.extend_from_slice(extra);
+        if self.local_address().is_ipv6() && extra.is_empty() {
             own.push((AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0]));
         }
         let request = self.write(Method::Allocate, Class::Request, &own, false);
@@ -365,6 +377,11 @@ impl Answer {
             }
             Some(value) => u16::from(value[2]) * 100 + u16::from(value[3]),
         }
+    }
+
+    /// The relayed transport address, if this is a success.
+    pub(super) fn relayed(&self) -> Option<SocketAddr> {
+        (self.error() == 0).then(|| self.address(AttributeType::XOR_RELAYED_ADDRESS))
     }
 
     pub(super) fn address(&self, kind: AttributeType) -> SocketAddr {

@@ -1,6 +1,8 @@
 //! Whole shards over the loopback interface.
 
 mod client;
+mod dual;
+mod reservations;
 mod streams;
 mod tls;
 
@@ -11,7 +13,7 @@ use client::{Client, address, channel_data, config, peer, place, receive, settin
 
 use super::*;
 use crate::net::{BATCH, Datagram, ReceiveBatch, SendBatch, UdpSocket};
-use crate::stun::{AttributeType, ErrorCode, Method};
+use crate::stun::{AttributeType, Class, ErrorCode, Method};
 use crate::turn::{EndReason, IpFields, Transport};
 
 /// Two clients whose relays, and so whose selves, are in different shards of two.
@@ -81,7 +83,7 @@ fn data_passes_both_ways_and_the_end_closes_the_relay() {
         assert_eq!(shards.allocations(), 1);
         assert_eq!(client.refresh(0).error(), 0);
         assert_eq!(shards.allocations(), 0);
-        UdpSocket::relay(relayed, 4096).expect("the port is free again");
+        UdpSocket::relay(relayed, 4096, true).expect("the port is free again");
     }
 }
 
@@ -120,12 +122,12 @@ fn turn_8656_14_the_traffic_class_is_carried_along() {
     let shards = Shards::start(settings(1)).unwrap();
     let server = address(&shards, Transport::Udp);
     let mut client = Client::udp(server);
-    let peer = UdpSocket::relay("127.0.0.1:0".parse().unwrap(), 1 << 20).unwrap();
+    let peer = UdpSocket::relay("127.0.0.1:0".parse().unwrap(), 1 << 20, true).unwrap();
     let relayed = client.allocate();
     client.bind_channel(0x4001, peer.local_address());
 
     let (mut sender, mut batch) = (SendBatch::new(), ReceiveBatch::new().unwrap());
-    let ip = IpFields { traffic_class: 0b1011_1001 };
+    let ip = IpFields { traffic_class: 0b1011_1001, dont_fragment: false };
     let mut errors = SocketErrors::default();
     sender.send(&peer, [Datagram { to: relayed, source: None, bytes: b"to the client", ip }], &mut errors);
     assert_eq!(client.receive_data(0x4001), b"to the client");
@@ -141,6 +143,61 @@ fn turn_8656_14_the_traffic_class_is_carried_along() {
     }
     assert_eq!(batch.packet(0).message(), b"to the peer");
     assert_eq!(batch.received(0).ip, ip);
+}
+
+/// TURN-8656-11.5-01, -05, -06: a closed port is told and ends nothing: as soon as it opens, data flows.
+#[test]
+fn turn_8656_11_5_06_port_unreachable_is_told_and_ends_nothing() {
+    let shards = Shards::start(settings(1)).unwrap();
+    for transport in Transport::ALL {
+        let mut client = Client::of(&shards, transport);
+        let relayed = client.allocate();
+        let closed = peer().local_addr().unwrap();
+        client.bind_channel(0x4000, closed);
+        for _ in 0..3 {
+            client.send_data(0x4000, b"anybody?");
+            let told = client::Answer(client.receive());
+            assert_eq!((told.message().method(), told.message().class()), (Method::Data, Class::Indication));
+            assert_eq!(told.address(AttributeType::XOR_PEER_ADDRESS), closed);
+            assert_eq!(told.message().first(AttributeType::ICMP), Some(&[0, 0, 3, 3, 0, 0, 0, 0][..]));
+        }
+        let opened = client::peer_at(&closed.to_string()).expect("still free");
+        client.send_data(0x4000, b"now");
+        assert_eq!(receive(&opened), (b"now".to_vec(), relayed));
+        opened.send_to(b"yes", relayed).unwrap();
+        assert_eq!(client.receive_data(0x4000), b"yes");
+    }
+}
+
+/// TURN-8656-14-05, 11.2-05: too large for our own link and not to be fragmented.
+#[test]
+fn turn_8656_14_05_too_large_to_send_is_told_with_the_mtu() {
+    if client::peer_at("[::1]:0").is_err() {
+        eprintln!("SKIP: this machine has no ::1");
+        return;
+    }
+    let peer = client::peer_at("[::1]:0").unwrap();
+    let ip: std::net::IpAddr = "::1".parse().unwrap();
+    let mut settings = settings(1);
+    settings.listen.iter_mut().for_each(|listen| listen.address = SocketAddr::new(ip, 0));
+    let mut config = config();
+    config.relays = vec![turn::RelayAddress { bind: ip, advertise: ip }];
+    config.peers.allow.push("::1/128".parse().unwrap());
+    settings.turn = Arc::new(config);
+    let shards = Shards::start(settings).unwrap();
+    let mut client = Client::of(&shards, Transport::Tcp);
+    let relayed = client.allocate();
+    client.permit(ip);
+    let address = peer.local_addr().unwrap();
+    let large = (AttributeType::DATA, vec![7; 65_400 + 96]);
+    let to = (AttributeType::XOR_PEER_ADDRESS, address.to_string().into_bytes());
+    client.send_indication(&[to.clone(), (AttributeType::DONT_FRAGMENT, vec![]), large.clone()]);
+    let told = client::Answer(client.receive());
+    assert_eq!(told.address(AttributeType::XOR_PEER_ADDRESS), address);
+    let mtu = 65_536_u32.to_be_bytes();
+    assert_eq!(told.message().first(AttributeType::ICMP).unwrap(), [&[0, 0, 2, 0], &mtu[..]].concat());
+    client.send_indication(&[to, large]);
+    assert_eq!(receive(&peer).1, relayed);
 }
 
 /// STUN-8489-6.3.1.2-01, for answers (pending ones too) and for relayed data.
@@ -261,7 +318,7 @@ fn s12_quotas_count_over_all_shards() {
 #[test]
 fn a_port_in_use_is_passed_over() {
     let mut settings = settings(1);
-    let taken = UdpSocket::relay("127.0.0.1:19998".parse().unwrap(), 4096).unwrap();
+    let taken = UdpSocket::relay("127.0.0.1:19998".parse().unwrap(), 4096, true).unwrap();
     let mut config = config();
     config.ports = turn::PortRange { first: 19_998, last: 19_999, quarantine_secs: 0 };
     settings.turn = Arc::new(config);
@@ -341,7 +398,7 @@ fn shutting_down_ends_all_allocations_and_frees_all_ports() {
     let total = Snapshot::of(&*slots).total;
     assert_eq!((total.allocations, total.turn.allocations_ended[place(EndReason::ALL, EndReason::Shutdown)]), (0, 10));
     for relayed in relayed {
-        UdpSocket::relay(relayed, 4096).expect("free");
+        UdpSocket::relay(relayed, 4096, true).expect("free");
     }
     // The same ports at once again.
     let again = Shards::start(Settings { listen: listening.clone(), ..settings(1) }).expect("free");

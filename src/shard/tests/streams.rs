@@ -108,7 +108,7 @@ fn turn_8656_life_01_the_end_of_the_connection_is_the_end_of_the_allocation() {
             drop(client);
             wait_for(&shards, "the end", |snapshot| snapshot.total.allocations == 0 && snapshot.total.connections == 0);
             assert_eq!(shards.allocations(), 0);
-            UdpSocket::relay(relayed, 4096).expect("the relay port is free");
+            UdpSocket::relay(relayed, 4096, true).expect("the relay port is free");
         }
         wait_for(&shards, "ten ends for the right reason", |snapshot| {
             snapshot.total.turn.allocations_ended[place(EndReason::ALL, EndReason::PathClosed)] == 10

@@ -170,7 +170,7 @@ impl Shell {
         buffer.extend(message);
         buffer.extend([0xEE; Packet::TAILROOM]);
         let range = Packet::HEADROOM..Packet::HEADROOM + message.len();
-        let mut packet = Packet::new(&mut buffer, range, IpFields { traffic_class: 0xB8 });
+        let mut packet = Packet::new(&mut buffer, range, IpFields { traffic_class: 0xB8, ..IpFields::default() });
         let verdict = call(&mut self.servers[usize::from(shard)], &mut packet, &mut self.reply);
         expected.compare(&verdict, &buffer, &self.reply[..]);
         match verdict {
@@ -189,9 +189,9 @@ impl Shell {
                 let data = Some((*peer, data.clone()));
                 self.out.push(Out::ToClient { path: to, bytes: buffer[bytes].to_vec(), data });
             }
-            Verdict::ToRelay { relayed, from, bytes, .. } => {
+            Verdict::ToRelay { shard, relayed, from, bytes, .. } => {
                 self.statistics.across_shards += 1;
-                let shard = self.model.owner_of(relayed.port());
+                assert_eq!(shard, self.model.owner_of(relayed.port()));
                 self.out.push(Out::AcrossShards { shard, relayed, from, data: buffer[bytes].to_vec() });
             }
             Verdict::Drop(_) => self.statistics.dropped += 1,

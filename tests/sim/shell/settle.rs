@@ -41,6 +41,7 @@ impl Shell {
                     assert_eq!(known.traffic, traffic, "bytes counted are not bytes moved");
                     self.statistics.ended += 1;
                 }
+                Effect::Tell { .. } => panic!("nobody here shows a token"),
                 Effect::Record(_) => {}
             }
         }
