@@ -23,6 +23,7 @@
 mod allocate;
 mod allocation;
 mod allocations;
+mod attributes;
 mod authenticate;
 mod channel_bind;
 mod config;

@@ -1,15 +1,13 @@
 //! What happens to a STUN message from a client: parse, authenticate, dispatch, answer.
 
 use super::allocation::Told;
+use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
 use super::authenticate::{Denial, PASSWORD_ALGORITHMS, Sealing, authenticate};
 use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
 };
 use std::net::SocketAddr;
-
-/// Unknown attribute types listed in one 420; a request with more of them gets the first so many.
-const UNKNOWN_ATTRIBUTES_MAX: usize = 32;
 
 /// What a method handler decided. Only [`Server::respond`] turns it into bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,52 +230,6 @@ impl Success {
             Self::CreatePermission | Self::ChannelBind => {}
         }
     }
-}
-
-type UnknownAttributes = arrayvec::ArrayVec<AttributeType, UNKNOWN_ATTRIBUTES_MAX>;
-
-/// The comprehension-required attributes we do not know, each once (STUN-8489-6.3.1-02).
-pub(super) fn unknown_attributes(message: &Message<'_>) -> Option<UnknownAttributes> {
-    let mut unknown = UnknownAttributes::new();
-    for attribute in message.attributes() {
-        if attribute.kind.is_comprehension_required()
-            && !is_known(attribute.kind)
-            && !unknown.contains(&attribute.kind)
-            && unknown.try_push(attribute.kind).is_err()
-        {
-            break;
-        }
-    }
-    (!unknown.is_empty()).then_some(unknown)
-}
-
-/// Attributes Hairpin implements. One that makes no sense in a message is ignored there (STUN-8489-6.3-05); one that
-/// is registered but not implemented is unknown (IANA-01).
-fn is_known(kind: AttributeType) -> bool {
-    use AttributeType as A;
-    matches!(
-        kind,
-        A::MAPPED_ADDRESS
-            | A::USERNAME
-            | A::MESSAGE_INTEGRITY
-            | A::ERROR_CODE
-            | A::UNKNOWN_ATTRIBUTES
-            | A::CHANNEL_NUMBER
-            | A::LIFETIME
-            | A::XOR_PEER_ADDRESS
-            | A::DATA
-            | A::REALM
-            | A::NONCE
-            | A::XOR_RELAYED_ADDRESS
-            | A::REQUESTED_ADDRESS_FAMILY
-            | A::EVEN_PORT
-            | A::REQUESTED_TRANSPORT
-            | A::DONT_FRAGMENT
-            | A::MESSAGE_INTEGRITY_SHA256
-            | A::PASSWORD_ALGORITHM
-            | A::XOR_MAPPED_ADDRESS
-            | A::RESERVATION_TOKEN
-    )
 }
 
 fn method_index(method: Method) -> usize {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::request::unknown_attributes;
+use super::attributes::unknown_attributes;
 use super::{Clock, FiveTuple, Packet, Reason, Server, Verdict};
 use crate::stun::{AddressFamily, AttributeType, Message, read_xor_address};
 
