@@ -173,9 +173,13 @@ impl Allocations {
         }
     }
 
-    /// The names of all reservations.
-    pub(super) fn reservations(&self) -> Vec<RelayId> {
-        self.by_token.keys().filter_map(|token| self.reservation_of(*token)).collect()
+    /// The names of all reservations whose socket is there.
+    pub(super) fn bound_reservations(&self) -> Vec<RelayId> {
+        let is_bound = |name: &RelayId| {
+            let State::Reserved(reservation) = &self.slots[name.slot as usize].state else { return false };
+            reservation.awaited_by.is_none()
+        };
+        self.by_token.keys().filter_map(|token| self.reservation_of(*token)).filter(is_bound).collect()
     }
 
     /// Every port that is bound or about to be: of live and pending allocations and of reservations.

@@ -144,7 +144,8 @@ impl Server {
         for path in &pending {
             self.allocations.abandon(path);
         }
-        for name in self.allocations.reservations() {
+        // Those whose socket is still being bound end with the allocation that waits for them, when the shell answers.
+        for name in self.allocations.bound_reservations() {
             self.end_reservation(clock, name);
         }
         let relays: Vec<RelayId> = self.allocations.iter_mut().map(|(relay, _)| relay).collect();

@@ -16,5 +16,6 @@ mod permissions;
 mod policy;
 mod refresh;
 mod reservations;
+mod storm;
 mod vectors;
 mod world;
