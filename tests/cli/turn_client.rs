@@ -7,7 +7,6 @@ use hairpin::stun::{AttributeType, Class, Message, MessageWriter, Method, Seal, 
 
 pub struct TurnClient {
     socket: UdpSocket,
-    requests: u8,
     realm: Vec<u8>,
     nonce: Vec<u8>,
     name: String,
@@ -19,7 +18,7 @@ impl TurnClient {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self { socket, requests: 0, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16] }
+        Self { socket, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16] }
     }
 
     pub fn binding(&mut self) {
@@ -44,9 +43,12 @@ impl TurnClient {
 
     /// Loopback loses nothing, so nothing is sent twice.
     fn request(&mut self, method: Method, fill: impl FnOnce(&mut MessageWriter<'_>)) -> Result<(), u16> {
-        self.requests += 1;
+        // Random, because the kernel may give this client the port of one before it, and the server remembers deletions
+        // by path and id for a while.
+        let mut id = [0; 12];
+        getrandom::fill(&mut id).unwrap();
         let mut buffer = [0; 1_232];
-        let mut writer = MessageWriter::new(&mut buffer, method, Class::Request, TransactionId([self.requests; 12]));
+        let mut writer = MessageWriter::new(&mut buffer, method, Class::Request, TransactionId(id));
         fill(&mut writer);
         let seal = if self.name.is_empty() {
             Seal::None

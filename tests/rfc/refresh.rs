@@ -123,3 +123,15 @@ fn s12_allocating_and_deleting_again_and_again_fills_no_timer() {
     }
     assert!(world.server.timers_armed() <= before + 2, "{} deadlines", world.server.timers_armed());
 }
+
+/// A deletion that arrives once more, late, is answered as before and does not end the allocation made since.
+#[test]
+fn a_late_duplicate_of_a_deletion_spares_the_next_allocation() {
+    let mut world = World::new();
+    let (mut alice, _) = world.allocated(path(CLIENT));
+    let deletion = alice.signed(Method::Refresh, vec![lifetime(0)]);
+    let first = world.exchange(path(CLIENT), &deletion);
+    world.allocate(path(CLIENT), &mut alice, vec![]);
+    assert_eq!(world.exchange(path(CLIENT), &deletion), first);
+    assert_eq!(world.server.allocations(), 1);
+}

@@ -135,7 +135,6 @@ pub(super) struct Client {
     socket: Socket,
     name: &'static str,
     nonce: Vec<u8>,
-    next_id: u32,
     unread: Vec<u8>,
 }
 
@@ -173,7 +172,7 @@ impl Client {
     }
 
     fn new(socket: Socket) -> Self {
-        Self { socket, name: "alice", nonce: Vec::new(), next_id: 0, unread: Vec::new() }
+        Self { socket, name: "alice", nonce: Vec::new(), unread: Vec::new() }
     }
 
     pub(super) fn named(mut self, name: &'static str) -> Self {
@@ -247,9 +246,10 @@ impl Client {
     }
 
     fn write(&mut self, method: Method, class: Class, own: &[(AttributeType, Vec<u8>)], signed: bool) -> Vec<u8> {
-        self.next_id += 1;
-        let mut id = [7; 12];
-        id[..4].copy_from_slice(&self.next_id.to_be_bytes());
+        // Random, as the RFC asks: the kernel may give a client the port of one before it, and the server remembers
+        // deletions by path and id for a while.
+        let mut id = [0; 12];
+        getrandom::fill(&mut id).unwrap();
         let mut buffer = vec![0; 66_000];
         let mut writer = MessageWriter::new(&mut buffer, method, class, TransactionId(id));
         own.iter().for_each(|(kind, value)| match *kind {
