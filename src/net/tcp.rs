@@ -81,12 +81,14 @@ const PARTIAL_KEPT_BYTES: usize = 4096;
 
 impl PartialMessage {
     /// Cuts `chunk`, the next bytes of the stream, into messages and hands over each, in order. The rest is kept, at
-    /// most [`FRAME_LEN_MAX`](crate::stun::stream::FRAME_LEN_MAX) bytes. When `take` returns `false` the remaining bytes are thrown away: the connection
-    /// is being closed.
+    /// most [`FRAME_LEN_MAX`](crate::stun::stream::FRAME_LEN_MAX) bytes. After a message for which `take` returns `false` it
+    /// stops. Returns how many bytes of `chunk` it has used up: all, unless it was stopped.
     ///
     /// # Errors
     /// The stream has lost its framing; messages before that were handed over.
-    pub fn feed(&mut self, mut chunk: &[u8], mut take: impl FnMut(&[u8]) -> bool) -> Result<(), LostFraming> {
+    pub fn feed(&mut self, chunk: &[u8], mut take: impl FnMut(&[u8]) -> bool) -> Result<usize, LostFraming> {
+        let whole = chunk.len();
+        let mut chunk = chunk;
         // Only as much is copied as the message that was begun still lacks; everything after is cut where it lies.
         while !self.bytes.is_empty() {
             match next_frame(&self.bytes)? {
@@ -96,12 +98,12 @@ impl PartialMessage {
                     self.bytes.clear();
                     self.bytes.shrink_to(PARTIAL_KEPT_BYTES);
                     if !wanted {
-                        return Ok(());
+                        return Ok(whole - chunk.len());
                     }
                 }
                 Frame::Incomplete { needed } => {
                     if chunk.is_empty() {
-                        return Ok(());
+                        return Ok(whole);
                     }
                     let (now, later) = chunk.split_at(chunk.len().min(needed - self.bytes.len()));
                     self.bytes.extend_from_slice(now);
@@ -113,18 +115,18 @@ impl PartialMessage {
             match next_frame(chunk)? {
                 Frame::Complete { len } => {
                     let (message, later) = chunk.split_at(len);
-                    if !take(message) {
-                        return Ok(());
-                    }
                     chunk = later;
+                    if !take(message) {
+                        return Ok(whole - chunk.len());
+                    }
                 }
                 Frame::Incomplete { .. } => {
                     self.bytes.extend_from_slice(chunk);
-                    return Ok(());
+                    return Ok(whole);
                 }
             }
         }
-        Ok(())
+        Ok(whole)
     }
 
     /// Bytes waiting for the rest of their message.
@@ -330,10 +332,12 @@ mod tests {
             let mut partial = PartialMessage::default();
             let mut messages = 0;
             let result = [&stream[..cut], &stream[cut..]].iter().try_for_each(|chunk| {
-                partial.feed(chunk, |_| {
-                    messages += 1;
-                    true
-                })
+                partial
+                    .feed(chunk, |_| {
+                        messages += 1;
+                        true
+                    })
+                    .map(|_| ())
             });
             assert_eq!(result, Err(LostFraming), "cut at {cut}");
             assert_eq!(messages, 1);
@@ -341,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_handed_over_after_no() {
+    fn nothing_is_handed_over_after_no_and_the_rest_is_known() {
         let stream = [stun(0), stun(4), stun(8)].concat();
         for cut in 0..stream.len() {
             let mut partial = PartialMessage::default();
@@ -350,11 +354,13 @@ mod tests {
                 messages += 1;
                 false
             };
-            partial.feed(&stream[..cut], &mut take).expect("well framed");
+            let mut used = partial.feed(&stream[..cut], &mut take).expect("well framed");
             if messages == 0 {
-                partial.feed(&stream[cut..], |_| false).expect("well framed");
+                assert_eq!(used, cut);
+                used += partial.feed(&stream[cut..], |_| false).expect("well framed");
                 assert!(partial.is_empty(), "cut at {cut}");
             }
+            assert_eq!(used, stun(0).len(), "cut at {cut}");
         }
     }
 

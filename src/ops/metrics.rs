@@ -167,6 +167,11 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
             [([], shell.connections_accepted)],
         ),
         counter(
+            "hairpin_connections_moved_total",
+            "Client connections that went from one shard to another, because their client had business there.",
+            [([], shell.connections_moved)],
+        ),
+        counter(
             "hairpin_connections_closed_total",
             "Client connections closed by the server, by reason.",
             [

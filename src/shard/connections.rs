@@ -21,6 +21,14 @@ pub(super) struct Accepted {
     pub(super) binding_only: bool,
 }
 
+/// A connection on its way to another shard, where its client has business.
+#[derive(Debug)]
+pub(super) struct Moving {
+    connection: Connection,
+    /// Bytes that were read before and are to be served where it arrives.
+    unread: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) path: FiveTuple,
@@ -43,8 +51,28 @@ pub(super) struct Connection {
     pub(super) is_read_closed: bool,
     /// Other methods than Binding are not for this connection (ALPN-7443-2-04).
     pub(super) binding_only: bool,
+    /// It came from another shard, and stays.
+    pub(super) has_moved: bool,
+    /// The shard where its last message is to be served, and that message.
+    pub(super) leaving: Option<(u16, Vec<u8>)>,
     generation: u32,
     _held: ConnectionHeld,
+}
+
+impl Moving {
+    /// Stops listening for events here.
+    pub(super) fn new(registry: &Registry, mut connection: Connection, unread: Vec<u8>) -> io::Result<Self> {
+        registry.deregister(connection.stream.tcp())?;
+        Ok(Self { connection, unread })
+    }
+
+    pub(super) fn path(&self) -> &FiveTuple {
+        &self.connection.path
+    }
+
+    pub(super) fn into_parts(self) -> (Connection, Vec<u8>) {
+        (self.connection, self.unread)
+    }
 }
 
 impl Connection {
@@ -97,16 +125,7 @@ impl Connections {
         send_buffer_bytes: usize,
         now: Now,
     ) -> io::Result<usize> {
-        let Accepted { mut stream, path, held, binding_only } = accepted;
-        debug_assert!(!self.by_path.contains_key(&path));
-        let index = self.free.pop().unwrap_or(self.table.len());
-        self.generation = self.generation.wrapping_add(1);
-        let generation = self.generation;
-        let token = Source::connection(index, generation).token();
-        if let Err(error) = registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE) {
-            self.forget(index);
-            return Err(error);
-        }
+        let Accepted { stream, path, held, binding_only } = accepted;
         let connection = Connection {
             path,
             stream,
@@ -120,9 +139,31 @@ impl Connections {
             is_paused: false,
             is_read_closed: false,
             binding_only,
-            generation,
+            has_moved: false,
+            leaving: None,
+            generation: 0,
             _held: held,
         };
+        self.insert(registry, connection)
+    }
+
+    /// Takes in a connection that comes from another shard; its index. Its 5-tuple must be new here.
+    pub(super) fn move_in(&mut self, registry: &Registry, connection: Connection) -> io::Result<usize> {
+        self.insert(registry, Connection { is_queued: false, is_dirty: false, has_moved: true, ..connection })
+    }
+
+    fn insert(&mut self, registry: &Registry, mut connection: Connection) -> io::Result<usize> {
+        debug_assert!(!self.by_path.contains_key(&connection.path));
+        let index = self.free.pop().unwrap_or(self.table.len());
+        self.generation = self.generation.wrapping_add(1);
+        connection.generation = self.generation;
+        let token = connection.source(index).token();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = registry.register(connection.stream.tcp(), token, interest) {
+            self.forget(index);
+            return Err(error);
+        }
+        let path = connection.path;
         if index == self.table.len() {
             self.table.push(None);
         }

@@ -31,6 +31,8 @@ pub struct ShellCounters {
     pub unsendable: u64,
     /// Connections accepted and kept.
     pub connections_accepted: u64,
+    /// Connections that came from another shard, because their client has business here.
+    pub connections_moved: u64,
     /// Connections closed at once, because there are too many altogether or from that address.
     pub connections_refused: u64,
     /// Connections closed because their bytes were no messages (any more).
@@ -134,6 +136,7 @@ impl ShellCounters {
             mailbox_overflows,
             unsendable,
             connections_accepted,
+            connections_moved,
             connections_refused,
             connections_lost_framing,
             connections_broken_tls,
@@ -152,6 +155,7 @@ impl ShellCounters {
         self.mailbox_overflows += mailbox_overflows;
         self.unsendable += unsendable;
         self.connections_accepted += connections_accepted;
+        self.connections_moved += connections_moved;
         self.connections_refused += connections_refused;
         self.connections_lost_framing += connections_lost_framing;
         self.connections_broken_tls += connections_broken_tls;

@@ -1,5 +1,5 @@
-//! How anybody else reaches a shard: packets between relays of two shards, letters between their machines, and the
-//! operator's commands.
+//! How anybody else reaches a shard: packets between relays of two shards, what clients sent to the wrong shard, letters
+//! between their machines, and the operator's commands.
 //!
 //! Nobody ever waits here. Packets have a bounded queue and are dropped beyond it, as a socket would do; commands are
 //! few and never lost. Buffers of packets go round: the reader puts them back for the next writer.
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use mio::Waker;
 
-use super::connections::Accepted;
-use crate::turn::{self, IpFields};
+use super::connections::{Accepted, Moving};
+use crate::turn::{self, FiveTuple, IpFields};
 
 /// Packets waiting for one shard; the same order of magnitude as a socket buffer holds.
 const PARCELS_MAX: usize = 2048;
@@ -32,15 +32,26 @@ pub(super) struct Mailbox {
     waker: Waker,
 }
 
-/// A packet from a relay of another shard, for [`turn::Server::from_relay`].
+/// A packet that another shard has read.
 #[derive(Debug)]
 pub(super) struct Parcel {
-    /// The receiving relayed transport address.
-    pub(super) relayed: SocketAddr,
-    /// The sending one.
-    pub(super) from: SocketAddr,
+    pub(super) label: Label,
     pub(super) ip: IpFields,
     pub(super) bytes: Vec<u8>,
+}
+
+/// What is to be done with a parcel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Label {
+    /// For [`turn::Server::from_relay`].
+    Relayed {
+        /// The receiving relayed transport address.
+        relayed: SocketAddr,
+        /// The sending one.
+        from: SocketAddr,
+    },
+    /// For [`turn::Server::from_client`]: a datagram that the kernel gave to another shard.
+    Client(FiveTuple),
 }
 
 /// What an operator, the thread of the handshakes or another shard wants.
@@ -57,6 +68,8 @@ pub(super) enum Command {
     Drain,
     /// A connection whose TLS handshake is over.
     Adopt(Box<Accepted>),
+    /// A connection whose client has business here ([`turn::Verdict::NotMine`]).
+    MoveIn(Box<Moving>),
     ShutDown,
     /// Panic, to show that the others live on.
     Crash,
@@ -78,17 +91,11 @@ impl Mailbox {
     }
 
     /// Leaves a packet. The reader is not woken yet: call [`Mailbox::wake`] when the batch is done.
-    pub(super) fn post(
-        &self,
-        relayed: SocketAddr,
-        from: SocketAddr,
-        ip: IpFields,
-        bytes: &[u8],
-    ) -> Result<(), Overflow> {
+    pub(super) fn post(&self, label: Label, ip: IpFields, bytes: &[u8]) -> Result<(), Overflow> {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(bytes);
-        let parcel = Parcel { relayed, from, ip, bytes: buffer };
+        let parcel = Parcel { label, ip, bytes: buffer };
         self.parcels.push(parcel).map_err(|refused| {
             self.give_back(refused.bytes);
             Overflow
@@ -152,8 +159,9 @@ mod tests {
         (poll, Mailbox::new(waker))
     }
 
-    fn address() -> SocketAddr {
-        "192.0.2.1:50000".parse().unwrap()
+    fn label() -> Label {
+        let address = "192.0.2.1:50000".parse().unwrap();
+        Label::Relayed { relayed: address, from: address }
     }
 
     fn wake_ups(poll: &mut Poll) -> usize {
@@ -167,9 +175,9 @@ mod tests {
         let (_poll, mailbox) = mailbox();
         for number in 0..PARCELS_MAX {
             let bytes = (number as u32).to_be_bytes();
-            assert_eq!(mailbox.post(address(), address(), IP, &bytes), Ok(()));
+            assert_eq!(mailbox.post(label(), IP, &bytes), Ok(()));
         }
-        assert_eq!(mailbox.post(address(), address(), IP, b"too much"), Err(Overflow));
+        assert_eq!(mailbox.post(label(), IP, b"too much"), Err(Overflow));
         for _ in 0..10 * PARCELS_MAX {
             mailbox.command(Command::Drain);
         }
@@ -180,13 +188,13 @@ mod tests {
         }
         assert!(!mailbox.has_parcels());
         assert_eq!(std::iter::from_fn(|| mailbox.next_command()).count(), 10 * PARCELS_MAX);
-        assert_eq!(mailbox.post(address(), address(), IP, b"room again"), Ok(()));
+        assert_eq!(mailbox.post(label(), IP, b"room again"), Ok(()));
     }
 
     #[test]
     fn one_wake_up_until_the_reader_looks() {
         let (mut poll, mailbox) = mailbox();
-        mailbox.post(address(), address(), IP, b"1").unwrap();
+        mailbox.post(label(), IP, b"1").unwrap();
         assert_eq!(wake_ups(&mut poll), 0, "a batch is not done before it is");
         mailbox.wake();
         mailbox.wake();
@@ -201,11 +209,11 @@ mod tests {
     #[test]
     fn buffers_go_round_but_huge_ones_do_not() {
         let (_poll, mailbox) = mailbox();
-        mailbox.post(address(), address(), IP, &[7; 1200]).unwrap();
+        mailbox.post(label(), IP, &[7; 1200]).unwrap();
         let parcel = mailbox.next_parcel().unwrap();
         let place = parcel.bytes.as_ptr();
         mailbox.give_back(parcel.bytes);
-        mailbox.post(address(), address(), IP, &[8; 1000]).unwrap();
+        mailbox.post(label(), IP, &[8; 1000]).unwrap();
         let parcel = mailbox.next_parcel().unwrap();
         assert_eq!((parcel.bytes.as_ptr(), parcel.bytes.len()), (place, 1000));
         mailbox.give_back(vec![0; 65_000]);

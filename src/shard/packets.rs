@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::listeners::Kind;
+use super::mailbox::Label;
 use super::reactor::Shard;
 use crate::net::{BATCH, Datagram, clock};
 use crate::turn::{FiveTuple, IpFields, Packet, RelayId, Transport, Verdict};
@@ -42,6 +43,8 @@ enum Via {
 pub(super) enum Asker {
     /// The sender of a datagram that came to this listener.
     Listener(usize, FiveTuple),
+    /// The sender of a datagram that came to this listener's twin in another shard.
+    Elsewhere(usize, FiveTuple),
     /// The client of this connection.
     Connection(usize),
     /// Peers and other relays are never answered.
@@ -143,19 +146,30 @@ impl Shard<'_> {
         count == room
     }
 
-    /// Reads packets that relays of other shards have sent to ours; whether there may be more.
+    /// Reads packets that other shards have left here; whether there may be more.
     pub(super) fn read_mailbox(&mut self) -> bool {
         self.clock = clock::read();
         for _ in 0..PARCELS_PER_TURN {
             let Some(parcel) = self.home.mailbox().next_parcel() else {
                 return false;
             };
-            let slot = self.insert(parcel.from, parcel.relayed, &parcel.bytes, parcel.ip);
+            match parcel.label {
+                Label::Relayed { relayed, from } => {
+                    let slot = self.insert(from, relayed, &parcel.bytes, parcel.ip);
+                    let mut packet = self.home.batch.packet(slot);
+                    let verdict = self.server.from_relay(self.clock, relayed, from, &mut packet);
+                    self.carry_out(verdict, slot, Asker::Nobody);
+                    self.drain_effects();
+                }
+                Label::Client(path) => match self.home.listeners.udp_for(path.server) {
+                    Some(listener) => {
+                        let slot = self.insert(path.client, path.server, &parcel.bytes, parcel.ip);
+                        self.serve_client(path, slot, Asker::Elsewhere(listener, path));
+                    }
+                    None => self.home.counters.unsendable += 1,
+                },
+            }
             self.home.mailbox().give_back(parcel.bytes);
-            let mut packet = self.home.batch.packet(slot);
-            let verdict = self.server.from_relay(self.clock, parcel.relayed, parcel.from, &mut packet);
-            self.carry_out(verdict, slot, Asker::Nobody);
-            self.drain_effects();
         }
         self.home.mailbox().has_parcels()
     }
@@ -203,15 +217,19 @@ impl Shard<'_> {
             }
             Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
             Verdict::ToRelay { shard, relayed, from, bytes, ip } => {
-                let bytes = &self.home.batch.slot(slot)[bytes];
-                match self.home.mailboxes[usize::from(shard)].post(relayed, from, ip, bytes) {
-                    Ok(()) if self.to_wake.contains(&shard) => {}
-                    Ok(()) => self.to_wake.push(shard),
-                    Err(_) => self.home.counters.mailbox_overflows += 1,
-                }
+                self.post(shard, Label::Relayed { relayed, from }, slot, bytes, ip);
             }
+            Verdict::NotMine { shard } => match asker {
+                Asker::Listener(_, path) => {
+                    let packet = self.home.batch.packet(slot);
+                    let (bytes, ip) = (packet.range(), packet.ip());
+                    self.post(shard, Label::Client(path), slot, bytes, ip);
+                }
+                Asker::Connection(index) => self.send_away(index, shard),
+                Asker::Elsewhere(..) | Asker::Nobody => self.home.counters.unsendable += 1,
+            },
             Verdict::Reply { len } => match asker {
-                Asker::Listener(listener, path) => {
+                Asker::Listener(listener, path) | Asker::Elsewhere(listener, path) => {
                     // The question is not needed any more; its slot keeps the answer until the batch is sent.
                     let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
                     self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
@@ -221,6 +239,15 @@ impl Shard<'_> {
                 Asker::Nobody => {}
             },
             Verdict::Later | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Leaves bytes of a slot in the mailbox of another shard.
+    fn post(&mut self, shard: u16, label: Label, slot: usize, bytes: Range<usize>, ip: IpFields) {
+        match self.home.mailboxes[usize::from(shard)].post(label, ip, &self.home.batch.slot(slot)[bytes]) {
+            Ok(()) if self.to_wake.contains(&shard) => {}
+            Ok(()) => self.to_wake.push(shard),
+            Err(_) => self.home.counters.mailbox_overflows += 1,
         }
     }
 

@@ -291,6 +291,7 @@ impl<'h> Shard<'h> {
                     return Flow::Stop;
                 }
                 Command::Adopt(accepted) => self.adopt(*accepted),
+                Command::MoveIn(moving) => self.move_in(*moving),
                 Command::Crash => {
                     warn!(event = "crash_requested", shard = self.home.place.index);
                     panic!("crash for a test");

@@ -8,8 +8,9 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::connections::Accepted;
+use super::connections::{Accepted, Moving};
 use super::listeners::Kind;
+use super::mailbox::Command;
 use super::packets::Asker;
 use super::reactor::Shard;
 use super::start::explain;
@@ -72,21 +73,62 @@ impl Shard<'_> {
         let Some(index) = self.open_connection(accepted) else {
             return;
         };
-        // The last bytes of the handshake may wait to be written, and first messages may have come with it, of which
-        // no event will tell.
+        self.look_at(index);
+    }
+
+    /// Takes in a connection from another shard, and serves what was read of it there.
+    pub(super) fn move_in(&mut self, moving: Moving) {
+        self.make_way(moving.path());
+        let (connection, unread) = moving.into_parts();
+        let path = connection.path;
+        match self.connections.move_in(self.home.poll.registry(), connection) {
+            Ok(index) => {
+                self.home.counters.connections_moved += 1;
+                if self.serve_stream(index, path, &unread) {
+                    self.look_at(index);
+                }
+            }
+            Err(error) => self.home.counters.socket_errors.count(&error),
+        }
+    }
+
+    /// Reads and writes a connection that is new here once: bytes may wait on it of which no event will tell, because
+    /// they came before it, or with the end of a handshake.
+    fn look_at(&mut self, index: usize) {
         self.mark_dirty(index);
         if let Some(connection) = self.connections.get_mut(index)
+            && !connection.is_paused
             && !std::mem::replace(&mut connection.is_queued, true)
         {
             self.ready.push_back(connection.source(index));
         }
     }
 
-    fn open_connection(&mut self, accepted: Accepted) -> Option<usize> {
-        // The kernel has let go of an old connection with this 5-tuple before we have heard of its end.
-        if let Some(old) = self.connections.index_of(&accepted.path) {
-            self.close_connection(old);
+    /// Notes that a connection is to leave once the message being served is done with. One that has come from another
+    /// shard, or has an allocation here, stays; its message is lost.
+    pub(super) fn send_away(&mut self, index: usize, shard: u16) {
+        match self.connections.get_mut(index) {
+            Some(connection) if !connection.has_moved && connection.allocations == 0 => {
+                connection.leaving = Some((shard, Vec::new()));
+            }
+            _ => self.home.counters.unsendable += 1,
         }
+    }
+
+    fn move_out(&mut self, index: usize, shard: u16, unread: Vec<u8>) {
+        let Some(connection) = self.connections.close(index) else {
+            return;
+        };
+        self.server.path_closed(self.clock, connection.path);
+        self.drain_effects();
+        match Moving::new(self.home.poll.registry(), connection, unread) {
+            Ok(moving) => self.home.mailboxes[usize::from(shard)].command(Command::MoveIn(Box::new(moving))),
+            Err(error) => self.home.counters.socket_errors.count(&error),
+        }
+    }
+
+    fn open_connection(&mut self, accepted: Accepted) -> Option<usize> {
+        self.make_way(&accepted.path);
         let registry = self.home.poll.registry();
         match self.connections.open(registry, accepted, self.home.bounds.send_buffer_bytes, self.clock.now) {
             Ok(index) => {
@@ -97,6 +139,13 @@ impl Shard<'_> {
                 self.home.counters.socket_errors.count(&error);
                 None
             }
+        }
+    }
+
+    /// The kernel has let go of an old connection with this 5-tuple before we have heard of its end.
+    fn make_way(&mut self, path: &FiveTuple) {
+        if let Some(old) = self.connections.index_of(path) {
+            self.close_connection(old);
         }
     }
 
@@ -158,27 +207,43 @@ impl Shard<'_> {
         }
         // An encrypted client may want an answer that is no message, like to a change of keys.
         let has_records = connection.stream.wants_write();
-        let mut partial = std::mem::take(&mut connection.partial);
-        let bytes = std::mem::take(&mut self.stream_bytes);
-        self.clock = clock::read();
-        let framing = partial.feed(bytes.bytes(), |message| self.on_stream_message(index, path, message));
-        self.stream_bytes = bytes;
         if has_records {
             self.mark_dirty(index);
         }
-        if framing.is_err() {
-            self.lose_framing(index, path);
-            return false;
-        }
-        let Some(connection) = self.connections.by_token(index, generation) else {
-            return false;
-        };
-        connection.partial = partial;
-        if received.is_end {
+        let bytes = std::mem::take(&mut self.stream_bytes);
+        self.clock = clock::read();
+        let is_here = self.serve_stream(index, path, bytes.bytes());
+        self.stream_bytes = bytes;
+        if is_here && received.is_end {
             self.finish_connection(index);
             return false;
         }
-        has_more
+        is_here && has_more
+    }
+
+    /// Cuts the next bytes of a connection into messages and serves them; whether the connection is still here.
+    fn serve_stream(&mut self, index: usize, path: FiveTuple, bytes: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(index) else {
+            return false;
+        };
+        let source = connection.source(index);
+        let mut partial = std::mem::take(&mut connection.partial);
+        let Ok(used) = partial.feed(bytes, |message| self.on_stream_message(index, path, message)) else {
+            self.lose_framing(index, path);
+            return false;
+        };
+        // Serving may have closed it, and the place may be somebody else's.
+        let Some(connection) = self.connections.get_mut(index).filter(|connection| connection.source(index) == source)
+        else {
+            return false;
+        };
+        connection.partial = partial;
+        if let Some((shard, mut unread)) = connection.leaving.take() {
+            unread.extend_from_slice(&bytes[used..]);
+            self.move_out(index, shard, unread);
+            return false;
+        }
+        true
     }
 
     /// STUN-8489-6.2.2-07
@@ -202,7 +267,13 @@ impl Shard<'_> {
         // Streams have no traffic class of their own messages (TURN-8656-15-01).
         let slot = self.insert(path.client, path.server, message, IpFields::default());
         self.serve_client(path, slot, Asker::Connection(index));
-        true
+        match self.connections.get_mut(index).and_then(|connection| connection.leaving.as_mut()) {
+            Some((_, unread)) => {
+                unread.extend_from_slice(message);
+                false
+            }
+            None => true,
+        }
     }
 
     /// Queues relayed data in a slot for a client, or drops it when the client does not keep up.

@@ -62,7 +62,11 @@ impl Home {
                 Command::ShutDown => return true,
                 // Without a server there is nobody to talk to: the client may come again, and the other shards hear
                 // that nothing of the former life counts any more.
-                Command::Adopt(_) | Command::Letter { .. } | Command::Restarted(_) | Command::Crash => {}
+                Command::Adopt(_)
+                | Command::MoveIn(_)
+                | Command::Letter { .. }
+                | Command::Restarted(_)
+                | Command::Crash => {}
             }
         }
         false

@@ -221,6 +221,13 @@ pub enum Verdict {
         /// Header fields to carry along.
         ip: IpFields,
     },
+    /// This client's message is for another shard: hand it to [`Server::from_client`] there, unchanged. A datagram
+    /// travels alone; a connection moves there with all that was not read yet, and stays. What was carried once is not
+    /// carried again: such a verdict about it is to be dropped.
+    NotMine {
+        /// The other shard.
+        shard: u16,
+    },
     /// Answer the sender with the first `len` bytes of the reply buffer.
     Reply {
         /// Length in bytes.

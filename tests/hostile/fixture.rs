@@ -194,7 +194,7 @@ impl Fixture {
             Verdict::Later => Outcome::Later,
             Verdict::ToPeer { to, bytes, .. } => Outcome::ToPeer(to, self.buffer[bytes].to_vec()),
             Verdict::ToClient { to, bytes, .. } => Outcome::ToClient(to, self.buffer[bytes].to_vec()),
-            Verdict::ToRelay { .. } => panic!("there is only one shard"),
+            Verdict::ToRelay { .. } | Verdict::NotMine { .. } => panic!("there is only one shard"),
         }
     }
 

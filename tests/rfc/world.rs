@@ -53,6 +53,7 @@ pub enum Seen {
     AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8>, dont_fragment: bool },
     AtClient { to: FiveTuple, message: Vec<u8> },
     AtOtherShard { shard: u16, relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
+    NotMine { shard: u16 },
     Dropped(Reason),
 }
 
@@ -303,6 +304,7 @@ fn seen(verdict: Verdict, packet: &mut Packet<'_>, reply: &ReplyBuffer) -> Optio
             Seen::AtOtherShard { shard, relayed, from, data: take(bytes) }
         }
         Verdict::Reply { len } => Seen::Response(Response(reply[..len].to_vec())),
+        Verdict::NotMine { shard } => Seen::NotMine { shard },
         Verdict::Later => return None,
         Verdict::Drop(reason) => Seen::Dropped(reason),
     })

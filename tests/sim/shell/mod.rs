@@ -194,6 +194,7 @@ impl Shell {
                 assert_eq!(shard, self.model.owner_of(relayed.port()));
                 self.out.push(Out::AcrossShards { shard, relayed, from, data: buffer[bytes].to_vec() });
             }
+            Verdict::NotMine { .. } => unreachable!("nothing here belongs to another shard"),
             Verdict::Drop(_) => self.statistics.dropped += 1,
             Verdict::Reply { .. } | Verdict::Later => {}
         }
