@@ -63,6 +63,7 @@ impl Checker<'_> {
         let listen = self.listen(written, &relays, &ports);
         let (credentials, secret_is_made_up) = self.credentials(&written.auth);
         let allocations = self.count("limits.allocations", written.limits.allocations, 1..=TABLE_MAX);
+        let threads = self.threads(written.threads, &ports);
         let turn = turn::Config {
             realm: self.realm(&written.auth.realm),
             software: self.software(&written.software),
@@ -73,11 +74,11 @@ impl Checker<'_> {
             ports,
             icmp: written.relay.icmp,
             lifetimes: self.lifetimes(&written.allocations),
-            limits: self.table_limits(&written.limits, allocations),
+            limits: self.table_limits(&written.limits, allocations, threads),
         };
         let (tls, certificate) = self.tls(&written.tls, &listen);
         let shards = shard::Settings {
-            count: self.threads(written.threads, &turn.ports),
+            count: threads,
             connections: self.connection_limits(&written.limits),
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
@@ -207,7 +208,10 @@ impl Checker<'_> {
         turn::Lifetimes { allocation_default_secs, allocation_max_secs }
     }
 
-    fn table_limits(&mut self, written: &super::written::Limits, allocations: usize) -> turn::Limits {
+    fn table_limits(&mut self, written: &super::written::Limits, allocations: usize, threads: u16) -> turn::Limits {
+        let answers = self.count("limits.answers_per_prefix", written.answers_per_prefix, 0..=1_000_000_000);
+        // The kernel spreads the ports of one network over all shards.
+        let answers_per_prefix = answers.div_ceil(usize::from(threads)) as u32;
         turn::Limits {
             // Clients spread over shards by chance, so a single one may have to hold nearly all of them.
             allocations,
@@ -222,6 +226,7 @@ impl Checker<'_> {
                 1..=CHANNELS_MAX,
             ),
             effects: self.count("limits.pending_effects", written.pending_effects, 64..=TABLE_MAX),
+            answers_per_prefix,
         }
     }
 

@@ -166,6 +166,8 @@ section! {
         connection_send_buffer: String = "256KiB".into(),
         /// For TCP connections without an allocation.
         connection_idle: String = "1m".into(),
+        /// Unauthenticated answers a second to one network.
+        answers_per_prefix: i64 = 500,
         /// Work between the protocol machine and its shard.
         pending_effects: i64 = 4_096,
     }

@@ -171,7 +171,7 @@ pub(super) const PERMISSION_SECS: u32 = 300;
 /// The lifetime of a channel binding (RFC 8656 §12, TURN-8656-12-02), in seconds.
 pub(super) const CHANNEL_SECS: u32 = 600;
 
-/// Sizes of tables and queues; reaching one is answered 508.
+/// Sizes of tables and queues, reaching one of which is answered 508, and a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Allocations of one shard.
@@ -182,6 +182,9 @@ pub struct Limits {
     pub channels_per_allocation: usize,
     /// Effects not yet taken by the shell.
     pub effects: usize,
+    /// Answers a second of one shard, over UDP, to unauthenticated requests from one IPv4 /24 or IPv6 /56; beyond, they
+    /// are dropped. Zero is no limit. Clients with an allocation and those on this machine are not counted.
+    pub answers_per_prefix: u32,
 }
 
 /// Which of how many shards a server is.

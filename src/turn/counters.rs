@@ -64,6 +64,8 @@ vocabulary! {
         IcmpIgnored = "icmp_ignored",
         /// More ICMP messages in a second than one client is told of.
         IcmpRateLimited = "icmp_rate_limited",
+        /// More unauthenticated requests in a second than are answered to one network.
+        AnswerRateLimited = "answer_rate_limited",
     }
 }
 

@@ -23,6 +23,7 @@
 mod allocate;
 mod allocation;
 mod allocations;
+mod answer_limit;
 mod attributes;
 mod authenticate;
 mod channel_bind;

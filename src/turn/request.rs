@@ -54,7 +54,7 @@ impl Server {
     ) -> Verdict {
         let message = match Message::parse(packet.message()) {
             Ok(message) => message,
-            Err(ParseError::MalformedAttribute(header)) => return self.on_malformed(header, reply),
+            Err(ParseError::MalformedAttribute(header)) => return self.on_malformed(clock, path, header, reply),
             Err(_) => return Verdict::Drop(Reason::BadHeader),
         };
         if !message.fingerprint_holds() {
@@ -72,11 +72,14 @@ impl Server {
     }
 
     /// STUN-8489-14-03: a request with a sound header and broken attributes is told so; anything else is dropped.
-    fn on_malformed(&mut self, header: Header, reply: &mut ReplyBuffer) -> Verdict {
+    fn on_malformed(&mut self, clock: Clock, path: FiveTuple, header: Header, reply: &mut ReplyBuffer) -> Verdict {
         if header.class != Class::Request || matches!(header.method, Method::Send | Method::Data) {
             return Verdict::Drop(Reason::MalformedAttribute);
         }
         self.counters.requests[method_index(header.method)] += 1;
+        if !self.may_answer(clock, &path, header.transaction_id) {
+            return Verdict::Drop(Reason::AnswerRateLimited);
+        }
         let answering = Answering { method: header.method, transaction_id: header.transaction_id, fingerprint: false };
         Verdict::Reply { len: self.respond(reply, answering, Err(ErrorCode::BadRequest), None) }
     }
@@ -88,6 +91,11 @@ impl Server {
             transaction_id: message.transaction_id(),
             fingerprint: message.has_fingerprint(),
         };
+        let has_credentials = message.has_integrity() || message.has_integrity_sha256();
+        let is_unauthenticated = message.method() == Method::Binding || !has_credentials;
+        if is_unauthenticated && !self.may_answer(clock, &path, message.transaction_id()) {
+            return Verdict::Drop(Reason::AnswerRateLimited);
+        }
         if message.method() == Method::Binding {
             // Binding needs no credentials, and looks at none (STUN-8489-12-01).
             return match unknown_attributes(message) {
@@ -102,6 +110,9 @@ impl Server {
         let live_owner = self.allocations.live_by_path(clock.now, &path).map(|(_, allocation)| &allocation.owner);
         let request = match authenticate(&self.config, clock, &path, message, live_owner) {
             Ok(request) => request,
+            Err(_) if has_credentials && !self.may_answer(clock, &path, message.transaction_id()) => {
+                return Verdict::Drop(Reason::AnswerRateLimited);
+            }
             Err(denial) => {
                 return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
             }
@@ -124,6 +135,12 @@ impl Server {
             Outcome::Drop(reason) => return Verdict::Drop(reason),
         };
         Verdict::Reply { len: self.respond(reply, answering, result, Some(request.sealing())) }
+    }
+
+    /// Whether somebody who has not shown that his address is his may have an answer ([`super::answer_limit`]).
+    fn may_answer(&mut self, clock: Clock, path: &FiveTuple, transaction_id: TransactionId) -> bool {
+        self.answer_limit.allows(clock.now, self.config.limits.answers_per_prefix, path, transaction_id)
+            || self.allocations.live_by_path(clock.now, path).is_some()
     }
 
     /// Writes a response and counts it. With `sealing` it is an answer to somebody who was authenticated.

@@ -9,6 +9,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::allocation::{Allocation, Relay};
 use super::allocations::{Allocations, Removed};
+use super::answer_limit::AnswerLimit;
 use super::authenticate::Authenticated;
 use super::deleted::Deleted;
 use super::ports::PortPool;
@@ -31,6 +32,7 @@ pub struct Server {
     /// Wakes slots of the table of allocations.
     pub(super) timers: Timers<u32>,
     pub(super) deleted: Deleted,
+    pub(super) answer_limit: AnswerLimit,
     /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
     pub(super) lent: HashMap<SocketAddr, (u16, Relay), ahash::RandomState>,
     pub(super) effects: VecDeque<Effect>,
@@ -51,6 +53,7 @@ impl Server {
             shard,
             random,
             allocations: Allocations::new(hashes.clone()),
+            answer_limit: AnswerLimit::new(hashes.clone()),
             pools,
             timers: Timers::new(),
             deleted: Deleted::default(),
@@ -393,6 +396,7 @@ mod tests {
                 permissions_per_allocation: 10,
                 channels_per_allocation: 10,
                 effects: 100,
+                answers_per_prefix: 0,
             },
         })
     }

@@ -49,7 +49,13 @@ fn config() -> Config {
         icmp: true,
         peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
-        limits: Limits { allocations: 10, permissions_per_allocation: 10, channels_per_allocation: 10, effects: 100 },
+        limits: Limits {
+            allocations: 10,
+            permissions_per_allocation: 10,
+            channels_per_allocation: 10,
+            effects: 100,
+            answers_per_prefix: 0,
+        },
     }
 }
 

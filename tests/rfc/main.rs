@@ -5,6 +5,7 @@
 //! `tests/cli`, `src/shard` and the lab.
 
 mod allocate;
+mod answer_limit;
 mod authentication;
 mod channels;
 mod client;

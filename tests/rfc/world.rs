@@ -42,7 +42,13 @@ pub fn config() -> Config {
             own: vec!["192.0.2.1".parse().unwrap()],
         },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
-        limits: Limits { allocations: 100, permissions_per_allocation: 12, channels_per_allocation: 8, effects: 1000 },
+        limits: Limits {
+            allocations: 100,
+            permissions_per_allocation: 12,
+            channels_per_allocation: 8,
+            effects: 1000,
+            answers_per_prefix: 0,
+        },
     }
 }
 

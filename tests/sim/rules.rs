@@ -190,6 +190,7 @@ impl Rules {
                 permissions_per_allocation: self.permissions_max,
                 channels_per_allocation: self.channels_max,
                 effects: 1000,
+                answers_per_prefix: 0,
             },
         }
     }

@@ -38,7 +38,13 @@ pub(super) fn config() -> Config {
         icmp: true,
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
-        limits: Limits { allocations: 1000, permissions_per_allocation: 8, channels_per_allocation: 8, effects: 1000 },
+        limits: Limits {
+            allocations: 1000,
+            permissions_per_allocation: 8,
+            channels_per_allocation: 8,
+            effects: 1000,
+            answers_per_prefix: 0,
+        },
     }
 }
 
