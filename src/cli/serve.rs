@@ -12,7 +12,8 @@ use crate::ops;
 /// Serve until told to stop; what `hairpin` without a command does.
 ///
 /// SIGTERM and SIGINT stop it: no new allocations, a bounded wait for the others to end (shutdown.drain), exit code 0.
-/// A second signal ends it at once. Logs go to the standard error output.
+/// A second signal ends it at once. SIGHUP makes it read the configuration again; a faulty one changes nothing.
+/// Logs go to the standard error output.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The configuration file, in TOML; without it everything has its default.
@@ -21,9 +22,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let mut config =
-        config::load(arguments.config.as_deref(), &this_machine()?).map_err(|errors| errors.to_string())?;
-    ops::install_logging(config.log);
+    let machine = this_machine()?;
+    let file = arguments.config.clone();
+    let mut config = config::load(file.as_deref(), &machine).map_err(|errors| errors.to_string())?;
+    let log_level = ops::install_logging(config.log);
     for note in &config.notes {
         warn!(key = note.key, "{}", note.text);
     }
@@ -45,7 +47,16 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             let _ = banner::print(&mut std::io::stdout().lock(), facts, running);
         }
     };
-    ops::run(config, ready).map_err(|error| error.to_string())
+    let load = Box::new(move || {
+        let mut config = config::load(file.as_deref(), &machine)?;
+        if config.secret_is_made_up
+            && let Err(why) = config::keep_secret(&mut config)
+        {
+            warn!(key = "auth.secrets", "a new secret was made up, because the kept one cannot be read: {why}");
+        }
+        Ok(config)
+    });
+    ops::run(config, log_level, load, ready).map_err(|error| error.to_string())
 }
 
 /// Long enough to try things out for a day.

@@ -6,6 +6,7 @@ mod peers;
 mod relay;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub fn check_text(text: &str, file: Option<&Path>, machine: &Machine) -> Result<
     let document = Document::parse(text).map_err(|problem| Errors::new(file, vec![problem]))?;
     let mut checker = Checker { document: &document, file, machine, problems: Vec::new(), notes: Vec::new() };
     let written = document.read(&mut checker.problems);
-    let config = checker.config(&written);
+    let config = Config { digests: document.digests(), ..checker.config(&written) };
     if checker.problems.is_empty() { Ok(config) } else { Err(Errors::new(file, checker.problems)) }
 }
 
@@ -99,6 +100,7 @@ impl Checker<'_> {
             log: self.log(&written.log),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
             certificate,
+            digests: BTreeMap::new(),
             secret_is_made_up,
             notes: std::mem::take(&mut self.notes),
             shards,

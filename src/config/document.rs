@@ -1,5 +1,7 @@
 //! TOML with positions: finds where a key stands, and reads as much of a faulty file as can be read.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use serde::Deserialize;
@@ -64,6 +66,41 @@ impl<'t> Document<'t> {
     #[cfg(test)]
     pub fn has(&self, key: &str) -> bool {
         self.follow(key).1
+    }
+
+    /// Every key that is written, with a digest of its value as it is spelled: enough to see that it has changed, and
+    /// not enough to see a secret.
+    pub fn digests(&self) -> BTreeMap<String, u64> {
+        let mut digests = BTreeMap::new();
+        self.digest_table(self.root.get_ref(), "", &mut digests);
+        digests
+    }
+
+    fn digest_table(&self, table: &DeTable<'_>, prefix: &str, digests: &mut BTreeMap<String, u64>) {
+        for (key, value) in table {
+            let key = format!("{prefix}{}", key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.digest_table(inner, &format!("{key}."), digests),
+                // A table written by headers has no spelling of its own in one place.
+                DeValue::Array(array) => {
+                    for (index, entry) in array.iter().enumerate() {
+                        match entry.get_ref() {
+                            DeValue::Table(inner) => {
+                                self.digest_table(inner, &format!("{key}[{index}]."), digests);
+                            }
+                            _ => drop(digests.insert(format!("{key}[{index}]"), self.digest(entry.span()))),
+                        }
+                    }
+                }
+                _ => drop(digests.insert(key, self.digest(value.span()))),
+            }
+        }
+    }
+
+    fn digest(&self, span: Range<usize>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.text.get(span).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The span of the last thing that exists on the way, and whether it is the end of the way.

@@ -20,6 +20,7 @@ mod machine;
 mod values;
 mod written;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,6 +56,18 @@ pub struct Config {
     pub secret_is_made_up: bool,
     /// What is allowed but probably not meant; for a person to read.
     pub notes: Vec<Note>,
+    /// What stood in the file, for [`Config::changed_keys`].
+    digests: BTreeMap<String, u64>,
+}
+
+impl Config {
+    /// The keys of the file that are written otherwise in `new`, or in only one of the two. Entries of lists go by the
+    /// list's name. What has changed in files that the file names is not known here.
+    pub fn changed_keys(&self, new: &Self) -> BTreeSet<String> {
+        let differs = |key: &&String| self.digests.get(*key) != new.digests.get(*key);
+        let changed = self.digests.keys().chain(new.digests.keys()).filter(differs);
+        changed.map(|key| key.split('[').next().unwrap_or(key).to_owned()).collect()
+    }
 }
 
 /// Where the certificate is read from, at start and when it is renewed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::Gauge;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -25,10 +26,22 @@ type State = [Option<[i64; 5]>; 2];
 
 /// What is in use, and where it came from.
 pub(super) struct Certificates {
-    files: CertificateFiles,
+    files: watch::Receiver<CertificateFiles>,
+    named: Files,
     current: Arc<Identity>,
     expiry: Gauge,
     seen: State,
+}
+
+/// Which files are looked at.
+#[derive(Clone)]
+pub(super) struct Files(watch::Sender<CertificateFiles>);
+
+impl Files {
+    /// From now on these.
+    pub fn set(&self, files: CertificateFiles) {
+        self.0.send_if_modified(|now| std::mem::replace(now, files.clone()) != files);
+    }
 }
 
 impl Certificates {
@@ -40,9 +53,15 @@ impl Certificates {
         )
         .expect("a constant name");
         let seen = state(&files);
-        let certificates = Self { files, current, expiry, seen };
+        let (named, files) = watch::channel(files);
+        let certificates = Self { files, named: Files(named), current, expiry, seen };
         certificates.tell();
         certificates
+    }
+
+    /// To name other files.
+    pub fn files(&self) -> Files {
+        self.named.clone()
     }
 
     /// For the registry.
@@ -55,7 +74,7 @@ impl Certificates {
         let mut before = self.seen;
         loop {
             sleep(LOOK_EVERY).await;
-            let now = state(&self.files);
+            let now = state(&self.files.borrow());
             if now != self.seen && now == before {
                 self.seen = now;
                 self.read_again(&show);
@@ -66,7 +85,8 @@ impl Certificates {
 
     /// A few kilobytes from a disk: not worth a thread.
     fn read_again(&mut self, show: &impl Fn(Arc<Identity>)) {
-        match Identity::read(&self.files.certificate, &self.files.key) {
+        let files = self.files.borrow().clone();
+        match Identity::read(&files.certificate, &files.key) {
             Ok(new) => {
                 let new = Arc::new(new);
                 show(Arc::clone(&new));
@@ -78,8 +98,8 @@ impl Certificates {
             }
             Err(why) => warn!(
                 event = "certificate_not_reloaded",
-                certificate = %self.files.certificate.display(),
-                key = %self.files.key.display(),
+                certificate = %files.certificate.display(),
+                key = %files.key.display(),
                 why = %why,
                 still_good_until = self.current.expires(),
                 "the new certificate is no good, the one before stays in use"

@@ -2,16 +2,33 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::fmt;
+use tracing::Level;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
+/// Changes the least important level that is written.
+#[derive(Debug)]
+pub struct LogLevel(reload::Handle<LevelFilter, Registry>);
+
+impl LogLevel {
+    pub(super) fn set(&self, level: Level) {
+        // It fails only when nobody writes lines any more.
+        let _ = self.0.reload(LevelFilter::from(level));
+    }
+}
+
 /// Sends log lines, those of panics included, where they belong. Only the first call in a process does anything.
-pub fn install(log: Log) {
-    let lines = fmt().with_max_level(log.level).with_writer(io::stderr);
+pub fn install(log: Log) -> LogLevel {
+    let (level, handle) = reload::Layer::new(LevelFilter::from(log.level));
+    let registry = tracing_subscriber::registry().with(level);
+    let lines = fmt::layer().with_writer(io::stderr);
     let installed = match log.format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(io::stderr().is_terminal())).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init(),
     };
     if installed.is_ok() {
         // A shard that panics is started again; the line about it must not break a stream of JSON.
@@ -25,4 +42,5 @@ pub fn install(log: Log) {
             );
         }));
     }
+    LogLevel(handle)
 }

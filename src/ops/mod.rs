@@ -5,7 +5,8 @@
 //! packet passes through here, so nothing here has to be fast; it has to be bounded. What is printed for people is in
 //! `cli`.
 //!
-//! Reading order: `run.rs` (a server's life), `signals.rs`, `admin.rs`, `metrics.rs`, `logging.rs`, `certificates.rs`.
+//! Reading order: `run.rs` (a server's life), `signals.rs`, `reload.rs`, `admin.rs`, `metrics.rs`, `logging.rs`,
+//! `certificates.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +15,10 @@ mod certificates;
 mod descriptors;
 mod logging;
 mod metrics;
+mod reload;
 mod run;
 mod signals;
 
-pub use logging::install as install_logging;
+pub use logging::{LogLevel, install as install_logging};
+pub use reload::Load;
 pub use run::{RunError, Running, run};

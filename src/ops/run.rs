@@ -14,8 +14,10 @@ use tracing::{info, warn};
 use super::admin::{self, Readiness, Sources};
 use super::certificates::Certificates;
 use super::descriptors;
+use super::logging::LogLevel;
 use super::metrics::ShardCollector;
-use super::signals::StopSignals;
+use super::reload::{Load, Reload};
+use super::signals::{Signals, Wish};
 use crate::config::Config;
 use crate::shard::{Identity, ListenAddress, Shards, Skipped, Snapshot, StartError};
 use crate::turn::Transport;
@@ -66,34 +68,41 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {}
 
 /// Serves until SIGTERM or SIGINT, then drains for the configured time, then ends all that is left. `ready` is called
-/// once, when clients can connect.
+/// once, when clients can connect; `load` whenever the configuration is to be read again, which SIGHUP asks for.
 ///
 /// # Errors
 /// If the server could not be started. Once it has, it ends well.
-pub fn run(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
+pub fn run(config: Config, log_level: LogLevel, load: Load, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
     info!(version = env!("CARGO_PKG_VERSION"), threads = config.shards.count, "starting");
     descriptors::make_room(&config.shards);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::ControlPlane)?;
-    let result = runtime.block_on(live(config, ready));
+    let result = runtime.block_on(live(config, log_level, load, ready));
     // A shard that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
 }
 
-async fn live(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
-    let mut signals = StopSignals::install().map_err(RunError::ControlPlane)?;
+async fn live(
+    config: Config,
+    log_level: LogLevel,
+    load: Load,
+    ready: impl FnOnce(&Running<'_>),
+) -> Result<(), RunError> {
+    let mut signals = Signals::install().map_err(RunError::ControlPlane)?;
     let admin = match config.admin {
         Some(address) => Some(admin::bind(address).await.map_err(|error| RunError::Admin(address, error))?),
         None => None,
     };
     let identity = config.shards.tls.as_ref().map(|tls| Arc::clone(&tls.identity));
-    let shards = Shards::start(config.shards).map_err(RunError::Shards)?;
+    let shards = Shards::start(config.shards.clone()).map_err(RunError::Shards)?;
     let listening = shards.listening().to_vec();
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
     let shards = SharedShards::new(shards);
 
-    let certificates = config.certificate.zip(identity.clone()).map(|(files, now)| Certificates::new(files, now));
+    let certificates =
+        config.certificate.clone().zip(identity.clone()).map(|(files, now)| Certificates::new(files, now));
+    let files = certificates.as_ref().map(Certificates::files);
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let admin_address = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
@@ -127,16 +136,22 @@ async fn live(config: Config, ready: impl FnOnce(&Running<'_>)) -> Result<(), Ru
     let identity = identity.as_deref();
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
-    let signal = signals.next().await;
+    let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files };
+    let signal = loop {
+        match signals.next().await {
+            Wish::Stop(signal) => break signal,
+            Wish::Reload => reload.run(),
+        }
+    };
     readiness.send_replace(Readiness::Draining);
-    drain(&shards, config.drain, signal, &mut signals).await;
+    drain(&shards, reload.current.drain, signal, &mut signals).await;
     shards.shut_down().await;
     info!("stopped");
     Ok(())
 }
 
 /// Grants nothing new and waits until nothing old is left, the time is over, or the operator has no patience.
-async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &mut StopSignals) {
+async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &mut Signals) {
     let allocations = shards.drain();
     info!(signal, allocations, seconds_max = drain.as_secs(), "draining; a second signal ends at once");
     let over = sleep_until(Instant::now() + drain);
@@ -149,7 +164,7 @@ async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &m
         biased;
         () = empty => "no allocation is left",
         () = over => "the time is over",
-        signal = signals.next() => signal,
+        signal = signals.stop() => signal,
     };
     info!(why, allocations = shards.allocations(), "drained");
 }
@@ -162,14 +177,14 @@ fn addresses(listening: &[ListenAddress], transport: Transport) -> String {
 
 /// The shards between the life of the server, which ends them, and scrapes, which may come a moment later.
 #[derive(Clone)]
-struct SharedShards(Arc<Mutex<Option<Shards>>>);
+pub(super) struct SharedShards(Arc<Mutex<Option<Shards>>>);
 
 impl SharedShards {
     fn new(shards: Shards) -> Self {
         Self(Arc::new(Mutex::new(Some(shards))))
     }
 
-    fn with<T>(&self, act: impl FnOnce(&Shards) -> T) -> Option<T> {
+    pub(super) fn with<T>(&self, act: impl FnOnce(&Shards) -> T) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
     }
 

@@ -6,8 +6,8 @@
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -17,12 +17,17 @@ use crate::turn::BindError;
 
 #[derive(Debug)]
 pub(super) struct Directory {
-    quotas: Quotas,
-    limits: ConnectionLimits,
+    limits: RwLock<Limits>,
     allocations: AtomicUsize,
     accounts: DashMap<Arc<str>, usize>,
     connections: AtomicUsize,
     addresses: DashMap<IpAddr, usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    quotas: Quotas,
+    connections: ConnectionLimits,
 }
 
 /// Why a connection is not let in.
@@ -51,13 +56,21 @@ pub(super) struct ConnectionHeld {
 impl Directory {
     pub(super) fn new(quotas: Quotas, limits: ConnectionLimits) -> Self {
         Self {
-            quotas,
-            limits,
+            limits: RwLock::new(Limits { quotas, connections: limits }),
             allocations: AtomicUsize::new(0),
             accounts: DashMap::new(),
             connections: AtomicUsize::new(0),
             addresses: DashMap::new(),
         }
+    }
+
+    /// From now on. Whoever is above stays.
+    pub(super) fn set_limits(&self, quotas: Quotas, connections: ConnectionLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Limits { quotas, connections };
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Allocations alive, in all shards.
@@ -67,11 +80,12 @@ impl Directory {
 
     /// Counts an allocation (abuse S12).
     pub(super) fn hold_allocation(self: &Arc<Self>, account: &Arc<str>) -> Result<AllocationHeld, BindError> {
-        if !increment_below(&self.accounts, Arc::clone(account), self.quotas.allocations_per_account) {
+        let quotas = self.limits().quotas;
+        if !increment_below(&self.accounts, Arc::clone(account), quotas.allocations_per_account) {
             return Err(BindError::UserQuotaReached);
         }
         // From here on the account is counted, and uncounted if this returns early.
-        if !increment_total(&self.allocations, self.quotas.allocations) {
+        if !increment_total(&self.allocations, quotas.allocations) {
             decrement(&self.accounts, account);
             return Err(BindError::OutOfCapacity);
         }
@@ -81,10 +95,11 @@ impl Directory {
     /// Counts a connection (STUN-8489-6.2.2-05).
     pub(super) fn hold_connection(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionHeld, ConnectionRefusal> {
         let address = site(client);
-        if !increment_below(&self.addresses, address, self.limits.per_address) {
+        let limits = self.limits().connections;
+        if !increment_below(&self.addresses, address, limits.per_address) {
             return Err(ConnectionRefusal::PerAddress);
         }
-        if !increment_total(&self.connections, self.limits.total) {
+        if !increment_total(&self.connections, limits.total) {
             decrement(&self.addresses, &address);
             return Err(ConnectionRefusal::Total);
         }

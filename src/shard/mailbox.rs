@@ -12,6 +12,7 @@ use crossbeam_queue::{ArrayQueue, SegQueue};
 use mio::Waker;
 
 use super::connections::{Accepted, Moving};
+use super::supervisor::Bounds;
 use crate::turn::{self, FiveTuple, IpFields};
 
 /// Packets waiting for one shard; the same order of magnitude as a socket buffer holds.
@@ -64,7 +65,10 @@ pub(super) enum Command {
     },
     /// This shard has lost all it had.
     Restarted(u16),
-    Configure(Arc<turn::Config>),
+    Configure {
+        config: Arc<turn::Config>,
+        bounds: Bounds,
+    },
     Drain,
     /// A connection whose TLS handshake is over.
     Adopt(Box<Accepted>),

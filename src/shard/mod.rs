@@ -168,11 +168,7 @@ impl Shards {
             threads: Vec::with_capacity(usize::from(count)),
             tls: None,
         };
-        let bounds = Bounds {
-            relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
-            send_buffer_bytes: settings.connections.send_buffer_bytes,
-            idle_secs: settings.connections.idle_secs,
-        };
+        let bounds = Bounds::of(&settings);
         for (index, (poll, sockets)) in polls.into_iter().zip(bound.shards).enumerate() {
             let listeners =
                 Listeners::new(sockets, poll.registry()).map_err(StartError::system("events of a listener"))?;
@@ -234,9 +230,12 @@ impl Shards {
         &self.skipped
     }
 
-    /// Gives every machine a new configuration, soon. What [`Settings`] says besides stays as it was.
-    pub fn configure(&self, config: Arc<turn::Config>) {
-        self.command(|| Command::Configure(Arc::clone(&config)));
+    /// Gives all shards new settings, soon. How many shards there are, where they listen, and with which buffers, stays as
+    /// it was; so does the certificate, for which there is [`Shards::set_identity`].
+    pub fn configure(&self, settings: &Settings) {
+        self.directory.set_limits(settings.quotas, settings.connections);
+        let bounds = Bounds::of(settings);
+        self.command(|| Command::Configure { config: Arc::clone(&settings.turn), bounds });
     }
 
     /// Shows new TLS clients this certificate from now on. Nothing happens to those that are connected.

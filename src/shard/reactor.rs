@@ -274,9 +274,10 @@ impl<'h> Shard<'h> {
         while let Some(command) = self.home.mailbox().next_command() {
             self.clock = clock::read();
             match command {
-                Command::Configure(config) => {
+                Command::Configure { config, bounds } => {
                     // Kept first: should the machine panic over it, the next one still gets it.
                     self.home.config = config.clone();
+                    self.home.bounds = bounds;
                     self.server.configure(config);
                 }
                 Command::Letter { from, letter } => self.server.told(self.clock, from, letter),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mio::Poll;
 use tracing::error;
 
+use super::Settings;
 use super::counters::{ShellCounters, Slot};
 use super::directory::Directory;
 use super::listeners::Listeners;
@@ -36,7 +37,7 @@ pub(super) struct Home {
     pub(super) earlier: turn::Counters,
 }
 
-/// Sizes that do not change while the shard runs.
+/// Sizes that shards need and machines do not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) relay_socket_buffer_bytes: usize,
@@ -57,7 +58,7 @@ impl Home {
     fn obey_without_server(&mut self) -> bool {
         while let Some(command) = self.mailbox().next_command() {
             match command {
-                Command::Configure(config) => self.config = config,
+                Command::Configure { config, bounds } => (self.config, self.bounds) = (config, bounds),
                 Command::Drain => self.is_draining = true,
                 Command::ShutDown => return true,
                 // Without a server there is nobody to talk to: the client may come again, and the other shards hear
@@ -70,6 +71,16 @@ impl Home {
             }
         }
         false
+    }
+}
+
+impl Bounds {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
+            send_buffer_bytes: settings.connections.send_buffer_bytes,
+            idle_secs: settings.connections.idle_secs,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod harness;
 mod help;
 mod memory;
 mod probe;
+mod reload;
 mod serve;
 mod tls;
 mod turn_client;

@@ -369,9 +369,9 @@ fn commands_reach_every_shard_and_outlive_a_panic() {
     let shards = Shards::start(settings(2)).unwrap();
     let mut client = Client::of(&shards, Transport::Udp);
     client.allocate();
-    let mut changed = config();
-    changed.software = Some("changed".into());
-    shards.configure(Arc::new(changed));
+    let mut changed = settings(2);
+    Arc::make_mut(&mut changed.turn).software = Some("changed".into());
+    shards.configure(&changed);
     shards.drain();
     for index in 0..2 {
         shards.crash_for_test(index);
