@@ -119,7 +119,7 @@ fn is_public(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::SharedSecret;
+    use crate::turn::{SharedSecret, TimeLimitedForm};
 
     /// `relay` is one address, or two with a slash between: bound and advertised.
     fn printed(relay: &str, listen: &[&str]) -> String {
@@ -128,7 +128,12 @@ mod tests {
             secret_file: Some("/var/lib/hairpin/secret".into()),
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: advertise.parse().unwrap() }],
             notes: Vec::new(),
-            credential: TimeLimited::derive(&SharedSecret(b"north".to_vec()), "trial", 1_893_456_000),
+            credential: TimeLimited::derive(
+                TimeLimitedForm::default(),
+                &SharedSecret(b"north".to_vec()),
+                "trial",
+                1_893_456_000,
+            ),
             lifetime_secs: 86_400,
         };
         let listen: Vec<ListenAddress> = listen

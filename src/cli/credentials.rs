@@ -13,9 +13,9 @@ use crate::config::{self, Config, Machine, Prepared, TimeLimited, parse_duration
 /// Print ready `iceServers` with time-limited credentials, as JSON.
 ///
 /// They are made from the first shared secret of the configuration, as a web back end would: the user name is when it
-/// expires, a colon, and NAME; the password is base64(HMAC-SHA1(secret, user name)). No server is asked, and none has
-/// to be told. Works on any machine that has the configuration; without one, for the server of the same user on this
-/// machine that runs without one too.
+/// expires, a colon, and NAME; the password is base64(HMAC-SHA1(secret, user name)), unless the configuration has
+/// another separator or hash. No server is asked, and none has to be told. Works on any machine that has the
+/// configuration; without one, for the server of the same user on this machine that runs without one too.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// For whom: whatever tells your users apart in quotas and logs.
@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             arguments.ttl, auth.ttl_secs_max
         ));
     }
-    let credential = TimeLimited::derive(secret, &arguments.user, unix_secs() + arguments.ttl);
+    let credential = TimeLimited::derive(auth.time_limited, secret, &arguments.user, unix_secs() + arguments.ttl);
     let host = match &arguments.host {
         Some(host) => host.clone(),
         None => public_host(&config).ok_or_else(|| {

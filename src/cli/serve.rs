@@ -68,5 +68,6 @@ fn credential_lifetime_secs(config: &config::Config) -> u64 {
 
 fn credential(config: &config::Config) -> TimeLimited {
     let expires_unix_secs = super::credentials::unix_secs() + credential_lifetime_secs(config);
-    TimeLimited::derive(&config.shards.turn.credentials.secrets[0], "trial", expires_unix_secs)
+    let credentials = &config.shards.turn.credentials;
+    TimeLimited::derive(credentials.time_limited, &credentials.secrets[0], "trial", expires_unix_secs)
 }

@@ -4,29 +4,22 @@
 
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
-use sha1::Sha1;
-
-use crate::turn::SharedSecret;
+use crate::turn::{SharedSecret, TimeLimitedForm};
 
 /// A user name that expires by itself and the password that goes with it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TimeLimited {
-    /// Expiry in Unix seconds, a colon, the user.
+    /// Expiry in Unix seconds, the separator, the user.
     pub username: String,
-    /// Base64 of HMAC-SHA1 over the user name.
+    /// Base64 of an HMAC over the user name.
     pub password: String,
 }
 
 impl TimeLimited {
     /// The credential of `user` that is good until `expires_unix_secs`.
-    pub fn derive(secret: &SharedSecret, user: &str, expires_unix_secs: u64) -> Self {
-        let username = format!("{expires_unix_secs}:{user}");
-        let mut mac = Hmac::<Sha1>::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
-        mac.update(username.as_bytes());
-        let password = STANDARD.encode(mac.finalize().into_bytes());
+    pub fn derive(form: TimeLimitedForm, secret: &SharedSecret, user: &str, expires_unix_secs: u64) -> Self {
+        let username = format!("{expires_unix_secs}{}{user}", form.separator);
+        let password = form.password(&secret.0, &username);
         Self { username, password }
     }
 }
@@ -44,7 +37,7 @@ mod tests {
     #[test]
     fn rest_01_the_password_is_an_hmac_of_the_user_name() {
         let secret = SharedSecret(b"north".to_vec());
-        let credential = TimeLimited::derive(&secret, "alice", 1_893_456_000);
+        let credential = TimeLimited::derive(TimeLimitedForm::default(), &secret, "alice", 1_893_456_000);
         assert_eq!(credential.username, "1893456000:alice");
         assert_eq!(credential.password, "MME/7rvfb/gOjpkB59+7AxlCLvk=");
         assert!(!format!("{credential:?}").contains("MME"));

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use precis_core::profile::PrecisFastInvocation;
-use precis_profiles::OpaqueString;
+
+use crate::stun::opaque_string;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl Prepared {
     /// # Errors
     /// A sentence that does not repeat the text, which may be a password.
     pub fn new(text: &str) -> Result<Self, &'static str> {
-        match OpaqueString::enforce(text) {
+        match opaque_string(text) {
             Ok(prepared) => Ok(Self(prepared.into_owned())),
             Err(_) if text.is_empty() => Err("it is empty"),
             Err(_) => {

@@ -116,8 +116,20 @@ section! {
         secret_files: Vec<String> = Vec::new(),
         /// How far ahead a time-limited user name may expire.
         credential_lifetime_max: String = "7d".into(),
+        /// Between expiry and user in a time-limited user name.
+        credential_separator: String = ":".into(),
+        /// `sha1` or `sha256`: under the HMAC that is a time-limited password.
+        credential_hash: String = "sha1".into(),
         /// How long a nonce is good for.
         nonce_lifetime: String = "1h".into(),
+        /// Accept MD5 keys.
+        md5: bool = true,
+        /// Refuse PASSWORD-ALGORITHM with MESSAGE-INTEGRITY.
+        strict_algorithms: bool = false,
+        /// Offer USERHASH where everybody can be found by it.
+        userhash: bool = true,
+        /// Accept passwords under SASLprep, too.
+        saslprep: bool = false,
         /// Static users.
         users: Vec<User> = Vec::new(),
     }

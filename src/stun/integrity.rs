@@ -54,6 +54,11 @@ pub fn long_term_key_sha256(username: &str, realm: &str, password: &str) -> [u8;
     long_term_key::<Sha256>(username, realm, password).into()
 }
 
+/// USERHASH (STUN-8489-14.4-01). The strings must have been prepared by the caller.
+pub fn userhash(username: &str, realm: &str) -> [u8; 32] {
+    Sha256::new().chain_update(username).chain_update(":").chain_update(realm).finalize().into()
+}
+
 fn long_term_key<D: Digest>(username: &str, realm: &str, password: &str) -> md5::digest::Output<D> {
     D::new()
         .chain_update(username)

@@ -1,7 +1,8 @@
 //! RFC 8489 on the wire: pure functions over bytes.
 //!
 //! Lives here: the one parser for everything that arrives ([`Message`], [`channel_data`], [`stream`]), the writer for
-//! everything that leaves ([`MessageWriter`]), and the integrity arithmetic between them ([`integrity`]).
+//! everything that leaves ([`MessageWriter`]), the integrity arithmetic between them ([`integrity`]), and the preparation
+//! of the text that goes into it ([`opaque_string`]).
 //! It keeps no state, knows no policy, and imports nothing of ours.
 //! What a request *means* is in `turn`; which bytes belong to which socket is in `net`.
 
@@ -14,6 +15,7 @@ mod error_code;
 mod header;
 pub mod integrity;
 mod message;
+mod opaque_string;
 pub mod stream;
 mod writer;
 
@@ -22,6 +24,7 @@ pub use channel_data::{ChannelData, ChannelNumber};
 pub use error_code::ErrorCode;
 pub use header::{Class, HEADER_LEN, Header, MAGIC_COOKIE, Method, TransactionId};
 pub use message::{Attribute, Message, ParseError};
+pub use opaque_string::{NotOpaque, opaque_string, unquoted};
 pub use writer::{MessageWriter, Seal};
 
 /// What the first byte of a datagram says it is (RFC 7983 §7; requirement MUX-7983-7-01).

@@ -13,7 +13,7 @@ use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 /// Whose it is. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
-    /// USERNAME as the client wrote it: requests under another name get 441.
+    /// The user name, however the client gave it: requests under another name get 441.
     pub(super) username: Arc<str>,
     /// What quotas count by: the user id of a time-limited name, else the whole name (REST-08).
     pub(super) account: Arc<str>,

@@ -46,6 +46,7 @@ fn is_known(kind: AttributeType) -> bool {
             | A::DONT_FRAGMENT
             | A::MESSAGE_INTEGRITY_SHA256
             | A::PASSWORD_ALGORITHM
+            | A::USERHASH
             | A::XOR_MAPPED_ADDRESS
             | A::RESERVATION_TOKEN
     )

@@ -1,11 +1,10 @@
 //! What the machine may rely on: already checked, the same for all shards.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{PeerPolicy, PeerRefusal};
-use crate::stun::{AddressFamily, integrity};
+use super::{Credentials, PeerPolicy, PeerRefusal};
+use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
 #[derive(Clone, Debug)]
@@ -49,59 +48,6 @@ impl Config {
             return Ok(());
         }
         Err(PeerRefusal::Own)
-    }
-}
-
-/// Static users and shared secrets, both at once.
-#[derive(Clone, Default)]
-pub struct Credentials {
-    /// Long-lived users by name.
-    pub users: HashMap<String, StaticUser>,
-    /// Secrets from which a web back end derives time-limited credentials (requirement REST-01). Any of them is
-    /// accepted, so that one can be replaced by the next.
-    pub secrets: Vec<SharedSecret>,
-    /// How far in the future a time-limited user name may expire, in seconds (abuse S14).
-    pub ttl_secs_max: u64,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credentials({} users, {} secrets)", self.users.len(), self.secrets.len())
-    }
-}
-
-/// The keys of one user; the password itself is not kept (TURN-8656-6-02).
-#[derive(Clone, PartialEq, Eq)]
-pub struct StaticUser {
-    /// Key under MD5, unless that is all that is missing.
-    pub key_md5: Option<[u8; 16]>,
-    /// Key under SHA-256, if it is known.
-    pub key_sha256: Option<[u8; 32]>,
-}
-
-impl StaticUser {
-    /// Both keys, from a password. The strings must be prepared already.
-    pub fn from_password(username: &str, realm: &str, password: &str) -> Self {
-        Self {
-            key_md5: Some(integrity::long_term_key_md5(username, realm, password)),
-            key_sha256: Some(integrity::long_term_key_sha256(username, realm, password)),
-        }
-    }
-}
-
-impl fmt::Debug for StaticUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StaticUser(…)")
-    }
-}
-
-/// A secret shared with web back ends.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SharedSecret(pub Vec<u8>);
-
-impl fmt::Debug for SharedSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedSecret(…)")
     }
 }
 

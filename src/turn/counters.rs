@@ -74,10 +74,12 @@ vocabulary! {
     Rejection {
         /// No integrity attribute: every client's first request looks like this.
         NoCredentials = "no_credentials",
-        /// Integrity without USERNAME, REALM or NONCE: 400.
+        /// Integrity without REALM, NONCE or exactly one of USERNAME and USERHASH: 400.
         Incomplete = "incomplete",
         /// PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS do not fit what was offered: 400.
         BadAlgorithms = "bad_algorithms",
+        /// A key or MAC that the configuration refuses as too weak.
+        WeakAlgorithm = "weak_algorithm",
         /// A realm this server does not serve.
         WrongRealm = "wrong_realm",
         /// Nobody of this name.

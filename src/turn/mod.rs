@@ -12,7 +12,7 @@
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
-//! `request.rs` (how a request is taken apart and answered), `authenticate.rs`, then one file a method. Tables:
+//! `request.rs` (how a request is taken apart and answered), `authenticate/`, then one file a method. Tables:
 //! `allocation.rs`, `allocations.rs`, `reservations.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
@@ -30,6 +30,7 @@ mod channel_bind;
 mod config;
 mod counters;
 mod create_permission;
+mod credentials;
 mod deleted;
 mod icmp;
 mod letter;
@@ -48,11 +49,9 @@ mod timers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use authenticate::time_limited_password;
-pub use config::{
-    Config, Credentials, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex, SharedSecret, StaticUser,
-};
+pub use config::{Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
 pub use counters::{Counters, EndReason, Reason, Rejection};
+pub use credentials::{Credentials, MacHash, SharedSecret, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_policy::{PeerPolicy, PeerRefusal};

@@ -14,11 +14,14 @@ use subtle::ConstantTimeEq;
 
 use super::{FiveTuple, NonceKeys};
 
-/// Cookie and security features: only "Password algorithms", bit 0, the most significant one (STUN-8489-9.2-02).
-const PREFIX: &str = "obMatJos2gAAA";
+/// What tells clients that security features follow (STUN-8489-9.2-01).
+const COOKIE: &[u8] = b"obMatJos2";
+/// Three bytes of them in base64 (STUN-8489-9.2-02).
+type Features = [u8; 4];
+const PREFIX_LEN: usize = COOKIE.len() + 4;
 const TIME_LEN: usize = 4;
 const MAC_LEN: usize = 12;
-const NONCE_LEN: usize = PREFIX.len() + 22;
+const NONCE_LEN: usize = PREFIX_LEN + 22;
 /// How far ahead of this machine's clock another node's may be.
 const SKEW_SECS: u64 = 60;
 
@@ -34,17 +37,17 @@ pub(super) enum Stale {
 }
 
 impl NonceKeys {
-    /// A nonce for this client, now.
-    pub(super) fn issue(&self, unix_secs: u64, path: &FiveTuple) -> Nonce {
+    /// A nonce for this client, now, that tells it of these security features.
+    pub(super) fn issue(&self, features: &Features, unix_secs: u64, path: &FiveTuple) -> Nonce {
         let time = (unix_secs as u32).to_be_bytes();
         let mut payload = [0; TIME_LEN + MAC_LEN];
         payload[..TIME_LEN].copy_from_slice(&time);
-        payload[TIME_LEN..].copy_from_slice(&mac(&self.current, time, path));
+        payload[TIME_LEN..].copy_from_slice(&mac(&self.current, features, time, path));
         let mut nonce = [0; NONCE_LEN];
-        nonce[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
-        let len =
-            STANDARD_NO_PAD.encode_slice(payload, &mut nonce[PREFIX.len()..]).expect("16 bytes are 22 characters");
-        debug_assert_eq!(len, NONCE_LEN - PREFIX.len());
+        nonce[..COOKIE.len()].copy_from_slice(COOKIE);
+        nonce[COOKIE.len()..PREFIX_LEN].copy_from_slice(features);
+        let len = STANDARD_NO_PAD.encode_slice(payload, &mut nonce[PREFIX_LEN..]).expect("16 bytes are 22 characters");
+        debug_assert_eq!(len, NONCE_LEN - PREFIX_LEN);
         ArrayString::from_byte_string(&nonce).expect("base64 is ASCII")
     }
 
@@ -52,8 +55,15 @@ impl NonceKeys {
     ///
     /// # Errors
     /// See [`Stale`].
-    pub(super) fn check(&self, unix_secs: u64, path: &FiveTuple, nonce: &[u8]) -> Result<(), Stale> {
-        let encoded = nonce.strip_prefix(PREFIX.as_bytes()).ok_or(Stale::Foreign)?;
+    pub(super) fn check(
+        &self,
+        features: &Features,
+        unix_secs: u64,
+        path: &FiveTuple,
+        nonce: &[u8],
+    ) -> Result<(), Stale> {
+        // Features other than ours were altered on the way, or have changed since: STUN-8489-16.1.3-01.
+        let encoded = nonce.strip_prefix(COOKIE).and_then(|rest| rest.strip_prefix(features)).ok_or(Stale::Foreign)?;
         // The decoder wants room for its own estimate, which is above the 16 bytes that come out.
         let mut payload = [0; TIME_LEN + MAC_LEN + 8];
         let Ok(len) = STANDARD_NO_PAD.decode_slice(encoded, &mut payload) else {
@@ -62,7 +72,7 @@ impl NonceKeys {
         let Some((time, given)) = payload[..len].split_first_chunk::<TIME_LEN>() else {
             return Err(Stale::Foreign);
         };
-        let ours = |key: &[u8; 32]| bool::from(mac(key, *time, path)[..].ct_eq(given));
+        let ours = |key: &[u8; 32]| bool::from(mac(key, features, *time, path)[..].ct_eq(given));
         if !ours(&self.current) && !self.previous.as_ref().is_some_and(ours) {
             return Err(Stale::Foreign);
         }
@@ -74,9 +84,10 @@ impl NonceKeys {
     }
 }
 
-fn mac(key: &[u8; 32], time: [u8; TIME_LEN], path: &FiveTuple) -> [u8; MAC_LEN] {
+fn mac(key: &[u8; 32], features: &Features, time: [u8; TIME_LEN], path: &FiveTuple) -> [u8; MAC_LEN] {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(PREFIX.as_bytes());
+    mac.update(COOKIE);
+    mac.update(features);
     mac.update(&time);
     mac.update(path.transport.label().as_bytes());
     match path.client.ip() {
@@ -108,37 +119,57 @@ mod tests {
     #[test]
     fn s10_any_flipped_bit_or_other_client_is_foreign() {
         let keys = keys(1, None);
-        let nonce = keys.issue(NOW, &path("192.0.2.1:1000"));
-        assert_eq!(keys.check(NOW, &path("192.0.2.1:1000"), nonce.as_bytes()), Ok(()));
+        let nonce = keys.issue(b"gAAA", NOW, &path("192.0.2.1:1000"));
+        assert_eq!(keys.check(b"gAAA", NOW, &path("192.0.2.1:1000"), nonce.as_bytes()), Ok(()));
         for place in 0..nonce.len() {
             for bit in 0..8 {
                 let mut forged = nonce.as_bytes().to_vec();
                 forged[place] ^= 1 << bit;
-                assert_eq!(keys.check(NOW, &path("192.0.2.1:1000"), &forged), Err(Stale::Foreign), "{place}.{bit}");
+                assert_eq!(
+                    keys.check(b"gAAA", NOW, &path("192.0.2.1:1000"), &forged),
+                    Err(Stale::Foreign),
+                    "{place}.{bit}"
+                );
             }
         }
         for other in ["192.0.2.1:1001", "192.0.2.2:1000"] {
-            assert_eq!(keys.check(NOW, &path(other), nonce.as_bytes()), Err(Stale::Foreign));
+            assert_eq!(keys.check(b"gAAA", NOW, &path(other), nonce.as_bytes()), Err(Stale::Foreign));
         }
         for short in 0..nonce.len() {
-            assert_eq!(keys.check(NOW, &path("192.0.2.1:1000"), &nonce.as_bytes()[..short]), Err(Stale::Foreign));
+            assert_eq!(
+                keys.check(b"gAAA", NOW, &path("192.0.2.1:1000"), &nonce.as_bytes()[..short]),
+                Err(Stale::Foreign)
+            );
         }
     }
 
     #[test]
     fn s10_expires_on_time_and_the_previous_key_still_counts() {
         let client = path("[2001:db8::1]:1000");
-        let nonce = keys(1, None).issue(NOW, &client);
-        assert_eq!(keys(2, Some(1)).check(NOW + 600, &client, nonce.as_bytes()), Ok(()));
-        assert_eq!(keys(2, Some(1)).check(NOW + 601, &client, nonce.as_bytes()), Err(Stale::Expired));
-        assert_eq!(keys(2, None).check(NOW, &client, nonce.as_bytes()), Err(Stale::Foreign));
-        assert_eq!(keys(1, None).check(NOW - 61, &client, nonce.as_bytes()), Err(Stale::Expired));
+        let nonce = keys(1, None).issue(b"gAAA", NOW, &client);
+        assert_eq!(keys(2, Some(1)).check(b"gAAA", NOW + 600, &client, nonce.as_bytes()), Ok(()));
+        assert_eq!(keys(2, Some(1)).check(b"gAAA", NOW + 601, &client, nonce.as_bytes()), Err(Stale::Expired));
+        assert_eq!(keys(2, None).check(b"gAAA", NOW, &client, nonce.as_bytes()), Err(Stale::Foreign));
+        assert_eq!(keys(1, None).check(b"gAAA", NOW - 61, &client, nonce.as_bytes()), Err(Stale::Expired));
+    }
+
+    /// STUN-8489-16.1.3-01, -9.2.4-24: a nonce says what was offered, and counts only as long as that is what is offered.
+    #[test]
+    fn stun_8489_16_1_3_01_a_nonce_counts_for_its_own_features_only() {
+        let client = path("192.0.2.1:1000");
+        let nonce = keys(1, None).issue(b"wAAA", NOW, &client);
+        assert!(nonce.starts_with("obMatJos2wAAA"));
+        assert_eq!(keys(1, None).check(b"wAAA", NOW, &client, nonce.as_bytes()), Ok(()));
+        assert_eq!(keys(1, None).check(b"gAAA", NOW, &client, nonce.as_bytes()), Err(Stale::Foreign));
+        let mut altered = nonce.as_bytes().to_vec();
+        altered[9] = b'g';
+        assert_eq!(keys(1, None).check(b"gAAA", NOW, &client, &altered), Err(Stale::Foreign));
     }
 
     /// STUN-8489-9.2-01, 9.2-02, 14.10-01.
     #[test]
     fn stun_8489_9_2_01_nonce_starts_with_the_cookie_and_the_feature_bits() {
-        let nonce = keys(1, None).issue(NOW, &path("192.0.2.1:1000"));
+        let nonce = keys(1, None).issue(b"gAAA", NOW, &path("192.0.2.1:1000"));
         assert!(nonce.starts_with("obMatJos2gAAA"));
         assert!(
             nonce.len() < 128 && nonce.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')

@@ -2,7 +2,7 @@
 
 use super::allocation::Told;
 use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
-use super::authenticate::{Denial, PASSWORD_ALGORITHMS, Sealing, authenticate};
+use super::authenticate::{Denial, Sealing, authenticate};
 use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
@@ -202,9 +202,10 @@ impl Server {
         // that they do not tell an unknown name from a wrong password (A06).
         if denial.code != ErrorCode::BadRequest {
             writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
-            let nonce = self.config.nonces.issue(clock.unix_secs, &path);
+            let credentials = &self.config.credentials;
+            let nonce = self.config.nonces.issue(credentials.security_features(), clock.unix_secs, &path);
             writer.attribute(AttributeType::NONCE, nonce.as_bytes());
-            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
+            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, credentials.password_algorithms());
         }
         writer.finish(Seal::None, answering.fingerprint)
     }

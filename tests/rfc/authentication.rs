@@ -1,7 +1,7 @@
 //! RFC 8489 §9: the long-term credential mechanism, and time-limited credentials.
 
 use hairpin::stun::{AttributeType, Method, Seal, TransactionId, integrity};
-use hairpin::turn::time_limited_password;
+use hairpin::turn::TimeLimitedForm;
 
 use crate::client::{Attributes, Client, Signing, append, bare, lifetime, udp};
 use crate::world::{REALM, UNIX_START, World, config, path};
@@ -214,7 +214,7 @@ fn stun_8489_9_02_attributes_behind_message_integrity_sha256_are_ignored() {
 
 /// STUN-8489-9.1.3-03, 14.6-02 (A20): of two MACs the SHA-256 one decides, and covers the other.
 #[test]
-fn stun_8489_9_1_3_03_the_sha256_mac_decides() {
+fn stun_8489_14_6_02_of_two_macs_the_sha256_one_decides() {
     for (break_sha1, break_sha256, expected) in [(true, false, 0), (false, true, 401)] {
         let mut world = World::new();
         let alice = world.alice(path(CLIENT));
@@ -291,7 +291,7 @@ fn stun_8489_6_3_1_1_03_errors_after_authentication_are_sealed() {
 }
 
 fn time_limited(name: &str, secret: &str) -> Client {
-    Client::new(name, &time_limited_password(secret.as_bytes(), name))
+    Client::new(name, &TimeLimitedForm::default().password(secret.as_bytes(), name))
 }
 
 /// The error of an Allocate with this time-limited name, signed with this secret.

@@ -4,6 +4,7 @@
 //! TURN-8656-12.2-08 becomes `turn_8656_12_2_08_…`. What needs real sockets (source addresses, TCP, DSCP) is tested in
 //! `tests/cli`, `src/shard` and the lab.
 
+mod algorithms;
 mod allocate;
 mod answer_limit;
 mod authentication;
@@ -13,6 +14,7 @@ mod data;
 mod dual;
 mod icmp;
 mod messages;
+mod names;
 mod permissions;
 mod policy;
 mod refresh;

@@ -1,6 +1,5 @@
 //! A server, a clock that tests turn by hand, and a shell that binds every socket at once.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,9 +27,10 @@ pub fn config() -> Config {
         realm: REALM.into(),
         software: Some("test".into()),
         credentials: Credentials {
-            users: HashMap::from([user("alice", "s3cret"), user("bob", "hunter2")]),
+            users: [user("alice", "s3cret"), user("bob", "hunter2")].into(),
             secrets: vec![SharedSecret(b"north".to_vec()), SharedSecret(b"south".to_vec())],
             ttl_secs_max: 86_400,
+            ..Credentials::default()
         },
         nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay(RELAY_V4), relay(RELAY_V6)],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hairpin::turn::{Clock, FiveTuple, time_limited_password};
+use hairpin::turn::{Clock, FiveTuple, TimeLimitedForm};
 
 use crate::expect::{Expected, Response, Seal, Success};
 use crate::model::{Model, Pending, SECOND};
@@ -170,7 +170,7 @@ impl Model {
             return None;
         }
         let account = if userid.is_empty() { username } else { userid };
-        Some((time_limited_password(SECRET, username), account.to_string()))
+        Some((TimeLimitedForm::default().password(SECRET, username), account.to_string()))
     }
 
     fn check_nonce(&self, clock: Clock, path: FiveTuple, message: &Parsed, nonce: &[u8]) -> Result<(), u16> {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use hairpin::turn::time_limited_password;
+use hairpin::turn::TimeLimitedForm;
 
 use crate::dice::Dice;
 use crate::ledger::Ledger;
@@ -301,6 +301,6 @@ fn time_limited(dice: &mut Dice, unix_secs: u64) -> (String, String) {
         _ => unix_secs + 20_000,
     };
     let username = format!("{expires}{}", dice.pick(&["", ":", ":dave", ":erin"]));
-    let password = time_limited_password(SECRET, &username);
+    let password = TimeLimitedForm::default().password(SECRET, &username);
     (username, password)
 }

@@ -163,6 +163,7 @@ impl Rules {
                     .collect(),
                 secrets: vec![SharedSecret(b"old".to_vec()), SharedSecret(SECRET.to_vec())],
                 ttl_secs_max: TTL_SECS_MAX,
+                ..Credentials::default()
             },
             nonces: NonceKeys {
                 current: key(self.nonce_generation),

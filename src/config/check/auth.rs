@@ -1,17 +1,16 @@
 //! `[auth]`: who may allocate.
 
-use std::collections::HashMap;
+mod users;
+
 use std::path::Path;
 
 use super::{Checker, DAY, HOUR, MINUTE};
-use crate::config::values::{self, Mistake, Prepared};
+use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
-use crate::turn::{Credentials, NonceKeys, SharedSecret, StaticUser};
+use crate::turn::{Credentials, MacHash, NonceKeys, SharedSecret, TimeLimitedForm};
 
 /// What [`crate::turn::Config`] holds; every unauthenticated client is told the realm, so it is kept short.
 const REALM_BYTES_MAX: usize = 128;
-/// RFC 8489 §14.3: fewer than 509 bytes.
-const USERNAME_BYTES_MAX: usize = 508;
 /// 128 bits of a random secret in hex or base64 are longer; anything shorter can be found by trying, because whoever
 /// holds one credential can test guesses at home.
 const SECRET_BYTES_MIN: usize = 16;
@@ -64,8 +63,27 @@ impl Checker<'_> {
             users,
             secrets,
             ttl_secs_max: self.duration("auth.credential_lifetime_max", lifetime, MINUTE..=366 * DAY).into(),
+            time_limited: self.time_limited(written),
+            md5: written.md5,
+            strict_algorithms: written.strict_algorithms,
+            userhash: written.userhash,
         };
         (credentials, made_up)
+    }
+
+    fn time_limited(&mut self, written: &written::Auth) -> TimeLimitedForm {
+        let mut characters = written.credential_separator.chars();
+        let separator = match (characters.next(), characters.next()) {
+            (Some(separator), None) if separator.is_ascii_punctuation() && separator != '"' => separator,
+            _ => {
+                let wrong = "this cannot stand between the expiry and the user";
+                let fix = "write one ASCII punctuation character, like \":\"";
+                self.problem("auth.credential_separator", Mistake::new(wrong, fix));
+                ':'
+            }
+        };
+        let hashes = [("sha1", MacHash::Sha1), ("sha256", MacHash::Sha256)];
+        TimeLimitedForm { separator, hash: self.word("auth.credential_hash", &written.credential_hash, &hashes) }
     }
 
     fn secrets_of_file(&mut self, written: &written::Auth) -> Vec<SharedSecret> {
@@ -116,71 +134,6 @@ impl Checker<'_> {
             self.problem(key, Mistake::new("this secret is listed twice", "remove one of the two"));
         }
         Some(secret)
-    }
-
-    fn users(&mut self, written: &written::Auth) -> HashMap<String, StaticUser> {
-        let realm = Prepared::new(&written.realm).map(|realm| realm.0).unwrap_or_default();
-        let mut users = HashMap::new();
-        for (index, user) in written.users.iter().enumerate() {
-            let key = |name: &str| format!("auth.users[{index}].{name}");
-            let name = match Prepared::new(&user.name) {
-                Ok(name) if name.0.len() <= USERNAME_BYTES_MAX => name.0,
-                Ok(_) => {
-                    let fix = format!("write at most {USERNAME_BYTES_MAX} bytes");
-                    self.problem(key("name"), Mistake::new("the name is too long", fix));
-                    continue;
-                }
-                Err(why) => {
-                    let wrong = format!("the name is not usable: {why}");
-                    self.problem(key("name"), Mistake::new(wrong, "write a name, like name = \"alice\""));
-                    continue;
-                }
-            };
-            let Some(keys) = self.keys_of(index, user, &name, &realm) else {
-                continue;
-            };
-            if users.insert(name, keys).is_some() {
-                let wrong = "this name is taken by a user before";
-                self.problem(key("name"), Mistake::new(wrong, "give every user another name, or remove one"));
-            }
-        }
-        users
-    }
-
-    fn keys_of(&mut self, index: usize, user: &written::User, name: &str, realm: &str) -> Option<StaticUser> {
-        let key = |name: &str| format!("auth.users[{index}].{name}");
-        let has_keys = !user.key_md5.is_empty() || !user.key_sha256.is_empty();
-        match (user.password.is_empty(), has_keys) {
-            (true, false) => {
-                let fix = "write password = \"…\", or key_md5 and key_sha256 made from it";
-                self.problem(key("password"), Mistake::new("this user has neither password nor keys", fix));
-                None
-            }
-            (false, true) => {
-                let wrong = "this user has both a password and keys made from one";
-                self.problem(key("password"), Mistake::new(wrong, "keep one of the two"));
-                None
-            }
-            (false, false) => match Prepared::new(&user.password) {
-                Ok(password) => Some(StaticUser::from_password(name, realm, password.as_str())),
-                Err(why) => {
-                    let wrong = format!("the password is not usable: {why}");
-                    self.problem(key("password"), Mistake::new(wrong, "take another password"));
-                    None
-                }
-            },
-            (true, true) => Some(StaticUser {
-                key_md5: self.optional_key(&key("key_md5"), &user.key_md5),
-                key_sha256: self.optional_key(&key("key_sha256"), &user.key_sha256),
-            }),
-        }
-    }
-
-    fn optional_key<const N: usize>(&mut self, key: &str, text: &str) -> Option<[u8; N]> {
-        if text.is_empty() {
-            return None;
-        }
-        self.accept(key, values::key(text))
     }
 }
 

@@ -120,6 +120,10 @@ const REFUSED: &[(&str, Complaint)] = &[
     ),
     // Who may allocate.
     ("[auth]\nrealm = \"a\\\"b\"", (2, "auth.realm", "quote", "without quotes")),
+    (
+        "[auth]\nrealm = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"",
+        (2, "auth.realm", "129 bytes long", "1 to 128 bytes"),
+    ),
     ("[auth]\nrealm = \"\"", (2, "auth.realm", "empty", "example.org")),
     ("[auth]\nsecrets = [\"short\"]", (2, "auth.secrets[0]", "5 bytes can be guessed", "openssl rand -hex 32")),
     ("[auth]\nsecrets = [\"0123456789abcdef\", \"0123456789abcdef\"]", (2, "auth.secrets[1]", "twice", "remove")),
@@ -150,6 +154,14 @@ const REFUSED: &[(&str, Complaint)] = &[
         "[[auth.users]]\nname = \"a\\u0000\"\npassword = \"x\"",
         (2, "auth.users[0].name", "RFC 8265", "name = \"alice\""),
     ),
+    (
+        "[[auth.users]]\nname = \"\\\"a\\\"\"\npassword = \"x\"",
+        (2, "auth.users[0].name", "quotes around", "without them"),
+    ),
+    ("[auth]\ncredential_separator = \"9\"", (2, "auth.credential_separator", "cannot stand", "like \":\"")),
+    ("[auth]\ncredential_separator = \"::\"", (2, "auth.credential_separator", "cannot stand", "like \":\"")),
+    ("[auth]\ncredential_hash = \"md5\"", (2, "auth.credential_hash", "\"md5\" is not known", "\"sha1\", \"sha256\"")),
+    ("[auth]\nmd5 = 0", (2, "auth.md5", "expected a boolean", "like md5 = true")),
     // Peers (abuse S2).
     ("[peers]\nallow = [\"10.1.2.3/8\"]", (2, "peers.allow[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
     (
@@ -267,10 +279,35 @@ fn users_and_secrets_work_at_once_and_are_prepared() {
     let credentials = &config.shards.turn.credentials;
     assert!(!config.secret_is_made_up);
     assert_eq!(credentials.secrets.len(), 2);
-    let prepared = turn::StaticUser::from_password("\u{e9}va", "example.org", "p w");
-    assert!(credentials.users["\u{e9}va"] == prepared);
-    assert_eq!(credentials.users["bob"].key_md5.unwrap()[..2], [0x00, 0x11]);
-    assert_eq!(credentials.users["bob"].key_sha256, None);
+    let mut eva = turn::StaticUser::from_password("\u{e9}va", "example.org", "p w");
+    eva.add_form("\u{e9}va", "example.org", "p\u{3000}w");
+    eva.add_form("e\u{301}va", "example.org", "p w");
+    eva.add_form("e\u{301}va", "example.org", "p\u{3000}w");
+    assert!(*credentials.users.get("\u{e9}va").unwrap() == eva);
+    let key = [0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
+    let bob = turn::StaticUser::from_keys("bob", "example.org", Some(key), None);
+    assert!(*credentials.users.get("bob").unwrap() == bob);
+}
+
+/// CLASSIC-5389-15-01.
+#[test]
+fn classic_5389_15_01_saslprep_is_an_option() {
+    let text = |option: &str, password: &str| {
+        format!("[auth]\nrealm = \"example.org\"\n{option}[[auth.users]]\nname = \"a\"\npassword = \"{password}\"\n")
+    };
+    let matrix = "The\u{AD}M\u{AA}tr\u{2168}";
+    assert!(check(&text("", matrix)).is_err(), "RFC 8265 refuses soft hyphens");
+    let user = |text: &str| accept(text).shards.turn.credentials.users.get("a").unwrap().clone();
+    let mut both = turn::StaticUser::from_password("a", "example.org", "TheMatrIX");
+    both.add_form("a", "example.org", matrix);
+    assert!(user(&text("saslprep = true\n", matrix)) == both);
+    // What both profiles accept is a key each: U+2168 is one character to RFC 8265, and two letters to RFC 4013.
+    let mut nine = turn::StaticUser::from_password("a", "example.org", "\u{2168}");
+    assert!(user(&text("", "\u{2168}")) == nine);
+    nine.add_form("a", "example.org", "IX");
+    assert!(user(&text("saslprep = true\n", "\u{2168}")) == nine);
+    let plain = turn::StaticUser::from_password("a", "example.org", "plain");
+    assert!(user(&text("saslprep = true\n", "plain")) == plain, "ASCII has one form");
 }
 
 #[test]

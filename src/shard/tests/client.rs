@@ -1,6 +1,5 @@
 //! A client with a real socket, and a world to put it in.
 
-use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, LazyLock};
@@ -26,11 +25,7 @@ pub(super) fn config() -> Config {
     Config {
         realm: REALM.into(),
         software: None,
-        credentials: Credentials {
-            users: HashMap::from(["alice", "bob"].map(user)),
-            secrets: Vec::new(),
-            ttl_secs_max: 0,
-        },
+        credentials: Credentials { users: ["alice", "bob"].map(user).into(), ..Credentials::default() },
         nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay("127.0.0.1")],
         // Below the ports that the kernel gives to clients and peers of these tests.

@@ -1,0 +1,156 @@
+//! Whose key it is under the long-term credential mechanism (RFC 8489 §9.2): a static user's, found by USERNAME or by
+//! USERHASH, or one derived from a shared secret and a time-limited name.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{Algorithm, Denial, Key, denied};
+use crate::stun::{ErrorCode, integrity, opaque_string, unquoted};
+use crate::turn::allocation::Owner;
+use crate::turn::{Config, Credentials, Rejection, SharedSecret, StaticUser};
+
+/// USERNAME is accepted up to this length (STUN-8489-14.3-01).
+const USERNAME_LEN_MAX: usize = 763;
+
+/// What a client calls itself.
+#[derive(Clone, Copy)]
+pub(super) enum Claim<'m> {
+    Username(&'m [u8]),
+    Userhash(&'m [u8]),
+}
+
+/// Where the key of a client can come from. Names are what the owner of an allocation is called, whichever of the two
+/// attributes the client sent.
+pub(super) enum Who<'m, 'c> {
+    Static { name: Cow<'m, str>, user: &'c StaticUser },
+    TimeLimited { name: &'m str, userid: Option<usize> },
+    Nobody(Rejection),
+}
+
+/// `live_owner` is whom the allocation of this 5-tuple belongs to.
+pub(super) fn identify<'m, 'c: 'm>(
+    credentials: &'c Credentials,
+    unix_secs: u64,
+    claim: Claim<'m>,
+    live_owner: Option<&Owner>,
+) -> Who<'m, 'c> {
+    match claim {
+        Claim::Userhash(hash) => match credentials.users.find(hash).filter(|_| credentials.userhash) {
+            Some((name, user)) => Who::Static { name: Cow::Borrowed(name), user },
+            None => Who::Nobody(Rejection::UnknownUser),
+        },
+        Claim::Username(value) => {
+            let name = std::str::from_utf8(unquoted(value)).ok().filter(|name| name.len() <= USERNAME_LEN_MAX);
+            match name {
+                Some(name) => by_name(credentials, unix_secs, name, live_owner),
+                None => Who::Nobody(Rejection::UnknownUser),
+            }
+        }
+    }
+}
+
+fn by_name<'m, 'c: 'm>(
+    credentials: &'c Credentials,
+    unix_secs: u64,
+    name: &'m str,
+    live_owner: Option<&Owner>,
+) -> Who<'m, 'c> {
+    if let Ok(prepared) = opaque_string(name)
+        && let Some(user) = credentials.users.get(&prepared)
+    {
+        return Who::Static { name: prepared, user };
+    }
+    if credentials.secrets.is_empty() {
+        return Who::Nobody(Rejection::UnknownUser);
+    }
+    let separator = credentials.time_limited.separator;
+    let (expiry, userid) = match name.split_once(separator) {
+        Some((expiry, userid)) => (expiry, (!userid.is_empty()).then_some(name.len() - userid.len())),
+        None => (name, None),
+    };
+    // REST-07: digits only (`parse` alone would take a plus sign), and no overflow.
+    let digits = !expiry.is_empty() && expiry.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(expiry) = digits.then(|| expiry.parse::<u64>().ok()).flatten() else {
+        return Who::Nobody(Rejection::UnknownUser);
+    };
+    // An allocation outlives the name it was made with (REST-04).
+    if expiry < unix_secs && live_owner.is_none_or(|owner| *owner.username != *name) {
+        return Who::Nobody(Rejection::ExpiredCredential);
+    }
+    if expiry > unix_secs.saturating_add(credentials.ttl_secs_max) {
+        return Who::Nobody(Rejection::CredentialTooLong);
+    }
+    Who::TimeLimited { name, userid }
+}
+
+impl Who<'_, '_> {
+    /// The first of the keys it may be under which the request verifies.
+    pub(super) fn find_key(
+        &self,
+        config: &Config,
+        algorithm: Algorithm,
+        verifies: impl Fn(&[u8]) -> bool,
+    ) -> Result<Key, Denial> {
+        let (why, tried) = match self {
+            Self::Static { user, .. } => {
+                let found = match algorithm {
+                    Algorithm::Md5 => user.keys_md5.iter().find(|key| verifies(*key)).map(|key| Key::Md5(*key)),
+                    Algorithm::Sha256 => {
+                        user.keys_sha256.iter().find(|key| verifies(*key)).map(|key| Key::Sha256(*key))
+                    }
+                };
+                if let Some(key) = found {
+                    return Ok(key);
+                }
+                let tried = match algorithm {
+                    Algorithm::Md5 => user.keys_md5.len(),
+                    Algorithm::Sha256 => user.keys_sha256.len(),
+                };
+                (Rejection::WrongPassword, tried)
+            }
+            Self::TimeLimited { name, .. } => {
+                let credentials = &config.credentials;
+                let key_of = |secret: &SharedSecret| {
+                    let password = credentials.time_limited.password(&secret.0, name);
+                    derive(algorithm, name, &config.realm, &password)
+                };
+                return credentials
+                    .secrets
+                    .iter()
+                    .map(key_of)
+                    .find(|key| verifies(key.bytes()))
+                    .ok_or(denied(ErrorCode::Unauthenticated, Rejection::WrongPassword));
+            }
+            Self::Nobody(why) => (*why, 0),
+        };
+        // As much work for an unknown name as for any static user with a wrong password: which names exist must not
+        // show in the time (STUN-8489-9.2.4-17).
+        for _ in tried..config.credentials.users.forms_max().max(1) {
+            std::hint::black_box(verifies(&[0; 16]));
+        }
+        Err(denied(ErrorCode::Unauthenticated, why))
+    }
+
+    /// The owner of what this client makes; the one there is, if it is the same.
+    pub(super) fn owner(&self, live_owner: Option<&Owner>) -> Owner {
+        let (name, userid) = match self {
+            Self::Static { name, .. } => (&**name, None),
+            Self::TimeLimited { name, userid } => (*name, *userid),
+            Self::Nobody(_) => unreachable!("nobody has a key"),
+        };
+        if let Some(owner) = live_owner.filter(|owner| *owner.username == *name) {
+            return owner.clone();
+        }
+        let username: Arc<str> = name.into();
+        // REST-08.
+        let account = userid.map_or_else(|| Arc::clone(&username), |start| name[start..].into());
+        Owner { username, account }
+    }
+}
+
+fn derive(algorithm: Algorithm, username: &str, realm: &str, password: &str) -> Key {
+    match algorithm {
+        Algorithm::Md5 => Key::Md5(integrity::long_term_key_md5(username, realm, password)),
+        Algorithm::Sha256 => Key::Sha256(integrity::long_term_key_sha256(username, realm, password)),
+    }
+}

@@ -1,0 +1,201 @@
+//! The long-term credential mechanism (RFC 8489 §9.2), for every TURN request.
+//!
+//! An [`Authenticated`] request can only come from [`authenticate`], so no method handler can run on an unchecked one.
+//! The order of the checks is the RFC's (STUN-8489-9.2.4-14): presence, completeness, algorithms, user, MAC, nonce.
+
+mod long_term;
+
+use std::net::SocketAddr;
+
+use super::allocation::Owner;
+use super::nonce::Stale;
+use super::{Clock, Config, Credentials, FiveTuple, Rejection};
+use crate::stun::{
+    AttributeType, ErrorCode, Message, Method, Seal, TransactionId, read_u32, read_xor_address, unquoted,
+};
+use long_term::{Claim, identify};
+
+/// A request whose MAC and nonce were found good, and what its response is sealed with.
+#[derive(Debug)]
+pub(super) struct Authenticated<'m, 'b> {
+    message: &'m Message<'b>,
+    owner: Owner,
+    sealing: Sealing,
+}
+
+impl<'b> Authenticated<'_, 'b> {
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    pub(super) fn sealing(&self) -> &Sealing {
+        &self.sealing
+    }
+
+    pub(super) fn transaction_id(&self) -> TransactionId {
+        self.message.transaction_id()
+    }
+
+    /// The value of an attribute the client's MAC covers.
+    pub(super) fn first(&self, kind: AttributeType) -> Option<&'b [u8]> {
+        self.message.first(kind)
+    }
+
+    /// A 32-bit attribute.
+    ///
+    /// # Errors
+    /// 400 if it is not four bytes long.
+    pub(super) fn first_u32(&self, kind: AttributeType) -> Result<Option<u32>, ErrorCode> {
+        self.first(kind).map(read_u32).transpose().map_err(|_| ErrorCode::BadRequest)
+    }
+
+    /// Every XOR-PEER-ADDRESS, the one attribute that may stand there more than once.
+    ///
+    /// # Errors
+    /// 400 for one that is not of its form.
+    pub(super) fn peers(&self) -> impl Iterator<Item = Result<SocketAddr, ErrorCode>> {
+        let transaction_id = self.transaction_id();
+        self.message
+            .attributes()
+            .filter(|attribute| attribute.kind == AttributeType::XOR_PEER_ADDRESS)
+            .map(move |attribute| read_xor_address(attribute.value, transaction_id).map_err(|_| ErrorCode::BadRequest))
+    }
+}
+
+/// How the responses to one client are protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sealing {
+    key: Key,
+    /// MESSAGE-INTEGRITY-SHA256 instead of MESSAGE-INTEGRITY: only for clients that have shown they know it (L04).
+    sha256: bool,
+}
+
+impl Sealing {
+    pub(super) fn seal(&self) -> Seal<'_> {
+        if self.sha256 { Seal::Sha256(self.key.bytes()) } else { Seal::Sha1(self.key.bytes()) }
+    }
+}
+
+/// A long-term key. PASSWORD-ALGORITHM chooses which, independently of the MAC (STUN-8489-9.2.4-21).
+#[derive(Clone, PartialEq, Eq)]
+enum Key {
+    Md5([u8; 16]),
+    Sha256([u8; 32]),
+}
+
+impl Key {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Md5(key) => key,
+            Self::Sha256(key) => key,
+        }
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+/// How an unauthenticated request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Denial {
+    /// 400, 401 or 438.
+    pub(super) code: ErrorCode,
+    pub(super) why: Rejection,
+}
+
+const fn denied(code: ErrorCode, why: Rejection) -> Denial {
+    Denial { code, why }
+}
+
+/// PASSWORD-ALGORITHM.
+#[derive(Clone, Copy)]
+enum Algorithm {
+    Md5,
+    Sha256,
+}
+
+/// Checks a request.
+///
+/// `live_owner` is the owner of the allocation that the 5-tuple has.
+///
+/// # Errors
+/// What to answer, and why.
+pub(super) fn authenticate<'m, 'b>(
+    config: &Config,
+    clock: Clock,
+    path: &FiveTuple,
+    message: &'m Message<'b>,
+    live_owner: Option<&Owner>,
+) -> Result<Authenticated<'m, 'b>, Denial> {
+    use ErrorCode::{BadRequest, StaleNonce, Unauthenticated};
+
+    if !message.has_integrity() && !message.has_integrity_sha256() {
+        return Err(denied(Unauthenticated, Rejection::NoCredentials));
+    }
+    let claim = match (message.first(AttributeType::USERNAME), message.first(AttributeType::USERHASH)) {
+        (Some(username), None) => Claim::Username(username),
+        (None, Some(userhash)) => Claim::Userhash(userhash),
+        // STUN-8489-14.4-04: they might not name the same user.
+        (Some(_), Some(_)) | (None, None) => return Err(denied(BadRequest, Rejection::Incomplete)),
+    };
+    let (Some(realm), Some(nonce)) = (message.first(AttributeType::REALM), message.first(AttributeType::NONCE)) else {
+        return Err(denied(BadRequest, Rejection::Incomplete));
+    };
+    let chosen = password_algorithm(&config.credentials, message)?;
+
+    if unquoted(realm) != config.realm.as_bytes() {
+        // There is no rule for a wrong realm; it is a credential failure, not a mismatch (A16, STUN-8489-9.2.4-25).
+        return Err(denied(Unauthenticated, Rejection::WrongRealm));
+    }
+    let algorithm = chosen.unwrap_or(Algorithm::Md5);
+    if !config.credentials.accepts(chosen, message) {
+        return Err(denied(Unauthenticated, Rejection::WeakAlgorithm));
+    }
+    let who = identify(&config.credentials, clock.unix_secs, claim, live_owner);
+    let key = who.find_key(config, algorithm, |key| message.integrity_holds(key))?;
+
+    match config.nonces.check(config.credentials.security_features(), clock.unix_secs, path, nonce) {
+        Ok(()) => {}
+        // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what it
+        // wanted to give back (L12).
+        Err(Stale::Expired) if is_deletion(message) => {}
+        Err(_) => return Err(denied(StaleNonce, Rejection::StaleNonce)),
+    }
+
+    let owner = who.owner(live_owner);
+    let sealing = Sealing { key, sha256: chosen.is_some() || message.has_integrity_sha256() };
+    Ok(Authenticated { message, owner, sealing })
+}
+
+/// STUN-8489-9.2.4-08 to -11: neither attribute means MD5; both must be there, the list as we sent it, the choice in it.
+fn password_algorithm(credentials: &Credentials, message: &Message<'_>) -> Result<Option<Algorithm>, Denial> {
+    let bad = denied(ErrorCode::BadRequest, Rejection::BadAlgorithms);
+    let chosen = message.first(AttributeType::PASSWORD_ALGORITHM);
+    let offered = message.first(AttributeType::PASSWORD_ALGORITHMS);
+    match (chosen, offered) {
+        (None, None) => Ok(None),
+        (Some(chosen), Some(offered)) if offered == credentials.password_algorithms() => match chosen {
+            [0, 1, 0, 0] if credentials.md5 => Ok(Some(Algorithm::Md5)),
+            [0, 2, 0, 0] => Ok(Some(Algorithm::Sha256)),
+            _ => Err(bad),
+        },
+        _ => Err(bad),
+    }
+}
+
+impl Credentials {
+    /// Whether key and MAC are as strong as the configuration wants them.
+    fn accepts(&self, chosen: Option<Algorithm>, message: &Message<'_>) -> bool {
+        match chosen {
+            None => self.md5,
+            Some(_) => !self.strict_algorithms || message.has_integrity_sha256(),
+        }
+    }
+}
+
+fn is_deletion(message: &Message<'_>) -> bool {
+    message.method() == Method::Refresh && message.first(AttributeType::LIFETIME) == Some(&[0; 4])
+}
