@@ -130,8 +130,12 @@ section! {
         userhash: bool = true,
         /// Accept passwords under SASLprep, too.
         saslprep: bool = false,
+        /// This server in access tokens; empty means the realm.
+        token_server_name: String = String::new(),
         /// Static users.
         users: Vec<User> = Vec::new(),
+        /// Keys of access tokens.
+        token_keys: Vec<TokenKey> = Vec::new(),
     }
 }
 
@@ -146,6 +150,16 @@ section! {
         key_md5: String = String::new(),
         /// Instead of a password: SHA-256(name:realm:password) in hex.
         key_sha256: String = String::new(),
+    }
+}
+
+section! {
+    /// `[[auth.token_keys]]`
+    TokenKey {
+        /// What clients send as USERNAME.
+        kid: String = String::new(),
+        /// 16 or 32 bytes in hex or base64.
+        key: String = String::new(),
     }
 }
 

@@ -26,6 +26,7 @@ impl AttributeType {
     pub const EVEN_PORT: Self = Self(0x0018);
     pub const REQUESTED_TRANSPORT: Self = Self(0x0019);
     pub const DONT_FRAGMENT: Self = Self(0x001A);
+    pub const ACCESS_TOKEN: Self = Self(0x001B);
     pub const MESSAGE_INTEGRITY_SHA256: Self = Self(0x001C);
     pub const PASSWORD_ALGORITHM: Self = Self(0x001D);
     pub const USERHASH: Self = Self(0x001E);
@@ -37,6 +38,7 @@ impl AttributeType {
     pub const ICMP: Self = Self(0x8004);
     pub const SOFTWARE: Self = Self(0x8022);
     pub const FINGERPRINT: Self = Self(0x8028);
+    pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
 
     /// Whether a receiver that does not know the attribute must refuse the message (RFC 8489 §14).
     pub const fn is_comprehension_required(self) -> bool {

@@ -105,6 +105,7 @@ impl Server {
         let transport = request.first_u32(AttributeType::REQUESTED_TRANSPORT)?.ok_or(ErrorCode::BadRequest)?;
         let asked_family = request.first_u32(AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         let lifetime_secs = self.config.lifetimes.grant(request.first_u32(AttributeType::LIFETIME)?);
+        let lifetime_secs = request.owner().cap(clock, lifetime_secs);
         // The first byte counts, the other three are reserved and ignored (TURN-8656-18-01).
         if transport.to_be_bytes()[0] != PROTOCOL_UDP {
             return Err(ErrorCode::UnsupportedTransportProtocol);

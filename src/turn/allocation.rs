@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use super::access_token::Grant;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
 use super::{FiveTuple, Now, RelayAddress, Traffic};
@@ -17,6 +18,8 @@ pub(super) struct Owner {
     pub(super) username: Arc<str>,
     /// What quotas count by: the user id of a time-limited name, else the whole name (REST-08).
     pub(super) account: Arc<str>,
+    /// The access token it was made with, if that is what it was made with; the name above is made up then.
+    pub(super) grant: Option<Arc<Grant>>,
 }
 
 /// The relayed transport address.

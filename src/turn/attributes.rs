@@ -8,7 +8,10 @@ pub(super) const UNKNOWN_ATTRIBUTES_MAX: usize = 32;
 pub(super) type UnknownAttributes = arrayvec::ArrayVec<AttributeType, UNKNOWN_ATTRIBUTES_MAX>;
 
 /// The comprehension-required attributes we do not know, each once (STUN-8489-6.3.1-02).
-pub(super) fn unknown_attributes(message: &Message<'_>) -> Option<UnknownAttributes> {
+///
+/// `tokens` says whether ACCESS-TOKEN is known (OAUTH-7635-7-01).
+pub(super) fn unknown_attributes(message: &Message<'_>, tokens: bool) -> Option<UnknownAttributes> {
+    let is_known = |kind| is_known(kind) || (tokens && kind == AttributeType::ACCESS_TOKEN);
     let mut unknown = UnknownAttributes::new();
     for attribute in message.attributes() {
         if attribute.kind.is_comprehension_required()

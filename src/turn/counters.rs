@@ -82,12 +82,14 @@ vocabulary! {
         WeakAlgorithm = "weak_algorithm",
         /// A realm this server does not serve.
         WrongRealm = "wrong_realm",
-        /// Nobody of this name.
+        /// Nobody of this name, and no key with this id.
         UnknownUser = "unknown_user",
-        /// A time-limited user name whose time is over.
+        /// A time-limited user name or an access token whose time is over.
         ExpiredCredential = "expired_credential",
         /// A time-limited user name that would live longer than allowed.
         CredentialTooLong = "credential_too_long",
+        /// An access token that no key of ours opens, or that is ill-formed inside.
+        BadToken = "bad_token",
         /// The MAC does not verify: wrong password.
         WrongPassword = "wrong_password",
         /// The nonce is not ours, not this client's, or too old: 438.

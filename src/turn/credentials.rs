@@ -9,6 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::Sha256;
 
+use super::TokenKeys;
 use crate::stun::integrity;
 
 /// Static users and shared secrets, both at once, and which of RFC 8489's choices are open to them.
@@ -31,6 +32,8 @@ pub struct Credentials {
     pub strict_algorithms: bool,
     /// Whether clients are told that they may send USERHASH instead of USERNAME, where everybody can be found by it.
     pub userhash: bool,
+    /// Keys of access tokens; `None` if there are none, and ACCESS-TOKEN is unknown (RFC 7635).
+    pub tokens: Option<TokenKeys>,
 }
 
 impl Default for Credentials {
@@ -44,6 +47,7 @@ impl Default for Credentials {
             md5: true,
             strict_algorithms: false,
             userhash: true,
+            tokens: None,
         }
     }
 }
@@ -58,7 +62,8 @@ impl Credentials {
     /// for "Username anonymity" (STUN-8489-9.2-02, -9.2.1-01). A client that sees bit 1 must hide its name, so it is
     /// set only where every name can be found by its hash (STUN-8489-14.4-03).
     pub(super) const fn security_features(&self) -> &'static [u8; 4] {
-        if self.userhash && self.secrets.is_empty() && !self.users.is_empty() { b"wAAA" } else { b"gAAA" }
+        let all_by_hash = self.secrets.is_empty() && self.tokens.is_none() && !self.users.is_empty();
+        if self.userhash && all_by_hash { b"wAAA" } else { b"gAAA" }
     }
 }
 

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+mod access_token;
 mod allocate;
 mod allocation;
 mod allocations;
@@ -49,6 +50,7 @@ mod timers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use access_token::{TokenKey, TokenKeys};
 pub use config::{Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
 pub use counters::{Counters, EndReason, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, StaticUser, TimeLimitedForm, Users};

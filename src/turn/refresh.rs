@@ -22,10 +22,14 @@ impl Server {
             return Ok(Success::Refresh { lifetime_secs: 0 });
         }
         let lifetimes = self.config.lifetimes;
+        self.take_new_token(clock, &path, request.owner());
         let (relay, allocation) = self.own_allocation(clock, &path, request)?;
         // Without the attribute both halves of a dual allocation are meant (TURN-8656-8.2-04).
         let is_meant = |half: &Half| family.is_none_or(|family| family.to_be_bytes()[0] == half.family() as u8);
-        let lifetime_secs = if asked_secs == Some(0) { 0 } else { lifetimes.grant(asked_secs) };
+        let lifetime_secs = match asked_secs {
+            Some(0) => 0,
+            asked => request.owner().cap(clock, lifetimes.grant(asked)),
+        };
         let mut meant = ArrayVec::<RelayId, 2>::new();
         for half in allocation.live_halves(clock.now).filter(|half| is_meant(half)) {
             meant.push(relay.of_family(half.family()));

@@ -64,7 +64,8 @@ impl Server {
             (Class::Request, Method::Send | Method::Data) => Verdict::Drop(Reason::UnexpectedClass),
             (Class::Request, _) => self.on_request(clock, path, &message, reply),
             (Class::Indication, Method::Send) => {
-                let sent = super::send::read_send_indication(&message, packet.range().start);
+                let tokens = self.config.credentials.tokens.is_some();
+                let sent = super::send::read_send_indication(&message, tokens, packet.range().start);
                 self.on_send(clock, path, packet, sent)
             }
             _ => Verdict::Drop(Reason::UnexpectedClass),
@@ -98,7 +99,7 @@ impl Server {
         }
         if message.method() == Method::Binding {
             // Binding needs no credentials, and looks at none (STUN-8489-12-01).
-            return match unknown_attributes(message) {
+            return match unknown_attributes(message, self.config.credentials.tokens.is_some()) {
                 Some(unknown) => Verdict::Reply { len: self.refuse_unknown(reply, answering, unknown, None) },
                 None => {
                     let success = Success::Binding { mapped: path.client };
@@ -117,7 +118,7 @@ impl Server {
                 return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
             }
         };
-        if let Some(unknown) = unknown_attributes(message) {
+        if let Some(unknown) = unknown_attributes(message, self.config.credentials.tokens.is_some()) {
             let len = self.refuse_unknown(reply, answering, unknown, Some(request.sealing()));
             return Verdict::Reply { len };
         }
@@ -206,6 +207,10 @@ impl Server {
             let nonce = self.config.nonces.issue(credentials.security_features(), clock.unix_secs, &path);
             writer.attribute(AttributeType::NONCE, nonce.as_bytes());
             writer.attribute(AttributeType::PASSWORD_ALGORITHMS, credentials.password_algorithms());
+            if let Some(tokens) = &credentials.tokens {
+                // OAUTH-7635-6.1-01: for whom a client must have its token made.
+                writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, tokens.server_name.as_bytes());
+            }
         }
         writer.finish(Seal::None, answering.fingerprint)
     }

@@ -17,8 +17,12 @@ pub(super) struct SendIndication {
 }
 
 /// Takes a Send indication apart. `start` is where the message begins in the packet's buffer.
-pub(super) fn read_send_indication(message: &Message<'_>, start: usize) -> Result<SendIndication, Reason> {
-    if unknown_attributes(message).is_some() {
+pub(super) fn read_send_indication(
+    message: &Message<'_>,
+    tokens: bool,
+    start: usize,
+) -> Result<SendIndication, Reason> {
+    if unknown_attributes(message, tokens).is_some() {
         return Err(Reason::UnknownAttribute);
     }
     let peer = message.first(AttributeType::XOR_PEER_ADDRESS).ok_or(Reason::BadIndication)?;

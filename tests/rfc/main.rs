@@ -20,5 +20,6 @@ mod policy;
 mod refresh;
 mod reservations;
 mod storm;
+mod tokens;
 mod vectors;
 mod world;

@@ -1,5 +1,6 @@
 //! `[auth]`: who may allocate.
 
+mod tokens;
 mod users;
 
 use std::path::Path;
@@ -53,9 +54,10 @@ impl Checker<'_> {
         let mut secrets = self.secrets_of_file(written);
         secrets.extend(self.secret_files(written));
         let users = self.users(written);
-        let made_up = written.secrets.is_empty() && written.secret_files.is_empty() && written.users.is_empty();
+        let has_secrets = !written.secrets.is_empty() || !written.secret_files.is_empty();
+        let made_up = !has_secrets && written.users.is_empty() && written.token_keys.is_empty();
         if made_up {
-            self.note("auth.secrets", "there are neither secrets nor users: a made-up secret is used.");
+            self.note("auth.secrets", "there are neither secrets nor users nor token keys: a made-up secret is used.");
             secrets.push(SharedSecret(random_bytes::<32>().to_vec()));
         }
         let lifetime = &written.credential_lifetime_max;
@@ -67,6 +69,7 @@ impl Checker<'_> {
             md5: written.md5,
             strict_algorithms: written.strict_algorithms,
             userhash: written.userhash,
+            tokens: self.token_keys(written),
         };
         (credentials, made_up)
     }
@@ -93,7 +96,7 @@ impl Checker<'_> {
         }
         let has_passwords = written.users.iter().any(|user| !user.password.is_empty());
         if let Some(file) = self.file
-            && (!secrets.is_empty() || has_passwords)
+            && (!secrets.is_empty() || has_passwords || !written.token_keys.is_empty())
             && others_may_read(file)
         {
             let text = format!("every user of this machine can read {}: chmod o= it.", file.display());

@@ -162,6 +162,20 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[auth]\ncredential_separator = \"::\"", (2, "auth.credential_separator", "cannot stand", "like \":\"")),
     ("[auth]\ncredential_hash = \"md5\"", (2, "auth.credential_hash", "\"md5\" is not known", "\"sha1\", \"sha256\"")),
     ("[auth]\nmd5 = 0", (2, "auth.md5", "expected a boolean", "like md5 = true")),
+    (
+        "[[auth.token_keys]]\nkid = \"k\"\nkey = \"0011\"",
+        (3, "auth.token_keys[0].key", "not a key of AES-128 or AES-256", "openssl rand -hex 32"),
+    ),
+    (
+        "[[auth.token_keys]]\nkey = \"00112233445566778899aabbccddeeff\"",
+        (1, "auth.token_keys[0].kid", "it is empty", "kid = \"2026-11\""),
+    ),
+    (
+        "[[auth.token_keys]]\nkid = \"k\"\nkey = \"00112233445566778899aabbccddeeff\"\n\
+         [[auth.token_keys]]\nkid = \"k\"\nkey = \"ABEiM0RVZneImaq7zN3u/w==\"",
+        (5, "auth.token_keys[1].kid", "another key has this id", "another id"),
+    ),
+    ("[auth]\ntoken_server_name = \"x\"", (2, "auth.token_server_name", "no keys", "[[auth.token_keys]]")),
     // Peers (abuse S2).
     ("[peers]\nallow = [\"10.1.2.3/8\"]", (2, "peers.allow[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
     (
@@ -289,6 +303,39 @@ fn users_and_secrets_work_at_once_and_are_prepared() {
     assert!(*credentials.users.get("bob").unwrap() == bob);
 }
 
+/// OAUTH-7635-6.2-02, OAUTH-7635-4-01: keys of both lengths, in both spellings.
+#[test]
+fn oauth_7635_4_01_token_keys_are_read_in_hex_and_base64() {
+    let text = |key: &str| format!("[[auth.token_keys]]\nkid = \"k\"\nkey = \"{key}\"\n");
+    for key in [
+        "00112233445566778899aabbccddeeff",
+        "00112233445566778899AABBCCDDEEFF00112233445566778899aabbccddeeff",
+        "ABEiM0RVZneImaq7zN3u/w==",
+        "ABEiM0RVZneImaq7zN3u/w",
+        "ABEiM0RVZneImaq7zN3u/wARIjNEVWZ3iJmqu8zd7v8=",
+    ] {
+        let config = accept(&text(key));
+        assert!(!config.secret_is_made_up);
+        assert_eq!(config.shards.turn.credentials.tokens.as_ref().unwrap().server_name, "hairpin");
+        assert!(!format!("{config:?}").contains("0x11"), "keys are redacted");
+    }
+    let two = format!(
+        "{}{}",
+        text("00112233445566778899aabbccddeeff"),
+        text("ABEiM0RVZneImaq7zN3u/w").replace("\"k\"", "\"l\"")
+    );
+    let named = accept(&format!("[auth]\ntoken_server_name = \"turn.example.org\"\n{two}"));
+    assert_eq!(
+        format!("{:?}", named.shards.turn.credentials.tokens.as_ref().unwrap()),
+        "TokenKeys(turn.example.org, 2 keys)"
+    );
+    assert!(accept("").shards.turn.credentials.tokens.is_none());
+    for key in ["0011", "", "x", "00112233445566778899aabbccddeef", "0g112233445566778899aabbccddeeff"] {
+        let errors = check(&text(key)).unwrap_err().to_string();
+        assert!(key.len() < 2 || !errors.contains(key), "{errors}");
+    }
+}
+
 /// CLASSIC-5389-15-01.
 #[test]
 fn classic_5389_15_01_saslprep_is_an_option() {
@@ -346,12 +393,13 @@ fn the_example_has_every_key_with_its_default() {
     for (section, keys) in sections {
         names.extend(keys.iter().map(|key| format!("{section}.{key}")));
     }
-    // Users have no defaults: they stand there as comments.
-    names.retain(|name| name != "auth.users");
+    // Users and the like have no defaults: they stand there as comments.
+    names.retain(|name| !["auth.users", "auth.token_keys"].contains(&name.as_str()));
     for name in names {
         assert!(document.has(&name), "config.example.toml lacks {name}");
     }
-    for key in written::User::KEYS.iter().chain(&["[auth.users]"]) {
+    let entries = [written::User::KEYS, written::TokenKey::KEYS].concat();
+    for key in entries.iter().chain(&["[auth.users]", "[auth.token_keys]"]) {
         assert!(EXAMPLE.contains(&format!("\n#{key}")) || EXAMPLE.contains(&format!("\n#[{key}]")), "{key}");
     }
 }
@@ -374,7 +422,7 @@ fn the_examples_in_comments_of_the_example_are_understood() {
     let mut problems = Vec::new();
     let written = Document::parse(&text).unwrap_or_else(|problem| panic!("{problem:?}\n{text}")).read(&mut problems);
     assert_eq!(problems, []);
-    assert_eq!((written.auth.users.len(), written.relay.addresses.len()), (2, 2));
+    assert_eq!((written.auth.users.len(), written.auth.token_keys.len(), written.relay.addresses.len()), (2, 1, 2));
 }
 
 proptest::proptest! {

@@ -144,7 +144,7 @@ impl Who<'_, '_> {
         let username: Arc<str> = name.into();
         // REST-08.
         let account = userid.map_or_else(|| Arc::clone(&username), |start| name[start..].into());
-        Owner { username, account }
+        Owner { username, account, grant: None }
     }
 }
 

@@ -1,11 +1,13 @@
-//! The long-term credential mechanism (RFC 8489 §9.2), for every TURN request.
+//! The long-term credential mechanism (RFC 8489 §9.2) and access tokens (RFC 7635), for every TURN request.
 //!
 //! An [`Authenticated`] request can only come from [`authenticate`], so no method handler can run on an unchecked one.
 //! The order of the checks is the RFC's (STUN-8489-9.2.4-14): presence, completeness, algorithms, user, MAC, nonce.
 
 mod long_term;
+mod token;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::allocation::Owner;
 use super::nonce::Stale;
@@ -81,6 +83,8 @@ impl Sealing {
 enum Key {
     Md5([u8; 16]),
     Sha256([u8; 32]),
+    /// That of an access token, which no password algorithm has made.
+    Other(Arc<[u8]>),
 }
 
 impl Key {
@@ -88,6 +92,7 @@ impl Key {
         match self {
             Self::Md5(key) => key,
             Self::Sha256(key) => key,
+            Self::Other(key) => key,
         }
     }
 }
@@ -150,12 +155,21 @@ pub(super) fn authenticate<'m, 'b>(
         // There is no rule for a wrong realm; it is a credential failure, not a mismatch (A16, STUN-8489-9.2.4-25).
         return Err(denied(Unauthenticated, Rejection::WrongRealm));
     }
-    let algorithm = chosen.unwrap_or(Algorithm::Md5);
-    if !config.credentials.accepts(chosen, message) {
-        return Err(denied(Unauthenticated, Rejection::WeakAlgorithm));
-    }
-    let who = identify(&config.credentials, clock.unix_secs, claim, live_owner);
-    let key = who.find_key(config, algorithm, |key| message.integrity_holds(key))?;
+    let by_token = match (&config.credentials.tokens, claim) {
+        (Some(keys), Claim::Username(kid)) => token::find_key(keys, clock.unix_secs, message, kid, live_owner),
+        _ => None,
+    };
+    let (key, owner) = match by_token {
+        Some(found) => found?,
+        None => {
+            if !config.credentials.accepts(chosen, message) {
+                return Err(denied(Unauthenticated, Rejection::WeakAlgorithm));
+            }
+            let who = identify(&config.credentials, clock.unix_secs, claim, live_owner);
+            let algorithm = chosen.unwrap_or(Algorithm::Md5);
+            (who.find_key(config, algorithm, |key| message.integrity_holds(key))?, who.owner(live_owner))
+        }
+    };
 
     match config.nonces.check(config.credentials.security_features(), clock.unix_secs, path, nonce) {
         Ok(()) => {}
@@ -165,7 +179,6 @@ pub(super) fn authenticate<'m, 'b>(
         Err(_) => return Err(denied(StaleNonce, Rejection::StaleNonce)),
     }
 
-    let owner = who.owner(live_owner);
     let sealing = Sealing { key, sha256: chosen.is_some() || message.has_integrity_sha256() };
     Ok(Authenticated { message, owner, sealing })
 }

@@ -17,7 +17,7 @@ impl Checker<'_> {
         let mut users: Vec<(String, StaticUser)> = Vec::new();
         for (index, user) in written.users.iter().enumerate() {
             let key = |name: &str| format!("auth.users[{index}].{name}");
-            let Some(name) = self.user_name(&key("name"), &user.name) else {
+            let Some(name) = self.user_name(&key("name"), &user.name, "name = \"alice\"") else {
                 continue;
             };
             let Some(keys) = self.keys_of(index, user, &name, &realm, written.saslprep) else {
@@ -33,8 +33,8 @@ impl Checker<'_> {
     }
 
     /// A name as the machine looks for it.
-    pub(super) fn user_name(&mut self, key: &str, text: &str) -> Option<String> {
-        let fix = "write a name, like name = \"alice\"".to_owned();
+    pub(super) fn user_name(&mut self, key: &str, text: &str, example: &str) -> Option<String> {
+        let fix = format!("write a name, like {example}");
         let mistake = match Prepared::new(text) {
             Ok(name) if name.0.len() > USERNAME_BYTES_MAX => {
                 Mistake::new("the name is too long", format!("write at most {USERNAME_BYTES_MAX} bytes"))
