@@ -130,6 +130,8 @@ section! {
         userhash: bool = true,
         /// Accept passwords under SASLprep, too.
         saslprep: bool = false,
+        /// Prefixes of clients that need no credentials.
+        guests: Vec<String> = Vec::new(),
         /// This server in access tokens; empty means the realm.
         token_server_name: String = String::new(),
         /// Static users.

@@ -6,6 +6,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ipnet::IpNet;
 use sha1::Sha1;
 use sha2::Sha256;
 
@@ -34,6 +35,8 @@ pub struct Credentials {
     pub userhash: bool,
     /// Keys of access tokens; `None` if there are none, and ACCESS-TOKEN is unknown (RFC 7635).
     pub tokens: Option<TokenKeys>,
+    /// Clients that may allocate without credentials. Nothing protects them from who can forge their addresses.
+    pub guests: Vec<IpNet>,
 }
 
 impl Default for Credentials {
@@ -48,6 +51,7 @@ impl Default for Credentials {
             strict_algorithms: false,
             userhash: true,
             tokens: None,
+            guests: Vec::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod channels;
 mod client;
 mod data;
 mod dual;
+mod guests;
 mod icmp;
 mod messages;
 mod names;

@@ -5,6 +5,8 @@ mod users;
 
 use std::path::Path;
 
+use ipnet::IpNet;
+
 use super::{Checker, DAY, HOUR, MINUTE};
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
@@ -16,6 +18,9 @@ const REALM_BYTES_MAX: usize = 128;
 /// holds one credential can test guesses at home.
 const SECRET_BYTES_MIN: usize = 16;
 const SECRET_FILE_BYTES_MAX: u64 = 4_096;
+
+/// The largest network that one operator may know all of, 10.0.0.0/8.
+const GUEST_PREFIX_MIN: u8 = 8;
 
 const SECRET_FIX: &str = "make one with: openssl rand -hex 32";
 
@@ -55,9 +60,13 @@ impl Checker<'_> {
         secrets.extend(self.secret_files(written));
         let users = self.users(written);
         let has_secrets = !written.secrets.is_empty() || !written.secret_files.is_empty();
-        let made_up = !has_secrets && written.users.is_empty() && written.token_keys.is_empty();
+        let made_up =
+            !has_secrets && written.users.is_empty() && written.token_keys.is_empty() && written.guests.is_empty();
         if made_up {
-            self.note("auth.secrets", "there are neither secrets nor users nor token keys: a made-up secret is used.");
+            self.note(
+                "auth.secrets",
+                "there are neither secrets nor users, token keys or guests: a made-up secret is used.",
+            );
             secrets.push(SharedSecret(random_bytes::<32>().to_vec()));
         }
         let lifetime = &written.credential_lifetime_max;
@@ -70,8 +79,19 @@ impl Checker<'_> {
             strict_algorithms: written.strict_algorithms,
             userhash: written.userhash,
             tokens: self.token_keys(written),
+            guests: self.guests(written),
         };
         (credentials, made_up)
+    }
+
+    fn guests(&mut self, written: &written::Auth) -> Vec<IpNet> {
+        let guests: Vec<IpNet> =
+            self.prefixes("auth.guests", &written.guests).into_iter().map(|(_, prefix)| prefix).collect();
+        if guests.iter().any(|prefix| prefix.prefix_len() < GUEST_PREFIX_MIN) {
+            let text = "it includes large parts of the Internet, whose people may allocate without credentials.";
+            self.note("auth.guests", text);
+        }
+        guests
     }
 
     fn time_limited(&mut self, written: &written::Auth) -> TimeLimitedForm {

@@ -46,7 +46,7 @@ impl Checker<'_> {
     }
 
     /// The good ones, with their place in the list.
-    fn prefixes(&mut self, key: &str, texts: &[String]) -> Vec<(usize, IpNet)> {
+    pub(super) fn prefixes(&mut self, key: &str, texts: &[String]) -> Vec<(usize, IpNet)> {
         let mut prefixes: Vec<(usize, IpNet)> = Vec::new();
         for (index, text) in texts.iter().enumerate() {
             let key = format!("{key}[{index}]");

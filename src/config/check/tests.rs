@@ -175,6 +175,7 @@ const REFUSED: &[(&str, Complaint)] = &[
          [[auth.token_keys]]\nkid = \"k\"\nkey = \"ABEiM0RVZneImaq7zN3u/w==\"",
         (5, "auth.token_keys[1].kid", "another key has this id", "another id"),
     ),
+    ("[auth]\nguests = [\"10.1.2.3/8\"]", (2, "auth.guests[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
     ("[auth]\ntoken_server_name = \"x\"", (2, "auth.token_server_name", "no keys", "[[auth.token_keys]]")),
     // Peers (abuse S2).
     ("[peers]\nallow = [\"10.1.2.3/8\"]", (2, "peers.allow[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
@@ -263,6 +264,7 @@ fn what_is_probably_not_meant_is_noted() {
         ("[peers]\nallow = [\"127.0.0.0/8\"]", "includes loopback"),
         ("[peers]\nallow = [\"169.254.0.0/16\"]", "metadata service"),
         ("[admin]\nlisten = \"8.8.4.4:9641\"", "not a loopback address"),
+        ("[auth]\nguests = [\"0.0.0.0/0\"]", "without credentials"),
     ];
     for (text, note) in noted {
         let config = accept(text);

@@ -3,6 +3,7 @@
 //! An [`Authenticated`] request can only come from [`authenticate`], so no method handler can run on an unchecked one.
 //! The order of the checks is the RFC's (STUN-8489-9.2.4-14): presence, completeness, algorithms, user, MAC, nonce.
 
+mod guest;
 mod long_term;
 mod token;
 
@@ -17,7 +18,7 @@ use crate::stun::{
 };
 use long_term::{Claim, identify};
 
-/// A request whose MAC and nonce were found good, and what its response is sealed with.
+/// A request whose MAC and nonce were found good, or that needs none, and what its response is sealed with.
 #[derive(Debug)]
 pub(super) struct Authenticated<'m, 'b> {
     message: &'m Message<'b>,
@@ -66,21 +67,28 @@ impl<'b> Authenticated<'_, 'b> {
 
 /// How the responses to one client are protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sealing {
-    key: Key,
-    /// MESSAGE-INTEGRITY-SHA256 instead of MESSAGE-INTEGRITY: only for clients that have shown they know it (L04).
-    sha256: bool,
+pub(super) enum Sealing {
+    /// Not at all: it is a guest.
+    None,
+    /// With MESSAGE-INTEGRITY.
+    Sha1(Key),
+    /// With MESSAGE-INTEGRITY-SHA256: only for clients that have shown they know it (L04).
+    Sha256(Key),
 }
 
 impl Sealing {
     pub(super) fn seal(&self) -> Seal<'_> {
-        if self.sha256 { Seal::Sha256(self.key.bytes()) } else { Seal::Sha1(self.key.bytes()) }
+        match self {
+            Self::None => Seal::None,
+            Self::Sha1(key) => Seal::Sha1(key.bytes()),
+            Self::Sha256(key) => Seal::Sha256(key.bytes()),
+        }
     }
 }
 
 /// A long-term key. PASSWORD-ALGORITHM chooses which, independently of the MAC (STUN-8489-9.2.4-21).
 #[derive(Clone, PartialEq, Eq)]
-enum Key {
+pub(super) enum Key {
     Md5([u8; 16]),
     Sha256([u8; 32]),
     /// That of an access token, which no password algorithm has made.
@@ -138,6 +146,11 @@ pub(super) fn authenticate<'m, 'b>(
     use ErrorCode::{BadRequest, StaleNonce, Unauthenticated};
 
     if !message.has_integrity() && !message.has_integrity_sha256() {
+        let client = path.client.ip();
+        if config.credentials.admits_guest(client) {
+            let owner = guest::owner(client, live_owner);
+            return Ok(Authenticated { message, owner, sealing: Sealing::None });
+        }
         return Err(denied(Unauthenticated, Rejection::NoCredentials));
     }
     let claim = match (message.first(AttributeType::USERNAME), message.first(AttributeType::USERHASH)) {
@@ -179,7 +192,8 @@ pub(super) fn authenticate<'m, 'b>(
         Err(_) => return Err(denied(StaleNonce, Rejection::StaleNonce)),
     }
 
-    let sealing = Sealing { key, sha256: chosen.is_some() || message.has_integrity_sha256() };
+    let knows_sha256 = chosen.is_some() || message.has_integrity_sha256();
+    let sealing = if knows_sha256 { Sealing::Sha256(key) } else { Sealing::Sha1(key) };
     Ok(Authenticated { message, owner, sealing })
 }
 
