@@ -138,6 +138,8 @@ section! {
         users: Vec<User> = Vec::new(),
         /// Keys of access tokens.
         token_keys: Vec<TokenKey> = Vec::new(),
+        /// Short-term credentials for Binding.
+        binding_users: Vec<BindingUser> = Vec::new(),
     }
 }
 
@@ -162,6 +164,16 @@ section! {
         kid: String = String::new(),
         /// 16 or 32 bytes in hex or base64.
         key: String = String::new(),
+    }
+}
+
+section! {
+    /// `[[auth.binding_users]]`
+    BindingUser {
+        /// User name.
+        name: String = String::new(),
+        /// Password in clear.
+        password: String = String::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -37,6 +38,8 @@ pub struct Credentials {
     pub tokens: Option<TokenKeys>,
     /// Clients that may allocate without credentials. Nothing protects them from who can forge their addresses.
     pub guests: Vec<IpNet>,
+    /// Short-term credentials by user name, prepared already. If there are any, Binding requests need one of them.
+    pub binding_users: HashMap<String, ShortTermKeys>,
 }
 
 impl Default for Credentials {
@@ -52,6 +55,7 @@ impl Default for Credentials {
             userhash: true,
             tokens: None,
             guests: Vec::new(),
+            binding_users: HashMap::new(),
         }
     }
 }
@@ -177,6 +181,17 @@ impl StaticUser {
 impl fmt::Debug for StaticUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StaticUser(…)")
+    }
+}
+
+/// The key of a short-term credential is the password itself, prepared (STUN-8489-9.1.1-01); these are the forms in which
+/// clients may use it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShortTermKeys(pub Vec<Arc<[u8]>>);
+
+impl fmt::Debug for ShortTermKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShortTermKeys(…)")
     }
 }
 

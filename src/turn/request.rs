@@ -2,7 +2,7 @@
 
 use super::allocation::Told;
 use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
-use super::authenticate::{Denial, Sealing, authenticate};
+use super::authenticate::{Denial, Sealing, authenticate, authenticate_binding};
 use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
@@ -98,12 +98,20 @@ impl Server {
             return Verdict::Drop(Reason::AnswerRateLimited);
         }
         if message.method() == Method::Binding {
-            // Binding needs no credentials, and looks at none (STUN-8489-12-01).
+            // Binding needs no credentials, and looks at none (STUN-8489-12-01), unless the configuration says so.
+            let sealing = match authenticate_binding(&self.config.credentials, message) {
+                Ok(sealing) => sealing,
+                Err(denial) => {
+                    return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
+                }
+            };
             return match unknown_attributes(message, self.config.credentials.tokens.is_some()) {
-                Some(unknown) => Verdict::Reply { len: self.refuse_unknown(reply, answering, unknown, None) },
+                Some(unknown) => {
+                    Verdict::Reply { len: self.refuse_unknown(reply, answering, unknown, sealing.as_ref()) }
+                }
                 None => {
                     let success = Success::Binding { mapped: path.client };
-                    Verdict::Reply { len: self.respond(reply, answering, Ok(success), None) }
+                    Verdict::Reply { len: self.respond(reply, answering, Ok(success), sealing.as_ref()) }
                 }
             };
         }
@@ -200,8 +208,9 @@ impl Server {
         let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
         writer.error_code(denial.code);
         // 400 goes without REALM and NONCE (STUN-8489-9.2.4-07); 401 and 438 have all three, whatever the cause, so
-        // that they do not tell an unknown name from a wrong password (A06).
-        if denial.code != ErrorCode::BadRequest {
+        // that they do not tell an unknown name from a wrong password (A06). Short-term credentials, which only Binding
+        // has, know neither realm nor nonce (STUN-8489-9.1.3-02).
+        if denial.code != ErrorCode::BadRequest && answering.method != Method::Binding {
             writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
             let credentials = &self.config.credentials;
             let nonce = self.config.nonces.issue(credentials.security_features(), clock.unix_secs, &path);

@@ -20,6 +20,7 @@ mod permissions;
 mod policy;
 mod refresh;
 mod reservations;
+mod short_term;
 mod storm;
 mod tokens;
 mod vectors;

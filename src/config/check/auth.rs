@@ -80,6 +80,7 @@ impl Checker<'_> {
             userhash: written.userhash,
             tokens: self.token_keys(written),
             guests: self.guests(written),
+            binding_users: self.binding_users(written),
         };
         (credentials, made_up)
     }
@@ -114,7 +115,8 @@ impl Checker<'_> {
         for (index, secret) in written.secrets.iter().enumerate() {
             secrets.extend(self.secret(&format!("auth.secrets[{index}]"), secret.as_bytes(), &secrets));
         }
-        let has_passwords = written.users.iter().any(|user| !user.password.is_empty());
+        let has_passwords =
+            !written.binding_users.is_empty() || written.users.iter().any(|user| !user.password.is_empty());
         if let Some(file) = self.file
             && (!secrets.is_empty() || has_passwords || !written.token_keys.is_empty())
             && others_may_read(file)

@@ -175,6 +175,14 @@ const REFUSED: &[(&str, Complaint)] = &[
          [[auth.token_keys]]\nkid = \"k\"\nkey = \"ABEiM0RVZneImaq7zN3u/w==\"",
         (5, "auth.token_keys[1].kid", "another key has this id", "another id"),
     ),
+    (
+        "[[auth.binding_users]]\nname = \"a\"",
+        (1, "auth.binding_users[0].password", "not usable: it is empty", "another password"),
+    ),
+    (
+        "[[auth.binding_users]]\nname = \"a\"\npassword = \"x\"\n[[auth.binding_users]]\nname = \"a\"\npassword = \"y\"",
+        (5, "auth.binding_users[1].name", "taken", "another name"),
+    ),
     ("[auth]\nguests = [\"10.1.2.3/8\"]", (2, "auth.guests[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
     ("[auth]\ntoken_server_name = \"x\"", (2, "auth.token_server_name", "no keys", "[[auth.token_keys]]")),
     // Peers (abuse S2).
@@ -396,12 +404,12 @@ fn the_example_has_every_key_with_its_default() {
         names.extend(keys.iter().map(|key| format!("{section}.{key}")));
     }
     // Users and the like have no defaults: they stand there as comments.
-    names.retain(|name| !["auth.users", "auth.token_keys"].contains(&name.as_str()));
+    names.retain(|name| !["auth.users", "auth.token_keys", "auth.binding_users"].contains(&name.as_str()));
     for name in names {
         assert!(document.has(&name), "config.example.toml lacks {name}");
     }
-    let entries = [written::User::KEYS, written::TokenKey::KEYS].concat();
-    for key in entries.iter().chain(&["[auth.users]", "[auth.token_keys]"]) {
+    let entries = [written::User::KEYS, written::TokenKey::KEYS, written::BindingUser::KEYS].concat();
+    for key in entries.iter().chain(&["[auth.users]", "[auth.token_keys]", "[auth.binding_users]"]) {
         assert!(EXAMPLE.contains(&format!("\n#{key}")) || EXAMPLE.contains(&format!("\n#[{key}]")), "{key}");
     }
 }
@@ -424,7 +432,9 @@ fn the_examples_in_comments_of_the_example_are_understood() {
     let mut problems = Vec::new();
     let written = Document::parse(&text).unwrap_or_else(|problem| panic!("{problem:?}\n{text}")).read(&mut problems);
     assert_eq!(problems, []);
-    assert_eq!((written.auth.users.len(), written.auth.token_keys.len(), written.relay.addresses.len()), (2, 1, 2));
+    let auth = &written.auth;
+    assert_eq!((auth.users.len(), auth.token_keys.len(), auth.binding_users.len()), (2, 1, 1));
+    assert_eq!(written.relay.addresses.len(), 2);
 }
 
 proptest::proptest! {

@@ -1,10 +1,12 @@
-//! The long-term credential mechanism (RFC 8489 §9.2) and access tokens (RFC 7635), for every TURN request.
+//! The long-term credential mechanism (RFC 8489 §9.2) and access tokens (RFC 7635), for every TURN request;
+//! the short-term mechanism (§9.1) for Binding.
 //!
 //! An [`Authenticated`] request can only come from [`authenticate`], so no method handler can run on an unchecked one.
 //! The order of the checks is the RFC's (STUN-8489-9.2.4-14): presence, completeness, algorithms, user, MAC, nonce.
 
 mod guest;
 mod long_term;
+mod short_term;
 mod token;
 
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use crate::stun::{
     AttributeType, ErrorCode, Message, Method, Seal, TransactionId, read_u32, read_xor_address, unquoted,
 };
 use long_term::{Claim, identify};
+pub(super) use short_term::authenticate_binding;
 
 /// A request whose MAC and nonce were found good, or that needs none, and what its response is sealed with.
 #[derive(Debug)]
@@ -91,7 +94,7 @@ impl Sealing {
 pub(super) enum Key {
     Md5([u8; 16]),
     Sha256([u8; 32]),
-    /// That of an access token, which no password algorithm has made.
+    /// That of an access token or a short-term credential, which no password algorithm has made.
     Other(Arc<[u8]>),
 }
 

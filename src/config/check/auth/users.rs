@@ -1,12 +1,14 @@
 //! `[[auth.users]]`: the keys of each, in every form that a client may make them in.
 
+use std::collections::HashMap;
+
 use unicode_normalization::UnicodeNormalization;
 
 use crate::config::check::Checker;
 use crate::config::values::{self, Mistake, Prepared};
 use crate::config::written;
 use crate::stun::unquoted;
-use crate::turn::{StaticUser, Users};
+use crate::turn::{ShortTermKeys, StaticUser, Users};
 
 /// RFC 8489 §14.3: fewer than 509 bytes.
 const USERNAME_BYTES_MAX: usize = 508;
@@ -30,6 +32,24 @@ impl Checker<'_> {
             users.push((name, keys));
         }
         users.into_iter().collect()
+    }
+
+    /// `[[auth.binding_users]]`: short-term credentials.
+    pub(super) fn binding_users(&mut self, written: &written::Auth) -> HashMap<String, ShortTermKeys> {
+        let mut users = HashMap::new();
+        for (index, user) in written.binding_users.iter().enumerate() {
+            let key = |name: &str| format!("auth.binding_users[{index}].{name}");
+            let name = self.user_name(&key("name"), &user.name, "name = \"alice\"");
+            let forms = self.password_forms(&key("password"), &user.password, written.saslprep);
+            if let Some((name, forms)) = name.zip(forms) {
+                let keys = ShortTermKeys(forms.iter().map(|form| form.as_bytes().into()).collect());
+                if users.insert(name, keys).is_some() {
+                    let wrong = "this name is taken by a user before";
+                    self.problem(key("name"), Mistake::new(wrong, "give every user another name, or remove one"));
+                }
+            }
+        }
+        users
     }
 
     /// A name as the machine looks for it.
