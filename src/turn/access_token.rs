@@ -26,7 +26,7 @@ const SKEW_SECS: u64 = 5;
 /// The keys shared with authorization servers.
 #[derive(Clone)]
 pub struct TokenKeys {
-    /// What this server is called: in THIRD-PARTY-AUTHORIZATION, and authenticated with every token. At most 128 bytes.
+    /// What this server is called: in THIRD-PARTY-AUTHORIZATION, and authenticated with every token. At most 127 bytes.
     pub server_name: String,
     keys: HashMap<String, TokenKey>,
 }

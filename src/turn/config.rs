@@ -9,7 +9,7 @@ use crate::stun::AddressFamily;
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// REALM, at most 128 bytes.
+    /// REALM, at most 127 bytes.
     pub realm: String,
     /// SOFTWARE in authenticated responses, at most 128 bytes.
     pub software: Option<String>,

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha1::Sha1;
+use sha2::Sha256;
 
 use super::harness::Place;
 
@@ -123,4 +124,21 @@ fn the_environment_can_name_the_configuration() {
     let output = command.env("HAIRPIN_CONFIG", "good.toml").output().unwrap();
     assert!(output.status.success());
     assert!(String::from_utf8(output.stdout).unwrap().contains("turn:[::1]:3478?transport=udp"));
+}
+
+/// The server's own options count for who makes credentials by hand, too.
+#[test]
+fn rest_06_separator_and_hash_are_those_of_the_configuration() {
+    let place = Place::new();
+    let file =
+        format!("[auth]\nsecrets = [\"{SECRET}\"]\ncredential_separator = \"|\"\ncredential_hash = \"sha256\"\n");
+    place.file("other.toml", &file);
+    let run = place.run(&["credentials", "--user", "alice", "--host", "::1", "--config", "other.toml"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let entry = entry_of(&run.stdout);
+    let username = entry["username"].as_str().unwrap();
+    assert_eq!(username.split_once('|').unwrap().1, "alice");
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(username.as_bytes());
+    assert_eq!(entry["credential"], STANDARD.encode(mac.finalize().into_bytes()));
 }

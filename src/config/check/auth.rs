@@ -12,8 +12,8 @@ use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
 use crate::turn::{Credentials, MacHash, NonceKeys, SharedSecret, TimeLimitedForm};
 
-/// What [`crate::turn::Config`] holds; every unauthenticated client is told the realm, so it is kept short.
-const REALM_BYTES_MAX: usize = 128;
+/// STUN-8489-14.9-01: fewer than 128 characters. Every unauthenticated client is told the realm.
+const REALM_BYTES_MAX: usize = 127;
 /// 128 bits of a random secret in hex or base64 are longer; anything shorter can be found by trying, because whoever
 /// holds one credential can test guesses at home.
 const SECRET_BYTES_MIN: usize = 16;

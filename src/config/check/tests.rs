@@ -122,7 +122,7 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[auth]\nrealm = \"a\\\"b\"", (2, "auth.realm", "quote", "without quotes")),
     (
         "[auth]\nrealm = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"",
-        (2, "auth.realm", "129 bytes long", "1 to 128 bytes"),
+        (2, "auth.realm", "129 bytes long", "1 to 127 bytes"),
     ),
     ("[auth]\nrealm = \"\"", (2, "auth.realm", "empty", "example.org")),
     ("[auth]\nsecrets = [\"short\"]", (2, "auth.secrets[0]", "5 bytes can be guessed", "openssl rand -hex 32")),
@@ -311,6 +311,18 @@ fn users_and_secrets_work_at_once_and_are_prepared() {
     let key = [0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
     let bob = turn::StaticUser::from_keys("bob", "example.org", Some(key), None);
     assert!(*credentials.users.get("bob").unwrap() == bob);
+}
+
+/// STUN-8489-14.9-01: a REALM is prepared, unquoted, and short of 128 characters.
+#[test]
+fn stun_8489_14_9_01_realms_are_prepared_and_short() {
+    let realm =
+        |text: &str| check(&format!("[auth]\nrealm = \"{text}\"")).map(|config| config.shards.turn.realm.clone());
+    assert_eq!(realm("cafe\u{301}.example").unwrap(), "caf\u{e9}.example");
+    assert_eq!(realm(&"x".repeat(127)).unwrap().len(), 127);
+    for refused in ["x".repeat(128), "x".repeat(200), "\u{e9}".repeat(64), "a\u{7f}".into(), String::new()] {
+        assert!(realm(&refused).is_err(), "{refused:?}");
+    }
 }
 
 /// OAUTH-7635-6.2-02, OAUTH-7635-4-01: keys of both lengths, in both spellings.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Algorithm, Denial, Key, denied};
 use crate::stun::{ErrorCode, integrity, opaque_string, unquoted};
 use crate::turn::allocation::Owner;
-use crate::turn::{Config, Credentials, Rejection, SharedSecret, StaticUser};
+use crate::turn::{Credentials, Rejection, SharedSecret, StaticUser};
 
 /// USERNAME is accepted up to this length (STUN-8489-14.3-01).
 const USERNAME_LEN_MAX: usize = 763;
@@ -87,7 +87,8 @@ impl Who<'_, '_> {
     /// The first of the keys it may be under which the request verifies.
     pub(super) fn find_key(
         &self,
-        config: &Config,
+        credentials: &Credentials,
+        realm: &str,
         algorithm: Algorithm,
         verifies: impl Fn(&[u8]) -> bool,
     ) -> Result<Key, Denial> {
@@ -109,10 +110,9 @@ impl Who<'_, '_> {
                 (Rejection::WrongPassword, tried)
             }
             Self::TimeLimited { name, .. } => {
-                let credentials = &config.credentials;
                 let key_of = |secret: &SharedSecret| {
                     let password = credentials.time_limited.password(&secret.0, name);
-                    derive(algorithm, name, &config.realm, &password)
+                    derive(algorithm, name, realm, &password)
                 };
                 return credentials
                     .secrets
@@ -125,7 +125,7 @@ impl Who<'_, '_> {
         };
         // As much work for an unknown name as for any static user with a wrong password: which names exist must not
         // show in the time (STUN-8489-9.2.4-17).
-        for _ in tried..config.credentials.users.forms_max().max(1) {
+        for _ in tried..credentials.users.forms_max().max(1) {
             std::hint::black_box(verifies(&[0; 16]));
         }
         Err(denied(ErrorCode::Unauthenticated, why))
@@ -152,5 +152,76 @@ fn derive(algorithm: Algorithm, username: &str, realm: &str, password: &str) -> 
     match algorithm {
         Algorithm::Md5 => Key::Md5(integrity::long_term_key_md5(username, realm, password)),
         Algorithm::Sha256 => Key::Sha256(integrity::long_term_key_sha256(username, realm, password)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const REALM: &str = "example.org";
+    const NOW: u64 = 1_800_000_000;
+
+    /// Whether a key is found, and how many are tried, where requests verify under `key`.
+    fn tried(credentials: &Credentials, claim: Claim<'_>, algorithm: Algorithm, key: &[u8]) -> (bool, usize) {
+        let tried = Cell::new(0);
+        let verifies = |candidate: &[u8]| {
+            tried.set(tried.get() + 1);
+            candidate == key
+        };
+        let found = identify(credentials, NOW, claim, None).find_key(credentials, REALM, algorithm, verifies);
+        (found.is_ok(), tried.get())
+    }
+
+    fn credentials() -> Credentials {
+        let mut eva = StaticUser::from_password("\u{e9}va", REALM, "pass");
+        eva.add_form("e\u{301}va", REALM, "pass");
+        eva.add_form("\u{e9}va", REALM, "p a s s");
+        let alice = StaticUser::from_password("alice", REALM, "s3cret");
+        let bob = StaticUser::from_keys("bob", REALM, Some([1; 16]), None);
+        let users = [("alice".to_owned(), alice), ("\u{e9}va".to_owned(), eva), ("bob".to_owned(), bob)].into();
+        Credentials { users, ..Credentials::default() }
+    }
+
+    /// STUN-8489-9.2.4-17, -9.2.4-24: how long a refusal takes tells nobody which names there are.
+    #[test]
+    fn stun_8489_9_2_4_17_a_refusal_takes_as_many_macs_whoever_it_is() {
+        let credentials = credentials();
+        let hash = integrity::userhash("alice", REALM);
+        for claim in [
+            Claim::Username(b"alice"),
+            Claim::Username("\u{e9}va".as_bytes()),
+            Claim::Username("e\u{301}va".as_bytes()),
+            Claim::Username(b"bob"),
+            Claim::Username(b"nobody"),
+            Claim::Username(b"\xFF"),
+            Claim::Username(b""),
+            Claim::Userhash(&hash),
+            Claim::Userhash(&[0; 32]),
+            Claim::Userhash(&[]),
+        ] {
+            for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
+                assert_eq!(tried(&credentials, claim, algorithm, b"no key"), (false, 3));
+            }
+        }
+    }
+
+    /// The login of a browser: one key, one MAC. For a time-limited name one for each secret before the right one.
+    #[test]
+    fn a_login_in_ascii_takes_one_mac() {
+        let mut credentials = credentials();
+        let key = integrity::long_term_key_md5("alice", REALM, "s3cret");
+        assert_eq!(tried(&credentials, Claim::Username(b"alice"), Algorithm::Md5, &key), (true, 1));
+        credentials.secrets = vec![SharedSecret(b"north".to_vec()), SharedSecret(b"south".to_vec())];
+        credentials.ttl_secs_max = 3600;
+        let name = format!("{}:carol", NOW + 60);
+        for (place, secret) in [b"north", b"south"].into_iter().enumerate() {
+            let password = credentials.time_limited.password(secret, &name);
+            let key = integrity::long_term_key_md5(&name, REALM, &password);
+            let claim = Claim::Username(name.as_bytes());
+            assert_eq!(tried(&credentials, claim, Algorithm::Md5, &key), (true, place + 1));
+        }
     }
 }

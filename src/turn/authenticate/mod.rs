@@ -183,7 +183,8 @@ pub(super) fn authenticate<'m, 'b>(
             }
             let who = identify(&config.credentials, clock.unix_secs, claim, live_owner);
             let algorithm = chosen.unwrap_or(Algorithm::Md5);
-            (who.find_key(config, algorithm, |key| message.integrity_holds(key))?, who.owner(live_owner))
+            let verifies = |key: &[u8]| message.integrity_holds(key);
+            (who.find_key(&config.credentials, &config.realm, algorithm, verifies)?, who.owner(live_owner))
         }
     };
 

@@ -9,7 +9,7 @@ use crate::config::written;
 use crate::turn::{TokenKey, TokenKeys};
 
 /// Every unauthenticated client is told the name.
-const SERVER_NAME_BYTES_MAX: usize = 128;
+const SERVER_NAME_BYTES_MAX: usize = 127;
 
 impl Checker<'_> {
     /// `None` without keys.
