@@ -1,9 +1,17 @@
 //! Valid messages of every kind, to be spoiled.
 
+use hairpin::stun::integrity;
 use hairpin::turn::FiveTuple;
 
-use crate::fixture::{CHANNEL, Fixture, NOT_PERMITTED, PERMITTED, REALM, address, key, password};
+use crate::fixture::{CHANNEL, Fixture, NOT_PERMITTED, PERMITTED, REALM, TOKEN_KID, address, key, password};
 use crate::wire::{self, Builder, Class};
+
+const ACCESS_TOKEN: u16 = 0x001B;
+const USERHASH: u16 = 0x001E;
+/// The example of RFC 7635.
+const TOKEN: &str = "000c68346a336b326c326e346235617ef134a3d5e44e9a19cc7dc104b0c03d03b2a551d8fdf5cd3b6dca6f10cfb77e5b\
+                     2ddec84d293a5c50499359f0c2e26f76";
+const TOKEN_MAC_KEY: &[u8] = b"ZksjpweoixXmvn67534m";
 
 /// Everything that can be said without credentials.
 pub fn unauthenticated() -> Vec<Vec<u8>> {
@@ -37,6 +45,15 @@ pub fn unauthenticated() -> Vec<Vec<u8>> {
                 .attribute(wire::NONCE, b"obMatJos2gAAAAAAAAAAAAAAAAAAAAAAAAA");
             corpus.push(signed.clone().sign(wire::MESSAGE_INTEGRITY, b"no").finish());
             corpus.push(signed.sign(wire::MESSAGE_INTEGRITY_SHA256, b"no").fingerprint().finish());
+            // An access token that opens and is well signed, but years old; and none at all.
+            for token in [hex::decode(TOKEN).expect("hexadecimal digits"), vec![0xFF; 735]] {
+                let shown = Builder::new(wire::message_type(method, class), [4; 12])
+                    .attribute(wire::USERNAME, TOKEN_KID.as_bytes())
+                    .attribute(wire::REALM, REALM.as_bytes())
+                    .attribute(wire::NONCE, b"obMatJos2gAAAAAAAAAAAAAAAAAAAAAAAAA")
+                    .attribute(ACCESS_TOKEN, &token);
+                corpus.push(shown.sign(wire::MESSAGE_INTEGRITY, TOKEN_MAC_KEY).finish());
+            }
         }
     }
     corpus.push(wire::channel_data(CHANNEL, b"some data", false));
@@ -50,7 +67,7 @@ pub fn authenticated(fixture: &mut Fixture, path: FiveTuple, username: &str) -> 
     let nonce = fixture.nonce(path);
     let mut corpus = Vec::new();
     for method in [wire::ALLOCATE, wire::REFRESH, wire::CREATE_PERMISSION, wire::CHANNEL_BIND] {
-        for variant in 0..3 {
+        for variant in 0..4 {
             let mut builder = Builder::new(wire::message_type(method, Class::Request), [method as u8; 12]);
             builder = match method {
                 wire::ALLOCATE => builder.u32(wire::REQUESTED_TRANSPORT, 17 << 24).u32(wire::LIFETIME, 900),
@@ -58,12 +75,13 @@ pub fn authenticated(fixture: &mut Fixture, path: FiveTuple, username: &str) -> 
                 wire::CREATE_PERMISSION => builder.peer(address(PERMITTED)).peer(address("9.9.9.3:1")),
                 _ => builder.u32(wire::CHANNEL_NUMBER, u32::from(CHANNEL) << 16).peer(address(PERMITTED)),
             };
-            builder = builder
-                .attribute(wire::USERNAME, username.as_bytes())
-                .attribute(wire::REALM, REALM.as_bytes())
-                .attribute(wire::NONCE, &nonce);
+            builder = match variant {
+                3 => builder.attribute(USERHASH, &integrity::userhash(username, REALM)),
+                _ => builder.attribute(wire::USERNAME, username.as_bytes()),
+            };
+            builder = builder.attribute(wire::REALM, REALM.as_bytes()).attribute(wire::NONCE, &nonce);
             let message = match variant {
-                0 => builder.sign(wire::MESSAGE_INTEGRITY, &key(username)),
+                0 | 3 => builder.sign(wire::MESSAGE_INTEGRITY, &key(username)),
                 1 => builder.sign(wire::MESSAGE_INTEGRITY, &key(username)).fingerprint(),
                 _ => builder
                     .attribute(wire::PASSWORD_ALGORITHMS, &[0, 2, 0, 0, 0, 1, 0, 0])

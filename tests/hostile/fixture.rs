@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use hairpin::turn::{
     Clock, Config, Credentials, Effect, FiveTuple, IpFields, Lifetimes, Limits, NonceKeys, Now, Packet, PeerPolicy,
-    PortRange, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, StaticUser, Transport, Verdict,
+    PortRange, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, StaticUser, TokenKey, TokenKeys, Transport,
+    Verdict,
 };
 
 use crate::wire::{self, Builder, Class, Parsed};
 
 pub const REALM: &str = "hostile.example";
+/// The key of access tokens has this id, and they are made for this server.
+pub const TOKEN_KID: &str = "north";
+const TOKEN_SERVER: &str = "blackdow.carleon.gov";
 pub const PERMITTED: &str = "9.9.9.1:7000";
 pub const NOT_PERMITTED: &str = "9.9.9.2:7000";
 pub const CHANNEL: u16 = 0x4000;
@@ -38,11 +42,16 @@ pub fn alices_path() -> FiveTuple {
 
 fn config() -> Config {
     let ip: IpAddr = "99.88.77.66".parse().expect("an address");
+    let token_key = TokenKey::new(b"HGkj32KJGiuy098sdfaqbNjOiaz71923").expect("32 bytes");
     let user = |name: &str| (name.to_string(), StaticUser::from_password(name, REALM, &password(name)));
     Config {
         realm: REALM.into(),
         software: Some("x".repeat(127)),
-        credentials: Credentials { users: [user("alice"), user("bob")].into(), ..Credentials::default() },
+        credentials: Credentials {
+            users: [user("alice"), user("bob")].into(),
+            tokens: Some(TokenKeys::new(TOKEN_SERVER.into(), [(TOKEN_KID.into(), token_key)])),
+            ..Credentials::default()
+        },
         nonces: NonceKeys { current: [7; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![RelayAddress { bind: ip, advertise: ip }],
         ports: PortRange { first: 50_000, last: 50_063, quarantine_secs: 0 },

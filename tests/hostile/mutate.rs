@@ -25,7 +25,8 @@ pub fn mutate(dice: &mut Dice, corpus: &[Vec<u8>]) -> Vec<u8> {
             5 => shuffle_attributes(dice, &mut message),
             6 => {
                 // Behind everything, the MAC included.
-                let (kind, len) = (dice.pick(&[0x0D, 0x12, 0x0C, 0x06, 0x08, 0x1C, 0x7FFF]), dice.pick(&[0, 4, 8, 20]));
+                let (kind, len) =
+                    (dice.pick(&[0x0D, 0x12, 0x0C, 0x06, 0x08, 0x1B, 0x1C, 0x1E, 0x7FFF]), dice.pick(&[0, 4, 8, 20]));
                 message.extend(u16::to_be_bytes(kind));
                 message.extend(u16::to_be_bytes(len));
                 message.extend(dice.bytes(usize::from(len)));

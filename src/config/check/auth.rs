@@ -71,6 +71,7 @@ impl Checker<'_> {
         }
         let lifetime = &written.credential_lifetime_max;
         let credentials = Credentials {
+            tokens: self.token_keys(written, &users),
             users,
             secrets,
             ttl_secs_max: self.duration("auth.credential_lifetime_max", lifetime, MINUTE..=366 * DAY).into(),
@@ -78,7 +79,6 @@ impl Checker<'_> {
             md5: written.md5,
             strict_algorithms: written.strict_algorithms,
             userhash: written.userhash,
-            tokens: self.token_keys(written),
             guests: self.guests(written),
             binding_users: self.binding_users(written),
         };

@@ -6,14 +6,14 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use crate::config::check::Checker;
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
-use crate::turn::{TokenKey, TokenKeys};
+use crate::turn::{TokenKey, TokenKeys, Users};
 
 /// Every unauthenticated client is told the name.
 const SERVER_NAME_BYTES_MAX: usize = 127;
 
 impl Checker<'_> {
     /// `None` without keys.
-    pub(super) fn token_keys(&mut self, written: &written::Auth) -> Option<TokenKeys> {
+    pub(super) fn token_keys(&mut self, written: &written::Auth, users: &Users) -> Option<TokenKeys> {
         let mut keys: Vec<(String, TokenKey)> = Vec::new();
         for (index, entry) in written.token_keys.iter().enumerate() {
             let key = |name: &str| format!("auth.token_keys[{index}].{name}");
@@ -22,6 +22,11 @@ impl Checker<'_> {
             if kid.as_ref().is_some_and(|kid| keys.iter().any(|(other, _)| other == kid)) {
                 let wrong = "another key has this id";
                 self.problem(key("kid"), Mistake::new(wrong, "give every key another id, or remove one"));
+            }
+            if kid.as_ref().is_some_and(|kid| users.get(kid).is_some()) {
+                // Both stand in USERNAME, where nothing tells them apart.
+                let wrong = "a user has this name";
+                self.problem(key("kid"), Mistake::new(wrong, "give the key another id"));
             }
             keys.extend(kid.zip(secret));
         }
