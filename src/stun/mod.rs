@@ -2,7 +2,7 @@
 //!
 //! Lives here: the one parser for everything that arrives ([`Message`], [`channel_data`], [`stream`]), the writer for
 //! everything that leaves ([`MessageWriter`]), the integrity arithmetic between them ([`integrity`]), and the preparation
-//! of the text that goes into it ([`opaque_string`]).
+//! of the text that goes into it ([`opaque_string()`]).
 //! It keeps no state, knows no policy, and imports nothing of ours.
 //! What a request *means* is in `turn`; which bytes belong to which socket is in `net`.
 

@@ -38,8 +38,8 @@ pub struct Credentials {
     pub tokens: Option<TokenKeys>,
     /// Clients that may allocate without credentials. Nothing protects them from who can forge their addresses.
     pub guests: Vec<IpNet>,
-    /// Short-term credentials by user name, prepared already. If there are any, Binding requests need one of them.
-    pub binding_users: HashMap<String, ShortTermKeys>,
+    /// If there are any, Binding requests need one of these short-term credentials.
+    pub binding_users: ShortTermUsers,
 }
 
 impl Default for Credentials {
@@ -55,7 +55,7 @@ impl Default for Credentials {
             userhash: true,
             tokens: None,
             guests: Vec::new(),
-            binding_users: HashMap::new(),
+            binding_users: ShortTermUsers::default(),
         }
     }
 }
@@ -184,14 +184,43 @@ impl fmt::Debug for StaticUser {
     }
 }
 
-/// The key of a short-term credential is the password itself, prepared (STUN-8489-9.1.1-01); these are the forms in which
-/// clients may use it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ShortTermKeys(pub Vec<Arc<[u8]>>);
+/// Short-term credentials by user name. The key is the password itself, prepared (STUN-8489-9.1.1-01).
+#[derive(Clone, Default)]
+pub struct ShortTermUsers {
+    keys: HashMap<String, Vec<Arc<[u8]>>>,
+    forms_max: usize,
+}
 
-impl fmt::Debug for ShortTermKeys {
+impl ShortTermUsers {
+    /// The keys of a user, whose name must be prepared already; none for an unknown one.
+    pub(super) fn get(&self, name: &str) -> &[Arc<[u8]>] {
+        self.keys.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The most keys that have to be tried for one of them.
+    pub(super) const fn forms_max(&self) -> usize {
+        self.forms_max
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+impl FromIterator<(String, Vec<String>)> for ShortTermUsers {
+    /// Names, prepared already, each with the forms of its password that clients may use as the key.
+    fn from_iter<I: IntoIterator<Item = (String, Vec<String>)>>(users: I) -> Self {
+        let keys_of = |forms: Vec<String>| forms.into_iter().map(|form| form.into_bytes().into()).collect();
+        let keys: HashMap<String, Vec<Arc<[u8]>>> =
+            users.into_iter().map(|(name, forms)| (name, keys_of(forms))).collect();
+        Self { forms_max: keys.values().map(Vec::len).max().unwrap_or(0), keys }
+    }
+}
+
+impl fmt::Debug for ShortTermUsers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ShortTermKeys(…)")
+        write!(f, "ShortTermUsers({} users)", self.keys.len())
     }
 }
 

@@ -53,7 +53,7 @@ use std::sync::Arc;
 pub use access_token::{TokenKey, TokenKeys};
 pub use config::{Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
 pub use counters::{Counters, EndReason, Reason, Rejection};
-pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermKeys, StaticUser, TimeLimitedForm, Users};
+pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_policy::{PeerPolicy, PeerRefusal};

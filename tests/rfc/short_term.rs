@@ -1,7 +1,7 @@
 //! RFC 8489 §9.1: short-term credentials, for Binding where they are configured.
 
 use hairpin::stun::{AttributeType, Class, Method, Seal, TransactionId, integrity};
-use hairpin::turn::{Reason, ShortTermKeys};
+use hairpin::turn::Reason;
 
 use crate::client::{Attributes, Response, append, bare, indication, udp, write};
 use crate::world::{Seen, World, config, path};
@@ -11,13 +11,14 @@ const PASSWORD: &str = "VOkJxbRl1RmTxUk/WvJxBt";
 
 fn with_short_term() -> World {
     let mut config = config();
-    let keys = |forms: &[&str]| ShortTermKeys(forms.iter().map(|form| form.as_bytes().into()).collect());
+    let user = |name: &str, forms: &[&str]| (name.to_owned(), forms.iter().map(|form| (*form).to_owned()).collect());
     config.credentials.binding_users = [
-        ("evtj:h6vY".to_owned(), keys(&[PASSWORD])),
+        user("evtj:h6vY", &[PASSWORD]),
         // As the configuration makes them: prepared, and as it was written.
-        ("caf\u{e9}".to_owned(), keys(&["caf\u{e9}", "cafe\u{301}"])),
+        user("caf\u{e9}", &["caf\u{e9}", "cafe\u{301}"]),
     ]
-    .into();
+    .into_iter()
+    .collect();
     World::with(config)
 }
 

@@ -23,11 +23,10 @@ pub(in crate::turn) fn authenticate_binding(
         return Err(denied(ErrorCode::BadRequest, Rejection::Incomplete));
     };
     let prepared = std::str::from_utf8(username).ok().and_then(|name| opaque_string(name).ok());
-    let keys: &[Arc<[u8]>] = prepared.and_then(|name| users.get(&*name)).map_or(&[], |user| &user.0);
+    let keys = prepared.map_or(&[][..], |name| users.get(&name));
     let Some(key) = keys.iter().find(|key| message.integrity_holds(key)) else {
         // As much work for an unknown name as for any known one.
-        let most = users.values().map(|user| user.0.len()).max().unwrap_or(0);
-        for _ in keys.len()..most {
+        for _ in keys.len()..users.forms_max() {
             std::hint::black_box(message.integrity_holds(&[0; 16]));
         }
         let why = if keys.is_empty() { Rejection::UnknownUser } else { Rejection::WrongPassword };

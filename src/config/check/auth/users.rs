@@ -1,6 +1,6 @@
 //! `[[auth.users]]`: the keys of each, in every form that a client may make them in.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -8,7 +8,7 @@ use crate::config::check::Checker;
 use crate::config::values::{self, Mistake, Prepared};
 use crate::config::written;
 use crate::stun::unquoted;
-use crate::turn::{ShortTermKeys, StaticUser, Users};
+use crate::turn::{ShortTermUsers, StaticUser, Users};
 
 /// RFC 8489 §14.3: fewer than 509 bytes.
 const USERNAME_BYTES_MAX: usize = 508;
@@ -17,6 +17,7 @@ impl Checker<'_> {
     pub(super) fn users(&mut self, written: &written::Auth) -> Users {
         let realm = Prepared::new(&written.realm).map(|realm| realm.0).unwrap_or_default();
         let mut users: Vec<(String, StaticUser)> = Vec::new();
+        let mut taken = HashSet::new();
         for (index, user) in written.users.iter().enumerate() {
             let key = |name: &str| format!("auth.users[{index}].{name}");
             let Some(name) = self.user_name(&key("name"), &user.name, "name = \"alice\"") else {
@@ -25,31 +26,33 @@ impl Checker<'_> {
             let Some(keys) = self.keys_of(index, user, &name, &realm, written.saslprep) else {
                 continue;
             };
-            if users.iter().any(|(other, _)| *other == name) {
-                let wrong = "this name is taken by a user before";
-                self.problem(key("name"), Mistake::new(wrong, "give every user another name, or remove one"));
-            }
+            self.name_is_free(key("name"), &name, &mut taken);
             users.push((name, keys));
         }
         users.into_iter().collect()
     }
 
     /// `[[auth.binding_users]]`: short-term credentials.
-    pub(super) fn binding_users(&mut self, written: &written::Auth) -> HashMap<String, ShortTermKeys> {
-        let mut users = HashMap::new();
+    pub(super) fn binding_users(&mut self, written: &written::Auth) -> ShortTermUsers {
+        let mut users: Vec<(String, Vec<String>)> = Vec::new();
+        let mut taken = HashSet::new();
         for (index, user) in written.binding_users.iter().enumerate() {
             let key = |name: &str| format!("auth.binding_users[{index}].{name}");
             let name = self.user_name(&key("name"), &user.name, "name = \"alice\"");
             let forms = self.password_forms(&key("password"), &user.password, written.saslprep);
             if let Some((name, forms)) = name.zip(forms) {
-                let keys = ShortTermKeys(forms.iter().map(|form| form.as_bytes().into()).collect());
-                if users.insert(name, keys).is_some() {
-                    let wrong = "this name is taken by a user before";
-                    self.problem(key("name"), Mistake::new(wrong, "give every user another name, or remove one"));
-                }
+                self.name_is_free(key("name"), &name, &mut taken);
+                users.push((name, forms));
             }
         }
-        users
+        users.into_iter().collect()
+    }
+
+    fn name_is_free(&mut self, key: String, name: &str, taken: &mut HashSet<String>) {
+        if !taken.insert(name.to_owned()) {
+            let wrong = "this name is taken by a user before";
+            self.problem(key, Mistake::new(wrong, "give every user another name, or remove one"));
+        }
     }
 
     /// A name as the machine looks for it.
