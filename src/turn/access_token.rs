@@ -19,6 +19,8 @@ const TAG_LEN: usize = 16;
 const MAC_KEY_LEN_MIN: usize = 20;
 /// A block of SHA-256; HMAC would hash longer ones.
 const MAC_KEY_LEN_MAX: usize = 64;
+/// That of MD5 keys, which coturn takes for all.
+const COTURN_KEY_LEN: usize = 16;
 const SEALED_LEN_MAX: usize = 2 + MAC_KEY_LEN_MAX + 8 + 4 + TAG_LEN;
 /// How far clocks may be apart, and a token outlive its lifetime (Δ).
 const SKEW_SECS: u64 = 5;
@@ -107,12 +109,22 @@ impl fmt::Debug for TokenKey {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Grant {
     pub(super) kid: Box<str>,
-    pub(super) mac_key: Arc<[u8]>,
+    mac_key: Arc<[u8]>,
     issued_unix_secs: u64,
     lifetime_secs: u32,
 }
 
 impl Grant {
+    /// The key under which a request verifies: the one in the token, or, of 160 bits, the first 128, with which coturn's
+    /// clients sign.
+    pub(super) fn find_key(&self, verifies: impl Fn(&[u8]) -> bool) -> Option<Arc<[u8]>> {
+        let shortened = self.mac_key.get(..COTURN_KEY_LEN).filter(|_| self.mac_key.len() == MAC_KEY_LEN_MIN);
+        if verifies(&self.mac_key) {
+            return Some(Arc::clone(&self.mac_key));
+        }
+        shortened.filter(|key| verifies(key)).map(Arc::from)
+    }
+
     /// OAUTH-7635-7-04: lifetime + Δ > |now − timestamp|.
     pub(super) const fn is_fresh(&self, unix_secs: u64) -> bool {
         self.lifetime_secs as u64 + SKEW_SECS > unix_secs.abs_diff(self.issued_unix_secs)

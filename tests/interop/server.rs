@@ -23,11 +23,16 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        // Another process may take a port between our finding it free and the server's binding it.
-        (0..5).find_map(|_| Self::try_start()).expect("the server did not answer Binding")
+        Self::start_with("")
     }
 
-    fn try_start() -> Option<Self> {
+    /// With more users or keys than the one.
+    pub fn start_with(users: &str) -> Self {
+        // Another process may take a port between our finding it free and the server's binding it.
+        (0..5).find_map(|_| Self::try_start(users)).expect("the server did not answer Binding")
+    }
+
+    fn try_start(users: &str) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("interop-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -56,6 +61,7 @@ realm = "{REALM}"
 [[auth.users]]
 name = "{USERNAME}"
 password = "{PASSWORD}"
+{users}
 [limits]
 allocations_per_user = 4000
 [peers]

@@ -20,6 +20,19 @@ const MESSAGES: u32 = 60;
 const THROWS_MAX: u32 = 400;
 const UNLUCKY: [&str; 2] = ["channel bind: error 400 (Bad Request)", "error 420 (Unknown Attribute)"];
 
+/// With `-J` uclient seals access tokens for itself, under one of three keys that are built into it.
+const TOKEN_KEYS: &str = r#"
+[[auth.token_keys]]
+kid = "north"
+key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+[[auth.token_keys]]
+kid = "union"
+key = "MTIzNDU2Nzg5MDEyMzQ1Ng=="
+[[auth.token_keys]]
+kid = "oldempire"
+key = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI="
+"#;
+
 /// An echo peer on loopback.
 fn start_peer() -> (Guarded, u16) {
     let port = free_port();
@@ -47,7 +60,7 @@ fn every_message_comes_back(flags: &[&str]) {
     if !is_installed(UCLIENT) || !is_installed(PEER) {
         return;
     }
-    let server = Server::start();
+    let server = if flags.contains(&"-J") { Server::start_with(TOKEN_KEYS) } else { Server::start() };
     let (_peer, peer_port) = start_peer();
     // Few channels, so that few throws are enough; with `-y` clients come in pairs.
     let clients = if flags.contains(&"-s") { 4 } else { 1 + u32::from(flags.contains(&"-y")) };
@@ -71,6 +84,8 @@ fn every_message_comes_back(flags: &[&str]) {
     let received = number(&text, "tot_recv_msgs").expect("received comes with sent");
     let lost = number(&text, "Total lost packets").expect("lost comes with sent");
     assert_eq!(sent, MESSAGES * clients, "sent");
+    let is_by_password = server.log().contains("account=us~");
+    assert_eq!(is_by_password, !flags.contains(&"-J"), "whose allocations they are");
     if flags.contains(&"-S") {
         // Over TLS uclient takes a whole record for one message, and loses count when two come in one: ask the server,
         // which says so when the allocation has ended.
@@ -80,6 +95,17 @@ fn every_message_comes_back(flags: &[&str]) {
     }
     assert_eq!(received, sent, "received");
     assert_eq!(lost, 0, "lost");
+}
+
+/// RFC 7635, OAUTH-7635-6.2-01: tokens that somebody else made, under AES-128-GCM and AES-256-GCM.
+#[test]
+fn oauth_7635_6_2_01_access_tokens_over_udp() {
+    every_message_comes_back(&["-J"]);
+}
+
+#[test]
+fn oauth_7635_6_2_01_access_tokens_over_tcp() {
+    every_message_comes_back(&["-J", "-t", "-s"]);
 }
 
 #[test]

@@ -140,6 +140,24 @@ fn oauth_7635_7_05_the_mac_key_protects_both_ways() {
     assert_eq!(allocate_alone(&Token { mac_key: vec![9; 20], ..good() }), 401);
 }
 
+/// Coturn's clients sign with the first 128 of the 160 bits, and want to be answered so; any other part is a wrong key.
+#[test]
+fn oauth_7635_7_05_clients_that_shorten_the_key_are_served() {
+    for (len, expected) in [(16, 0), (15, 401), (17, 401), (19, 401)] {
+        let mac_key = [5; 20];
+        let token = Token { mac_key: mac_key[..len].to_vec(), ..token("new", SERVER_NAME, &mac_key, UNIX_START, 600) };
+        let mut world = World::with(with_tokens());
+        let response = allocate(&mut world, CLIENT, &token, vec![]);
+        assert_eq!(response.error(), expected, "{len}");
+        if expected == 0 {
+            assert!(response.message().integrity_holds(&token.mac_key));
+            assert!(exchange(&mut world, CLIENT, &token, false, Method::Refresh, vec![]).is_success());
+        }
+    }
+    let long = token("new", SERVER_NAME, &[5; 32], UNIX_START, 600);
+    assert_eq!(allocate_alone(&Token { mac_key: vec![5; 16], ..long }), 401);
+}
+
 /// OAUTH-7635-6.2-02: 160 bits for MESSAGE-INTEGRITY, 256 for MESSAGE-INTEGRITY-SHA256; both AEADs are in -7-02.
 #[test]
 fn oauth_7635_6_2_02_mac_keys_of_both_lengths() {

@@ -19,7 +19,7 @@ pub(super) fn find_key(
     live_owner: Option<&Owner>,
 ) -> Option<Result<(Key, Owner), Denial>> {
     let reject = |why| Err(denied(ErrorCode::Unauthenticated, why));
-    let verified = |grant: &Grant| message.integrity_holds(&grant.mac_key);
+    let key_of = |grant: &Grant| grant.find_key(|key| message.integrity_holds(key)).map(Key::Other);
     if let Some(token) = message.first(AttributeType::ACCESS_TOKEN) {
         let Some((kid, key)) = std::str::from_utf8(username).ok().and_then(|kid| Some((kid, keys.get(kid)?))) else {
             return Some(reject(Rejection::UnknownUser));
@@ -27,25 +27,23 @@ pub(super) fn find_key(
         return Some(match key.open(kid, &keys.server_name, token) {
             None => reject(Rejection::BadToken),
             Some(grant) if !grant.is_fresh(unix_secs) => reject(Rejection::ExpiredCredential),
-            Some(grant) if !verified(&grant) => reject(Rejection::WrongPassword),
-            Some(grant) => {
-                let key = Key::Other(grant.mac_key.clone());
-                let owner = grant.owner();
-                Ok((key, live_owner.filter(|live| **live == owner).cloned().unwrap_or(owner)))
-            }
+            Some(grant) => match key_of(&grant) {
+                Some(key) => {
+                    let owner = grant.owner();
+                    Ok((key, live_owner.filter(|live| **live == owner).cloned().unwrap_or(owner)))
+                }
+                None => reject(Rejection::WrongPassword),
+            },
         });
     }
     let owner = live_owner?;
     let grant = owner.grant.as_ref().filter(|grant| grant.kid.as_bytes() == username)?;
     // OAUTH-7635-9-01: the token of the allocation must be good for what is added to its life.
     let adds_life = message.method() == Method::Refresh && !is_deletion(message);
-    Some(if adds_life && !grant.is_fresh(unix_secs) {
-        reject(Rejection::ExpiredCredential)
-    } else if verified(grant) {
-        Ok((Key::Other(grant.mac_key.clone()), owner.clone()))
-    } else {
-        reject(Rejection::WrongPassword)
-    })
+    if adds_life && !grant.is_fresh(unix_secs) {
+        return Some(reject(Rejection::ExpiredCredential));
+    }
+    Some(key_of(grant).map_or_else(|| reject(Rejection::WrongPassword), |key| Ok((key, owner.clone()))))
 }
 
 impl Owner {
