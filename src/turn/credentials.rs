@@ -12,6 +12,7 @@ use sha1::Sha1;
 use sha2::Sha256;
 
 use super::TokenKeys;
+use super::nonce::Offer;
 use crate::stun::integrity;
 
 /// Static users and shared secrets, both at once, and which of RFC 8489's choices are open to them.
@@ -61,17 +62,11 @@ impl Default for Credentials {
 }
 
 impl Credentials {
-    /// PASSWORD-ALGORITHMS as every challenge carries it, in order of preference.
-    pub(super) const fn password_algorithms(&self) -> &'static [u8] {
-        if self.md5 { &[0, 2, 0, 0, 0, 1, 0, 0] } else { &[0, 2, 0, 0] }
-    }
-
-    /// The security features in the nonce cookie: bit 0, the most significant one, for "Password algorithms", and bit 1
-    /// for "Username anonymity" (STUN-8489-9.2-02, -9.2.1-01). A client that sees bit 1 must hide its name, so it is
-    /// set only where every name can be found by its hash (STUN-8489-14.4-03).
-    pub(super) const fn security_features(&self) -> &'static [u8; 4] {
+    /// What challenges offer. A client that is told of "Username anonymity" must hide its name, so that is offered only
+    /// where every name can be found by its hash (STUN-8489-14.4-03).
+    pub(super) const fn offer(&self) -> Offer {
         let all_by_hash = self.secrets.is_empty() && self.tokens.is_none() && !self.users.is_empty();
-        if self.userhash && all_by_hash { b"wAAA" } else { b"gAAA" }
+        Offer { userhash: self.userhash && all_by_hash, md5: self.md5 }
     }
 }
 

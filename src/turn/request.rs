@@ -213,9 +213,9 @@ impl Server {
         if denial.code != ErrorCode::BadRequest && answering.method != Method::Binding {
             writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
             let credentials = &self.config.credentials;
-            let nonce = self.config.nonces.issue(credentials.security_features(), clock.unix_secs, &path);
+            let nonce = self.config.nonces.issue(credentials.offer(), clock.unix_secs, &path);
             writer.attribute(AttributeType::NONCE, nonce.as_bytes());
-            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, credentials.password_algorithms());
+            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, credentials.offer().algorithms());
             if let Some(tokens) = &credentials.tokens {
                 // OAUTH-7635-6.1-01: for whom a client must have its token made.
                 writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, tokens.server_name.as_bytes());

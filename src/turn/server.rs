@@ -420,7 +420,7 @@ mod tests {
         writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
         writer.attribute(AttributeType::USERNAME, b"alice");
         writer.attribute(AttributeType::REALM, b"example.org");
-        let nonce = server.config.nonces.issue(b"wAAA", CLOCK.unix_secs, &path);
+        let nonce = server.config.nonces.issue(server.config.credentials.offer(), CLOCK.unix_secs, &path);
         writer.attribute(AttributeType::NONCE, nonce.as_bytes());
         let key = integrity::long_term_key_md5("alice", "example.org", "s3cret");
         let len = writer.finish(Seal::Sha1(&key), false);

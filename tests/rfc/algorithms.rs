@@ -32,7 +32,7 @@ fn stun_8489_18_5_1_02_md5_can_be_switched_off() {
     assert_eq!(refused.error(), 401, "without PASSWORD-ALGORITHM");
     assert!(refused.first(AttributeType::NONCE).is_some());
 
-    // The list as it was before, and MD5 from a list that does not have it.
+    // A list that did not come with this nonce, and MD5 from a list that does not have it.
     alice.signing = Signing::Sha256;
     let request = alice.signed(Method::Allocate, vec![udp()]);
     assert_eq!(world.exchange(path(CLIENT), &request).error(), 400);
@@ -48,6 +48,34 @@ fn stun_8489_18_5_1_02_md5_can_be_switched_off() {
     let request = alice.seal(Method::Allocate, TransactionId([1; 12]), &attributes);
     let response = world.exchange(path(CLIENT), &request);
     assert!(response.is_success() && response.message().integrity_holds(&alice.key()));
+}
+
+/// STUN-8489-9.2.4-10, -23: what a client keeps from before a change of the configuration is out of date and not wrong.
+#[test]
+fn stun_8489_9_2_4_10_a_list_goes_with_its_nonce() {
+    for before in [true, false] {
+        let change = |world: &mut World, md5: bool| {
+            let mut config = config();
+            config.credentials.md5 = md5;
+            world.server.configure(std::sync::Arc::new(config));
+        };
+        let mut world = World::new();
+        change(&mut world, before);
+        let mut alice = world.alice(path(CLIENT));
+        alice.signing = Signing::Sha256;
+        let names: Attributes = alice.credentials().into_iter().take(3).collect();
+        let lists: [Attributes; 2] = [sha256_only(), alice.credentials().into_iter().skip(3).collect()];
+        let [with_it, other] = if before { [&lists[1], &lists[0]] } else { [&lists[0], &lists[1]] };
+        let mut ask = |world: &mut World, list: &Attributes| {
+            let attributes = [vec![udp()], names.clone(), list.clone()].concat();
+            let id = alice.transaction_id();
+            let request = alice.seal(Method::Refresh, id, &attributes);
+            world.exchange(path(CLIENT), &request).error()
+        };
+        assert_eq!((ask(&mut world, with_it), ask(&mut world, other)), (437, 400));
+        change(&mut world, !before);
+        assert_eq!((ask(&mut world, with_it), ask(&mut world, other)), (438, 438), "stale, whichever list");
+    }
 }
 
 /// STUN-8489-9.2.4-22, the strict half; the other is in `authentication.rs`.

@@ -165,7 +165,7 @@ pub(super) fn authenticate<'m, 'b>(
     let (Some(realm), Some(nonce)) = (message.first(AttributeType::REALM), message.first(AttributeType::NONCE)) else {
         return Err(denied(BadRequest, Rejection::Incomplete));
     };
-    let chosen = password_algorithm(&config.credentials, message)?;
+    let chosen = password_algorithm(config, path, message, nonce)?;
 
     if unquoted(realm) != config.realm.as_bytes() {
         // There is no rule for a wrong realm; it is a credential failure, not a mismatch (A16, STUN-8489-9.2.4-25).
@@ -188,7 +188,7 @@ pub(super) fn authenticate<'m, 'b>(
         }
     };
 
-    match config.nonces.check(config.credentials.security_features(), clock.unix_secs, path, nonce) {
+    match config.nonces.check(config.credentials.offer(), clock.unix_secs, path, nonce) {
         Ok(()) => {}
         // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what it
         // wanted to give back (L12).
@@ -202,14 +202,21 @@ pub(super) fn authenticate<'m, 'b>(
 }
 
 /// STUN-8489-9.2.4-08 to -11: neither attribute means MD5; both must be there, the list as we sent it, the choice in it.
-fn password_algorithm(credentials: &Credentials, message: &Message<'_>) -> Result<Option<Algorithm>, Denial> {
+fn password_algorithm(
+    config: &Config,
+    path: &FiveTuple,
+    message: &Message<'_>,
+    nonce: &[u8],
+) -> Result<Option<Algorithm>, Denial> {
     let bad = denied(ErrorCode::BadRequest, Rejection::BadAlgorithms);
+    let offer = config.credentials.offer();
+    let as_sent = |list: &[u8]| list == offer.algorithms() || config.nonces.went_with(offer, path, nonce, list);
     let chosen = message.first(AttributeType::PASSWORD_ALGORITHM);
     let offered = message.first(AttributeType::PASSWORD_ALGORITHMS);
     match (chosen, offered) {
         (None, None) => Ok(None),
-        (Some(chosen), Some(offered)) if offered == credentials.password_algorithms() => match chosen {
-            [0, 1, 0, 0] if credentials.md5 => Ok(Some(Algorithm::Md5)),
+        (Some(chosen), Some(offered)) if as_sent(offered) => match chosen {
+            [0, 1, 0, 0] if offered.chunks(4).any(|entry| entry == chosen) => Ok(Some(Algorithm::Md5)),
             [0, 2, 0, 0] => Ok(Some(Algorithm::Sha256)),
             _ => Err(bad),
         },
