@@ -55,7 +55,7 @@ const TABLE_MAX: i64 = 1_000_000;
 /// Channel numbers are 0x4000 to 0x4FFF (RFC 8656 §12).
 const CHANNELS_MAX: i64 = 4_096;
 /// SOFTWARE is read by people in packet dumps; more would only make responses larger.
-const SOFTWARE_BYTES_MAX: usize = 128;
+const SOFTWARE_BYTES_MAX: usize = 127;
 
 impl Checker<'_> {
     fn config(&mut self, written: &Written) -> Config {

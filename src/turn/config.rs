@@ -11,7 +11,7 @@ use crate::stun::AddressFamily;
 pub struct Config {
     /// REALM, at most 127 bytes.
     pub realm: String,
-    /// SOFTWARE in authenticated responses, at most 128 bytes.
+    /// SOFTWARE in authenticated responses, at most 127 bytes.
     pub software: Option<String>,
     /// Who may allocate.
     pub credentials: Credentials,
