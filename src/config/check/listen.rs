@@ -35,13 +35,15 @@ impl Checker<'_> {
                 let Some(address) = self.accept(&key, values::socket_address(text, port)) else {
                     continue;
                 };
-                self.local(&key, address);
                 let entry = ListenAddress {
                     transport,
                     address,
                     // The defaults may be too much for a machine without IPv6; what was chosen must work.
                     required: !(is_default && address.is_ipv6()),
                 };
+                if entry.required {
+                    self.local(&key, address);
+                }
                 self.no_overlap(&key, entry, &listen);
                 self.not_among_relay_ports(&key, entry, relays, ports);
                 listen.push(entry);

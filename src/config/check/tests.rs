@@ -200,6 +200,16 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[peers]\nallow = [\"::ffff:10.0.0.0/104\"]", (2, "peers.allow[0]", "never allowed", "IPv4 prefix itself")),
 ];
 
+/// Found by fuzzing: there `[::]` of the defaults cannot be bound, and was refused as if somebody had chosen it.
+#[test]
+fn defaults_serve_on_a_machine_without_ipv6() {
+    let machine = Machine { can_bind: |ip| ip.is_ipv4(), ..machine() };
+    let config = check_text("", None, &machine).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(config.shards.listen.iter().all(|entry| entry.required == entry.address.is_ipv4()));
+    let errors = check_text("[listen]\nudp = [\"[::]:3478\"]", None, &machine).unwrap_err();
+    assert!(errors.to_string().contains("not an address of this machine"), "{errors}");
+}
+
 #[test]
 fn each_mistake_is_refused_with_line_key_and_remedy() {
     for (text, (line, key, wrong, fix)) in REFUSED {
