@@ -90,6 +90,23 @@ mod tests {
         }
     }
 
+    /// URI-7065-3-03 as well: `?transport=` of `turn:` only.
+    #[test]
+    fn uri_7064_3_01_what_is_printed_can_be_read() {
+        use crate::cli::uri::Uri;
+        let listen: Vec<ListenAddress> = Transport::ALL
+            .map(|transport| ListenAddress { transport, address: "0.0.0.0:3478".parse().unwrap(), required: true })
+            .into();
+        for host in ["turn.example.org", "192.0.2.1", "2001:db8::1"] {
+            let printed = uris(host, &listen, None);
+            assert!(printed.len() > 3);
+            for text in printed {
+                let uri: Uri = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+                assert_eq!((uri.to_string(), uri.transport.is_some()), (text, uri.is_turn));
+            }
+        }
+    }
+
     #[test]
     fn uri_7064_and_7065_forms() {
         let entry =

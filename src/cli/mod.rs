@@ -14,6 +14,7 @@ mod credentials;
 mod ice_servers;
 mod probe;
 mod serve;
+pub mod uri;
 
 use std::io::Write;
 use std::process::ExitCode;

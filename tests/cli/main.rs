@@ -2,10 +2,12 @@
 
 mod check_config;
 mod credentials;
+mod dns;
 mod harness;
 mod help;
 mod memory;
 mod probe;
+mod probe_dns;
 mod reload;
 mod serve;
 mod tls;

@@ -46,6 +46,8 @@ pub enum Failure {
     },
     /// The TLS handshake.
     Tls(String),
+    /// No address to try.
+    Unresolved(String),
     /// The answer makes no sense, or its integrity does not hold.
     Garbled(String),
 }
@@ -56,7 +58,7 @@ impl fmt::Display for Failure {
             Self::Silence => write!(f, "no answer within {} s", PATIENCE.as_secs()),
             Self::Socket(error) => error.fmt(f),
             Self::Refused { code, reason } => write!(f, "refused with {code} {reason}"),
-            Self::Tls(what) => f.write_str(what),
+            Self::Tls(what) | Self::Unresolved(what) => f.write_str(what),
             Self::Garbled(what) => write!(f, "answered, but {what}"),
         }
     }
