@@ -2,20 +2,21 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit lab lab-unprivileged
+.PHONY: help run test install lint doc unit fuzz fuzz-long lab lab-unprivileged
 
 help:
 	@echo "make run    run the server with its built-in defaults"
 	@echo "make test   install what the tests need, then run all of them"
 	@echo "make lint   formatting, clippy, documentation"
 	@echo "make unit   every test but the lab's"
+	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
 	@echo "make lab    the lab: browsers behind NATs calling each other"
 
 run:
 	$(CARGO) run --release
 
 # The lab comes last: its summary closes the run.
-test: install lint unit lab-unprivileged lab
+test: install lint unit fuzz lab-unprivileged lab
 
 install:
 	@.ci/install
@@ -29,6 +30,13 @@ doc:
 
 unit:
 	$(CARGO) test --workspace --locked
+
+# A fixed number of runs, so that it ends everywhere: see fuzz/ and CONTRIBUTING.md.
+fuzz:
+	@.ci/fuzz
+
+fuzz-long:
+	@.ci/fuzz $(TARGET) $(MINUTES)
 
 lab:
 	$(CARGO) test --locked --test netlab
