@@ -1,6 +1,7 @@
 //! From what was written to what may be relied on. Goes on after a mistake, so that one run finds them all.
 
 mod auth;
+mod clients;
 mod listen;
 mod peers;
 mod relay;
@@ -74,6 +75,9 @@ impl Checker<'_> {
             relays,
             ports,
             icmp: written.relay.icmp,
+            dont_fragment: written.relay.dont_fragment,
+            denied_clients: self.denied_clients(&written.clients),
+            compatibility: self.compatibility(&written.compatibility, &written.relay.default_family, &listen),
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),
         };

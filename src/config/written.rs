@@ -58,6 +58,10 @@ section! {
         sockets: Sockets = Sockets::default(),
         /// Who may be reached.
         peers: Peers = Peers::default(),
+        /// Who may not allocate.
+        clients: Clients = Clients::default(),
+        /// What older clients are allowed.
+        compatibility: Compatibility = Compatibility::default(),
         /// Metrics and health.
         admin: Admin = Admin::default(),
         /// Log lines.
@@ -102,6 +106,10 @@ section! {
         port_quarantine: String = "2s".into(),
         /// Tell clients what ICMP says.
         icmp: bool = true,
+        /// Obey DONT-FRAGMENT.
+        dont_fragment: bool = true,
+        /// `ipv4` or `client`: the family nobody asked for.
+        default_family: String = "ipv4".into(),
     }
 }
 
@@ -230,6 +238,24 @@ section! {
         allow: Vec<String> = Vec::new(),
         /// Prefixes that may not be reached although they are ordinary.
         deny: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[clients]`
+    Clients {
+        /// Prefixes whose clients may not allocate.
+        deny: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[compatibility]`
+    Compatibility {
+        /// Transports over which Binding of RFC 3489 is answered: `udp`, `tcp`.
+        classic_stun: Vec<String> = Vec::new(),
+        /// Accept channel numbers that RFC 8656 reserves.
+        rfc5766_channels: bool = false,
     }
 }
 

@@ -8,7 +8,7 @@ use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sys;
-use crate::stun::stream::{Frame, LostFraming, next_frame};
+use crate::stun::stream::{Cookie, Frame, LostFraming, next_frame_of};
 
 /// Connections the kernel keeps ready to be accepted.
 const BACKLOG: i32 = 1024;
@@ -74,6 +74,8 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
 #[derive(Debug, Default)]
 pub struct PartialMessage {
     bytes: Vec<u8>,
+    /// Of the messages of this connection.
+    pub cookie: Cookie,
 }
 
 /// Memory kept between two messages that arrive in pieces.
@@ -91,7 +93,7 @@ impl PartialMessage {
         let mut chunk = chunk;
         // Only as much is copied as the message that was begun still lacks; everything after is cut where it lies.
         while !self.bytes.is_empty() {
-            match next_frame(&self.bytes)? {
+            match next_frame_of(&self.bytes, self.cookie)? {
                 Frame::Complete { len } => {
                     debug_assert_eq!(len, self.bytes.len(), "more was copied than was needed");
                     let wanted = take(&self.bytes[..len]);
@@ -112,7 +114,7 @@ impl PartialMessage {
             }
         }
         while !chunk.is_empty() {
-            match next_frame(chunk)? {
+            match next_frame_of(chunk, self.cookie)? {
                 Frame::Complete { len } => {
                     let (message, later) = chunk.split_at(len);
                     chunk = later;

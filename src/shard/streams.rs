@@ -15,6 +15,7 @@ use super::packets::Asker;
 use super::reactor::Shard;
 use super::start::explain;
 use crate::net::{ClientStream, SocketErrorKind, clock, tcp};
+use crate::stun::stream::Cookie;
 use crate::stun::{FirstByte, Message, Method};
 use crate::turn::{FiveTuple, IpFields, Now, Transport};
 
@@ -129,10 +130,14 @@ impl Shard<'_> {
 
     fn open_connection(&mut self, accepted: Accepted) -> Option<usize> {
         self.make_way(&accepted.path);
+        let is_classic = accepted.path.transport == Transport::Tcp && self.home.config.compatibility.classic_tcp;
         let registry = self.home.poll.registry();
         match self.connections.open(registry, accepted, self.home.bounds.send_buffer_bytes, self.clock.now) {
             Ok(index) => {
                 self.home.counters.connections_accepted += 1;
+                if let Some(connection) = self.connections.get_mut(index).filter(|_| is_classic) {
+                    connection.partial.cookie = Cookie::Optional;
+                }
                 Some(index)
             }
             Err(error) => {

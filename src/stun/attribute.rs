@@ -11,6 +11,7 @@ pub struct AttributeType(pub u16);
 #[allow(missing_docs, reason = "the RFCs' own names, one constant each")]
 impl AttributeType {
     pub const MAPPED_ADDRESS: Self = Self(0x0001);
+    pub const CHANGE_REQUEST: Self = Self(0x0003);
     pub const USERNAME: Self = Self(0x0006);
     pub const MESSAGE_INTEGRITY: Self = Self(0x0008);
     pub const ERROR_CODE: Self = Self(0x0009);

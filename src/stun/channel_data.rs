@@ -3,7 +3,7 @@
 /// Length of the ChannelData header in bytes.
 pub const HEADER_LEN: usize = 4;
 
-/// A channel number a client may bind: 0x4000–0x4FFF (TURN-8656-12-01).
+/// A channel number a client may bind: 0x4000–0x4FFF (TURN-8656-12-01), or up to 0x7FFE where RFC 5766 counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelNumber(u16);
 
@@ -12,6 +12,14 @@ impl ChannelNumber {
     pub const fn new(number: u16) -> Option<Self> {
         match number {
             0x4000..=0x4FFF => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// RFC 5766 let clients take 0x4000–0x7FFE (CLASSIC-5766-01). `None` outside of that.
+    pub const fn of_rfc_5766(number: u16) -> Option<Self> {
+        match number {
+            0x4000..=0x7FFE => Some(Self(number)),
             _ => None,
         }
     }

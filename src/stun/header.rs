@@ -57,7 +57,7 @@ impl Method {
         Method::ChannelBind,
     ];
 
-    const fn from_code(code: u16) -> Option<Self> {
+    pub(super) const fn from_code(code: u16) -> Option<Self> {
         Some(match code {
             0x001 => Self::Binding,
             0x003 => Self::Allocate,
@@ -138,7 +138,7 @@ pub(super) const fn message_type(method: Method, class: Class) -> u16 {
     (m & 0x0F80) << 2 | (m & 0x0070) << 1 | (m & 0x000F) | c
 }
 
-const fn split_message_type(kind: u16) -> (u16, Class) {
+pub(super) const fn split_message_type(kind: u16) -> (u16, Class) {
     let method = (kind & 0x3E00) >> 2 | (kind & 0x00E0) >> 1 | (kind & 0x000F);
     let class = match kind & 0x0110 {
         0x000 => Class::Request,

@@ -150,16 +150,16 @@ impl<'b> Message<'b> {
     }
 }
 
-struct RunsPastEnd;
+pub(super) struct RunsPastEnd;
 
-struct Attributes<'b> {
-    bytes: &'b [u8],
-    at: usize,
-    end: usize,
+pub(super) struct Attributes<'b> {
+    pub(super) bytes: &'b [u8],
+    pub(super) at: usize,
+    pub(super) end: usize,
 }
 
 impl<'b> Attributes<'b> {
-    fn try_next(&mut self) -> Result<Option<Attribute<'b>>, RunsPastEnd> {
+    pub(super) fn try_next(&mut self) -> Result<Option<Attribute<'b>>, RunsPastEnd> {
         if self.at >= self.end {
             return Ok(None);
         }

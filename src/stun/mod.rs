@@ -11,6 +11,7 @@
 
 mod attribute;
 pub mod channel_data;
+mod cookieless;
 mod error_code;
 mod header;
 pub mod integrity;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use attribute::{AddressFamily, AttributeType, MalformedValue, read_address, read_u32, read_xor_address};
 pub use channel_data::{ChannelData, ChannelNumber};
+pub use cookieless::CookielessRequest;
 pub use error_code::ErrorCode;
 pub use header::{Class, HEADER_LEN, Header, MAGIC_COOKIE, Method, TransactionId};
 pub use message::{Attribute, Message, ParseError};

@@ -30,6 +30,24 @@ pub struct LostFraming;
 /// [`LostFraming`] when the bytes cannot be the start of a STUN or ChannelData message. Only what framing needs is
 /// checked: a well-framed but senseless message is the parser's business and does not cost the connection.
 pub fn next_frame(buffered: &[u8]) -> Result<Frame, LostFraming> {
+    next_frame_of(buffered, Cookie::Required)
+}
+
+/// Whether STUN messages must have the magic cookie to be framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cookie {
+    /// As RFC 8489 has it.
+    #[default]
+    Required,
+    /// Clients of RFC 3489 send none (CLASSIC-5389-12-01).
+    Optional,
+}
+
+/// As [`next_frame`], where clients without a cookie may be welcome.
+///
+/// # Errors
+/// As [`next_frame`].
+pub fn next_frame_of(buffered: &[u8], cookie: Cookie) -> Result<Frame, LostFraming> {
     let Some(&first) = buffered.first() else {
         return Ok(Frame::Incomplete { needed: channel_data::HEADER_LEN });
     };
@@ -43,10 +61,12 @@ pub fn next_frame(buffered: &[u8]) -> Result<Frame, LostFraming> {
         return Ok(Frame::Incomplete { needed: channel_data::HEADER_LEN });
     };
     let length = usize::from(u16::from_be_bytes([l0, l1]));
+    let has_cookie =
+        || cookie == Cookie::Optional || buffered.get(4..8).is_none_or(|bytes| bytes == MAGIC_COOKIE.to_be_bytes());
     let len = if !is_stun {
         // TURN-8656-12.6-07: padded to four on streams, padding not counted.
         (channel_data::HEADER_LEN + length).next_multiple_of(4)
-    } else if length.is_multiple_of(4) && buffered.get(4..8).is_none_or(|cookie| cookie == MAGIC_COOKIE.to_be_bytes()) {
+    } else if length.is_multiple_of(4) && has_cookie() {
         HEADER_LEN + length
     } else {
         return Err(LostFraming);

@@ -39,6 +39,14 @@ impl<'b> MessageWriter<'b> {
         Self { buffer, len: HEADER_LEN }
     }
 
+    /// The same for somebody who sent no cookie: all 16 bytes behind the length are the transaction id (RFC 3489 §11.1).
+    pub fn without_cookie(buffer: &'b mut [u8], method: Method, class: Class, transaction_id: [u8; 16]) -> Self {
+        buffer[..2].copy_from_slice(&message_type(method, class).to_be_bytes());
+        buffer[2..4].fill(0);
+        buffer[4..HEADER_LEN].copy_from_slice(&transaction_id);
+        Self { buffer, len: HEADER_LEN }
+    }
+
     /// Appends an attribute and its padding.
     pub fn attribute(&mut self, kind: AttributeType, value: &[u8]) {
         let padded = value.len().next_multiple_of(4);

@@ -137,7 +137,14 @@ impl Server {
             Some(_) => return Err(ErrorCode::BadRequest),
         };
         let family = match asked_family.map(|value| value.to_be_bytes()[0]) {
-            // Without the attribute IPv4, also for IPv6 clients (TURN-8656-7.2-12, A08).
+            // Without the attribute IPv4, also for IPv6 clients, unless the operator sees it otherwise (TURN-8656-7.2-12,
+            // A08).
+            None if self.config.compatibility.own_family
+                && additional.is_none()
+                && self.has_family(AddressFamily::of(path.client.ip())) =>
+            {
+                AddressFamily::of(path.client.ip())
+            }
             None | Some(0x01) => AddressFamily::Ipv4,
             Some(0x02) => AddressFamily::Ipv6,
             Some(_) => return Err(ErrorCode::AddressFamilyNotSupported),
@@ -145,7 +152,7 @@ impl Server {
         if token.is_none() && additional.is_none() && !self.has_family(family) {
             return Err(ErrorCode::AddressFamilyNotSupported);
         }
-        if is_tunnelled(path.client.ip()) {
+        if is_tunnelled(path.client.ip()) || self.config.is_denied_client(path.client.ip()) {
             return Err(ErrorCode::Forbidden);
         }
         let slots = if wish == Wish::Pair { 2 } else { 1 };

@@ -1,5 +1,6 @@
 //! Which attributes the machine understands (RFC 8489 §6.3).
 
+use super::Config;
 use crate::stun::{AttributeType, Message};
 
 /// Unknown attribute types listed in one 420; a request with more of them gets the first so many.
@@ -8,14 +9,14 @@ pub(super) const UNKNOWN_ATTRIBUTES_MAX: usize = 32;
 pub(super) type UnknownAttributes = arrayvec::ArrayVec<AttributeType, UNKNOWN_ATTRIBUTES_MAX>;
 
 /// The comprehension-required attributes we do not know, each once (STUN-8489-6.3.1-02).
-///
-/// `tokens` says whether ACCESS-TOKEN is known (OAUTH-7635-7-01).
-pub(super) fn unknown_attributes(message: &Message<'_>, tokens: bool) -> Option<UnknownAttributes> {
-    let is_known = |kind| is_known(kind) || (tokens && kind == AttributeType::ACCESS_TOKEN);
+pub(super) fn unknown_attributes(
+    message: &Message<'_>,
+    knows: impl Fn(AttributeType) -> bool,
+) -> Option<UnknownAttributes> {
     let mut unknown = UnknownAttributes::new();
     for attribute in message.attributes() {
         if attribute.kind.is_comprehension_required()
-            && !is_known(attribute.kind)
+            && !knows(attribute.kind)
             && !unknown.contains(&attribute.kind)
             && unknown.try_push(attribute.kind).is_err()
         {
@@ -23,6 +24,19 @@ pub(super) fn unknown_attributes(message: &Message<'_>, tokens: bool) -> Option<
         }
     }
     (!unknown.is_empty()).then_some(unknown)
+}
+
+impl Config {
+    /// Whether an attribute is understood with this configuration: the platform or the operator may not want DF to be
+    /// set (TURN-8656-7.2-07, TURN-8656-3.7-01).
+    pub(super) fn knows(&self, kind: AttributeType) -> bool {
+        match kind {
+            AttributeType::DONT_FRAGMENT => self.dont_fragment,
+            // OAUTH-7635-7-01
+            AttributeType::ACCESS_TOKEN => self.credentials.tokens.is_some(),
+            kind => is_known(kind),
+        }
+    }
 }
 
 /// Attributes Hairpin implements. One that makes no sense in a message is ignored there (STUN-8489-6.3-05); one that

@@ -14,10 +14,12 @@ impl Server {
         request: &Authenticated<'_, '_>,
     ) -> Result<Success, ErrorCode> {
         let limits = self.config.limits;
+        let channel_number =
+            if self.config.compatibility.rfc_5766_channels { ChannelNumber::of_rfc_5766 } else { ChannelNumber::new };
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
         let number = request.first_u32(AttributeType::CHANNEL_NUMBER)?.ok_or(ErrorCode::BadRequest)?;
         // The lower half is reserved and ignored (TURN-8656-18-01).
-        let number = ChannelNumber::new((number >> 16) as u16).ok_or(ErrorCode::BadRequest)?;
+        let number = channel_number((number >> 16) as u16).ok_or(ErrorCode::BadRequest)?;
         let peer = request.peers().next().ok_or(ErrorCode::BadRequest)??;
         if peer.port() == 0 {
             // A permission may leave the port open; a channel leads to exactly one, and nobody listens on port 0.

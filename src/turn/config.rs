@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::{Credentials, PeerPolicy, PeerRefusal};
 use crate::stun::AddressFamily;
 
@@ -23,6 +25,12 @@ pub struct Config {
     pub ports: PortRange,
     /// Whether clients are told what ICMP says about their datagrams (RFC 8656 §11.5).
     pub icmp: bool,
+    /// Whether DONT-FRAGMENT is understood; without, it is an unknown attribute (TURN-8656-7.2-07).
+    pub dont_fragment: bool,
+    /// Prefixes whose clients may not allocate: 403 (TURN-8656-7.2-34).
+    pub denied_clients: Vec<IpNet>,
+    /// What old clients are allowed.
+    pub compatibility: Compatibility,
     /// Which peers may be reached.
     pub peers: PeerPolicy,
     /// How long things live.
@@ -37,6 +45,11 @@ impl Config {
         self.relays.iter().any(|relay| relay.advertise == ip)
     }
 
+    /// Whether clients from here may not allocate.
+    pub(super) fn is_denied_client(&self, ip: IpAddr) -> bool {
+        self.denied_clients.iter().any(|prefix| prefix.contains(&ip))
+    }
+
     /// Whether a client may have a permission for, or a channel to, this peer. A port of 0 stands for any.
     ///
     /// Relayed addresses of this very server are always allowed: two of its clients meet there. Its other ports are not.
@@ -49,6 +62,19 @@ impl Config {
         }
         Err(PeerRefusal::Own)
     }
+}
+
+/// What clients of older RFCs are allowed, and RFC 8489 and RFC 8656 are not for. Nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compatibility {
+    /// Binding without magic cookie over UDP (RFC 3489; CLASSIC-5389-12-01).
+    pub classic_udp: bool,
+    /// The same over TCP.
+    pub classic_tcp: bool,
+    /// Channel numbers 0x5000–0x7FFE (RFC 5766; CLASSIC-5766-01).
+    pub rfc_5766_channels: bool,
+    /// Without REQUESTED-ADDRESS-FAMILY a client gets a relayed address of its own family, not IPv4 (A08).
+    pub own_family: bool,
 }
 
 /// Keys of the stateless nonces; the same in all shards, so that a nonce outlives the shard that made it.

@@ -27,7 +27,9 @@ mod allocations;
 mod answer_limit;
 mod attributes;
 mod authenticate;
+mod binding;
 mod channel_bind;
+mod classic;
 mod config;
 mod counters;
 mod create_permission;
@@ -51,7 +53,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use access_token::{TokenKey, TokenKeys};
-pub use config::{Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
+pub use config::{Compatibility, Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
 pub use counters::{Counters, EndReason, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;

@@ -55,6 +55,7 @@ impl Server {
         let message = match Message::parse(packet.message()) {
             Ok(message) => message,
             Err(ParseError::MalformedAttribute(header)) => return self.on_malformed(clock, path, header, reply),
+            Err(ParseError::WrongCookie) => return self.on_cookieless(clock, path, packet.message(), reply),
             Err(_) => return Verdict::Drop(Reason::BadHeader),
         };
         if !message.fingerprint_holds() {
@@ -64,8 +65,7 @@ impl Server {
             (Class::Request, Method::Send | Method::Data) => Verdict::Drop(Reason::UnexpectedClass),
             (Class::Request, _) => self.on_request(clock, path, &message, reply),
             (Class::Indication, Method::Send) => {
-                let tokens = self.config.credentials.tokens.is_some();
-                let sent = super::send::read_send_indication(&message, tokens, packet.range().start);
+                let sent = super::send::read_send_indication(&self.config, &message, packet.range().start);
                 self.on_send(clock, path, packet, sent)
             }
             _ => Verdict::Drop(Reason::UnexpectedClass),
@@ -105,15 +105,7 @@ impl Server {
                     return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
                 }
             };
-            return match unknown_attributes(message, self.config.credentials.tokens.is_some()) {
-                Some(unknown) => {
-                    Verdict::Reply { len: self.refuse_unknown(reply, answering, unknown, sealing.as_ref()) }
-                }
-                None => {
-                    let success = Success::Binding { mapped: path.client };
-                    Verdict::Reply { len: self.respond(reply, answering, Ok(success), sealing.as_ref()) }
-                }
-            };
+            return self.on_binding(path, message, answering, sealing.as_ref(), reply);
         }
 
         let live_owner = self.allocations.live_by_path(clock.now, &path).map(|(_, allocation)| &allocation.owner);
@@ -126,7 +118,7 @@ impl Server {
                 return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
             }
         };
-        if let Some(unknown) = unknown_attributes(message, self.config.credentials.tokens.is_some()) {
+        if let Some(unknown) = unknown_attributes(message, |kind| self.config.knows(kind)) {
             let len = self.refuse_unknown(reply, answering, unknown, Some(request.sealing()));
             return Verdict::Reply { len };
         }
@@ -147,7 +139,7 @@ impl Server {
     }
 
     /// Whether somebody who has not shown that his address is his may have an answer ([`super::answer_limit`]).
-    fn may_answer(&mut self, clock: Clock, path: &FiveTuple, transaction_id: TransactionId) -> bool {
+    pub(super) fn may_answer(&mut self, clock: Clock, path: &FiveTuple, transaction_id: TransactionId) -> bool {
         self.answer_limit.allows(clock.now, self.config.limits.answers_per_prefix, path, transaction_id)
             || self.allocations.live_by_path(clock.now, path).is_some()
     }
@@ -175,7 +167,7 @@ impl Server {
         self.finish(writer, answering, sealing)
     }
 
-    fn refuse_unknown(
+    pub(super) fn refuse_unknown(
         &mut self,
         reply: &mut ReplyBuffer,
         answering: Answering,
@@ -224,7 +216,12 @@ impl Server {
         writer.finish(Seal::None, answering.fingerprint)
     }
 
-    fn finish(&self, mut writer: MessageWriter<'_>, answering: Answering, sealing: Option<&Sealing>) -> usize {
+    pub(super) fn finish(
+        &self,
+        mut writer: MessageWriter<'_>,
+        answering: Answering,
+        sealing: Option<&Sealing>,
+    ) -> usize {
         let Some(sealing) = sealing else {
             return writer.finish(Seal::None, answering.fingerprint);
         };
@@ -234,7 +231,7 @@ impl Server {
         writer.finish(sealing.seal(), answering.fingerprint)
     }
 
-    fn count_error(&mut self, code: ErrorCode) {
+    pub(super) fn count_error(&mut self, code: ErrorCode) {
         let place = ErrorCode::ALL.iter().position(|known| *known == code).expect("ALL has every code");
         self.counters.errors[place] += 1;
     }
@@ -264,6 +261,6 @@ impl Success {
     }
 }
 
-fn method_index(method: Method) -> usize {
+pub(super) fn method_index(method: Method) -> usize {
     Method::ALL.iter().position(|known| *known == method).expect("ALL has every method")
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::attributes::unknown_attributes;
-use super::{Clock, FiveTuple, Packet, Reason, Server, Verdict};
+use super::{Clock, Config, FiveTuple, Packet, Reason, Server, Verdict};
 use crate::stun::{AddressFamily, AttributeType, Message, read_xor_address};
 
 /// What a Send indication asks for.
@@ -18,11 +18,11 @@ pub(super) struct SendIndication {
 
 /// Takes a Send indication apart. `start` is where the message begins in the packet's buffer.
 pub(super) fn read_send_indication(
+    config: &Config,
     message: &Message<'_>,
-    tokens: bool,
     start: usize,
 ) -> Result<SendIndication, Reason> {
-    if unknown_attributes(message, tokens).is_some() {
+    if unknown_attributes(message, |kind| config.knows(kind)).is_some() {
         return Err(Reason::UnknownAttribute);
     }
     let peer = message.first(AttributeType::XOR_PEER_ADDRESS).ok_or(Reason::BadIndication)?;

@@ -389,6 +389,9 @@ mod tests {
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: "203.0.113.9".parse().unwrap() }],
             ports: PortRange { first, last, quarantine_secs: 30 },
             icmp: true,
+            dont_fragment: true,
+            denied_clients: Vec::new(),
+            compatibility: Default::default(),
             peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
             limits: Limits {

@@ -56,6 +56,9 @@ fn config() -> Config {
         relays: vec![RelayAddress { bind: ip, advertise: ip }],
         ports: PortRange { first: 50_000, last: 50_063, quarantine_secs: 0 },
         icmp: true,
+        dont_fragment: true,
+        denied_clients: Vec::new(),
+        compatibility: Default::default(),
         peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {

@@ -66,6 +66,8 @@ password = "{PASSWORD}"
 allocations_per_user = 4000
 [peers]
 allow = ["127.0.0.0/8"]
+[compatibility]
+rfc5766_channels = true
 [admin]
 listen = "127.0.0.1:{admin}"
 "#

@@ -9,6 +9,7 @@ mod allocate;
 mod answer_limit;
 mod authentication;
 mod channels;
+mod classic;
 mod client;
 mod data;
 mod dual;

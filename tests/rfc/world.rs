@@ -36,6 +36,9 @@ pub fn config() -> Config {
         relays: vec![relay(RELAY_V4), relay(RELAY_V6)],
         ports: PortRange { first: 50_000, last: 50_999, quarantine_secs: 0 },
         icmp: true,
+        dont_fragment: true,
+        denied_clients: Vec::new(),
+        compatibility: Default::default(),
         peers: PeerPolicy {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],

@@ -177,6 +177,9 @@ impl Rules {
                 .collect(),
             ports: PortRange { first: self.first_port, last: self.last_port, quarantine_secs: self.quarantine_secs },
             icmp: true,
+            dont_fragment: true,
+            denied_clients: Vec::new(),
+            compatibility: Default::default(),
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),

@@ -90,6 +90,17 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[listen]\nudp = [\"0.0.0.0:50000\"]", (2, "listen.udp[0]", "among the relay ports", "relay.ports")),
     ("[admin]\nlisten = \"127.0.0.1:3478\"", (2, "admin.listen", "0.0.0.0:3478 over TCP already", "another port")),
     ("[admin]\nlisten = \"9641\"", (2, "admin.listen", "not an address", "0.0.0.0:9641")),
+    // Older clients.
+    ("[clients]\ndeny = [\"10.1.2.3/8\"]", (2, "clients.deny[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
+    (
+        "[compatibility]\nclassic_stun = [\"udp\", \"tls\"]",
+        (2, "compatibility.classic_stun[1]", "\"tls\" is not known", "\"udp\", \"tcp\""),
+    ),
+    (
+        "[listen]\ntcp = []\n[compatibility]\nclassic_stun = [\"tcp\"]",
+        (4, "compatibility.classic_stun[0]", "nothing listens for tcp", "listen.tcp"),
+    ),
+    ("[relay]\ndefault_family = \"ipv6\"", (2, "relay.default_family", "not known", "\"ipv4\", \"client\"")),
     // Relays.
     ("[relay]\nports = \"70000-80000\"", (2, "relay.ports", "not a range", "65535")),
     ("[relay]\nports = \"2000-1500\"", (2, "relay.ports", "above the last", "\"1500-2000\"")),
@@ -390,6 +401,21 @@ fn classic_5389_15_01_saslprep_is_an_option() {
     assert!(user(&text("saslprep = true\n", "plain")) == plain, "ASCII has one form");
 }
 
+/// CLASSIC-3489-02, CLASSIC-5766-01, A08, TURN-8656-7.2-07: all as the RFCs want it, unless somebody says otherwise.
+#[test]
+fn classic_3489_02_older_clients_are_served_by_configuration_only() {
+    let turn = accept("").shards.turn;
+    assert_eq!((turn.compatibility, turn.dont_fragment), (turn::Compatibility::default(), true));
+    assert_eq!(turn.denied_clients, []);
+    let text = "[relay]\ndefault_family = \"client\"\ndont_fragment = false\n[clients]\ndeny = [\"10.0.0.0/8\"]\n\
+                [compatibility]\nclassic_stun = [\"tcp\", \"udp\"]\nrfc5766_channels = true";
+    let turn = accept(text).shards.turn;
+    let all = turn::Compatibility { classic_udp: true, classic_tcp: true, rfc_5766_channels: true, own_family: true };
+    assert_eq!((turn.compatibility, turn.dont_fragment, turn.denied_clients.len()), (all, false, 1));
+    let udp = accept("[compatibility]\nclassic_stun = [\"udp\"]").shards.turn;
+    assert_eq!((udp.compatibility.classic_udp, udp.compatibility.classic_tcp), (true, false));
+}
+
 #[test]
 fn off_and_empty_turn_the_admin_port_off() {
     assert_eq!(accept("[admin]\nlisten = \"off\"").admin, None);
@@ -410,7 +436,7 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 9] = [
+    let sections: [(&str, &[&str]); 11] = [
         ("listen", written::Listen::KEYS),
         ("relay", written::Relay::KEYS),
         ("auth", written::Auth::KEYS),
@@ -418,6 +444,8 @@ fn the_example_has_every_key_with_its_default() {
         ("limits", written::Limits::KEYS),
         ("sockets", written::Sockets::KEYS),
         ("peers", written::Peers::KEYS),
+        ("clients", written::Clients::KEYS),
+        ("compatibility", written::Compatibility::KEYS),
         ("admin", written::Admin::KEYS),
         ("log", written::Log::KEYS),
     ];

@@ -31,6 +31,9 @@ pub(super) fn config() -> Config {
         // Below the ports that the kernel gives to clients and peers of these tests.
         ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
         icmp: true,
+        dont_fragment: true,
+        denied_clients: Vec::new(),
+        compatibility: Default::default(),
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {

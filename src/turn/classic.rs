@@ -1,0 +1,87 @@
+//! Requests without a magic cookie: Binding of RFC 3489, where the operator allows it (RFC 5389 §12).
+//!
+//! RESPONSE-ADDRESS, by which RFC 3489 let anybody have answers sent to anybody else, is never honoured.
+
+use super::request::method_index;
+use super::{Clock, FiveTuple, Reason, ReplyBuffer, Server, Transport, Verdict};
+use crate::stun::{AttributeType, Class, CookielessRequest, ErrorCode, MessageWriter, Method, Seal, TransactionId};
+
+/// Unknown attribute types listed in one 420.
+const UNKNOWN_MAX: usize = 16;
+
+impl Server {
+    pub(super) fn on_cookieless(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        message: &[u8],
+        reply: &mut ReplyBuffer,
+    ) -> Verdict {
+        let is_welcome = match path.transport {
+            Transport::Udp => self.config.compatibility.classic_udp,
+            Transport::Tcp => self.config.compatibility.classic_tcp,
+            Transport::Tls => false,
+        };
+        match CookielessRequest::parse(message) {
+            // Never TURN (CLASSIC-3489-02).
+            Ok(request) if is_welcome && request.method() == Method::Binding => {
+                let [_, _, _, _, id @ ..] = request.transaction_id();
+                if !self.may_answer(clock, &path, TransactionId(id)) {
+                    return Verdict::Drop(Reason::AnswerRateLimited);
+                }
+                Verdict::Reply { len: self.on_classic_binding(path, &request, reply) }
+            }
+            _ => Verdict::Drop(Reason::BadHeader),
+        }
+    }
+
+    /// No XOR-MAPPED-ADDRESS, no FINGERPRINT: such a client knows neither (CLASSIC-5389-12-02).
+    fn on_classic_binding(
+        &mut self,
+        path: FiveTuple,
+        request: &CookielessRequest<'_>,
+        reply: &mut ReplyBuffer,
+    ) -> usize {
+        self.counters.requests[method_index(Method::Binding)] += 1;
+        let mut unknown = unknown_attributes(request);
+        let class = if unknown.is_empty() { Class::Success } else { Class::Error };
+        let mut writer = MessageWriter::without_cookie(reply, Method::Binding, class, request.transaction_id());
+        if unknown.is_empty() {
+            self.counters.successes[method_index(Method::Binding)] += 1;
+            writer.address(AttributeType::MAPPED_ADDRESS, path.client);
+        } else {
+            self.count_error(ErrorCode::UnknownAttribute);
+            writer.error_code(ErrorCode::UnknownAttribute);
+            // Attributes had no padding then: of an odd number one stands there twice (RFC 3489 §11.2.10).
+            if unknown.len() % 2 == 1 {
+                unknown.push(unknown[0]);
+            }
+            let list: arrayvec::ArrayVec<u8, { 2 * UNKNOWN_MAX }> =
+                unknown.iter().flat_map(|kind| kind.0.to_be_bytes()).collect();
+            writer.attribute(AttributeType::UNKNOWN_ATTRIBUTES, &list);
+        }
+        writer.finish(Seal::None, false)
+    }
+}
+
+/// The attributes that must be understood and are not, each once. RFC 3489 drew the line at 0x7FFF, like its successors.
+fn unknown_attributes(request: &CookielessRequest<'_>) -> arrayvec::ArrayVec<AttributeType, UNKNOWN_MAX> {
+    let mut unknown = arrayvec::ArrayVec::new();
+    for attribute in request.attributes() {
+        let is_known = match attribute.kind {
+            // Many a telephone sends it to say that it wants no change (CLASSIC-5389-12-03).
+            AttributeType::CHANGE_REQUEST => attribute.value == [0; 4],
+            // RFC 3489 §11.2: those that make no sense in a Binding request, and the credentials nobody asked for.
+            AttributeType::MAPPED_ADDRESS
+            | AttributeType::USERNAME
+            | AttributeType::MESSAGE_INTEGRITY
+            | AttributeType::ERROR_CODE
+            | AttributeType::UNKNOWN_ATTRIBUTES => true,
+            kind => !kind.is_comprehension_required(),
+        };
+        if !is_known && !unknown.contains(&attribute.kind) && unknown.try_push(attribute.kind).is_err() {
+            break;
+        }
+    }
+    unknown
+}
