@@ -4,6 +4,7 @@ mod auth;
 mod clients;
 mod listen;
 mod peers;
+mod redirect;
 mod relay;
 mod tls;
 
@@ -72,6 +73,7 @@ impl Checker<'_> {
             nonces: self.nonces(&written.auth),
             credentials,
             peers: self.peers(&written.peers, &relays, &listen),
+            redirect: self.redirect(written, &relays, &listen),
             relays,
             ports,
             icmp: written.relay.icmp,

@@ -60,6 +60,8 @@ section! {
         peers: Peers = Peers::default(),
         /// Who may not allocate.
         clients: Clients = Clients::default(),
+        /// Who is sent to another server.
+        redirect: Redirect = Redirect::default(),
         /// What older clients are allowed.
         compatibility: Compatibility = Compatibility::default(),
         /// Metrics and health.
@@ -130,6 +132,10 @@ section! {
         credential_hash: String = "sha1".into(),
         /// How long a nonce is good for.
         nonce_lifetime: String = "1h".into(),
+        /// What nonce keys are made from; empty: drawn at every start.
+        nonce_secret: String = String::new(),
+        /// The same, in a file.
+        nonce_secret_file: String = String::new(),
         /// Accept MD5 keys.
         md5: bool = true,
         /// Refuse PASSWORD-ALGORITHM with MESSAGE-INTEGRITY.
@@ -246,6 +252,36 @@ section! {
     Clients {
         /// Prefixes whose clients may not allocate.
         deny: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[redirect]`
+    Redirect {
+        /// `draining`, `full` or `always`.
+        when: String = "draining".into(),
+        /// Where to.
+        alternates: Vec<Alternate> = Vec::new(),
+        /// Before authentication, unsigned.
+        unauthenticated: bool = false,
+        /// Own addresses that other servers have, too.
+        anycast: Vec<String> = Vec::new(),
+        /// Own addresses that no other server has; empty: the advertised ones of relays.
+        unicast: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[[redirect.alternates]]`
+    Alternate {
+        /// One or two, of different families.
+        addresses: Vec<String> = Vec::new(),
+        /// For UDP and TCP.
+        port: i64 = 3478,
+        /// For TLS.
+        tls_port: i64 = 5349,
+        /// A name in its certificate, if that is another.
+        domain: String = String::new(),
     }
 }
 

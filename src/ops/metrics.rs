@@ -295,7 +295,8 @@ mod tests {
         let mut total = ShardSnapshot { allocations: 3, ..ShardSnapshot::default() };
         total.turn.traffic.bytes_to_client = 1 << 40;
         total.turn.requests[1] = 7;
-        total.turn.errors[1] = 2;
+        let unauthenticated = ErrorCode::ALL.iter().position(|code| *code == ErrorCode::Unauthenticated);
+        total.turn.errors[unauthenticated.expect("ALL has every code")] = 2;
         total.shell.busy_nanos = 1_500_000_000;
         let snapshot = Snapshot {
             shards: vec![total.clone()],

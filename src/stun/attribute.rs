@@ -36,8 +36,10 @@ impl AttributeType {
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
     pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
     pub const PASSWORD_ALGORITHMS: Self = Self(0x8002);
+    pub const ALTERNATE_DOMAIN: Self = Self(0x8003);
     pub const ICMP: Self = Self(0x8004);
     pub const SOFTWARE: Self = Self(0x8022);
+    pub const ALTERNATE_SERVER: Self = Self(0x8023);
     pub const FINGERPRINT: Self = Self(0x8028);
     pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
 

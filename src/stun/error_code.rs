@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum ErrorCode {
+    /// Another server is to be asked; carries its address.
+    TryAlternate = 300,
     /// Malformed, or a combination of attributes that makes no sense.
     BadRequest = 400,
     /// No credentials, or wrong ones; carries REALM and NONCE.
@@ -34,7 +36,8 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, ascending.
-    pub const ALL: [ErrorCode; 13] = [
+    pub const ALL: [ErrorCode; 14] = [
+        ErrorCode::TryAlternate,
         ErrorCode::BadRequest,
         ErrorCode::Unauthenticated,
         ErrorCode::Forbidden,
@@ -58,6 +61,7 @@ impl ErrorCode {
     /// The reason phrase: the name in the IANA registry.
     pub const fn reason(self) -> &'static str {
         match self {
+            Self::TryAlternate => "Try Alternate",
             Self::BadRequest => "Bad Request",
             Self::Unauthenticated => "Unauthenticated",
             Self::Forbidden => "Forbidden",

@@ -36,6 +36,8 @@ pub(super) struct Pending {
     owner: Owner,
     answering: Answering,
     sealing: Sealing,
+    /// Whom this server has no capacity for may go elsewhere.
+    may_redirect: bool,
     lifetime_secs: u32,
     wish: Wish,
     /// The port came with a token: no other will do.
@@ -91,6 +93,13 @@ impl Server {
         }
         match self.start_allocation(clock, path, request, answering) {
             Ok(()) => Outcome::Later,
+            // 508 for a token means the token (TURN-8656-7.2-09).
+            Err(ErrorCode::InsufficientCapacity)
+                if request.first(AttributeType::RESERVATION_TOKEN).is_none()
+                    && self.redirects_excess(clock, &path, request) =>
+            {
+                Outcome::Failure(ErrorCode::TryAlternate)
+            }
             Err(code) => Outcome::Failure(code),
         }
     }
@@ -155,6 +164,9 @@ impl Server {
         if is_tunnelled(path.client.ip()) || self.config.is_denied_client(path.client.ip()) {
             return Err(ErrorCode::Forbidden);
         }
+        if self.redirects_all(clock, &path, request) {
+            return Err(ErrorCode::TryAlternate);
+        }
         let slots = if wish == Wish::Pair { 2 } else { 1 };
         if self.draining
             || self.allocations.taken() + slots > self.config.limits.allocations
@@ -192,6 +204,7 @@ impl Server {
             owner,
             answering,
             sealing: request.sealing().clone(),
+            may_redirect: token.is_none() && self.redirects_excess(clock, &path, request),
             lifetime_secs,
             wish,
             is_redeemed: token.is_some(),
@@ -393,7 +406,11 @@ impl Server {
             return;
         };
         self.close_first_half(clock, relay, &pending);
-        if !pending.abandoned {
+        if !pending.abandoned && code == ErrorCode::InsufficientCapacity && pending.may_redirect {
+            let mut reply = ReplyBuffer::new();
+            let len = self.redirect(clock, pending.path, &mut reply, pending.answering, Some(&pending.sealing));
+            self.effects.push_back(Effect::Send { to: pending.path, bytes: reply[..len].into() });
+        } else if !pending.abandoned {
             self.send_response(pending.path, pending.answering, Err(code), &pending.sealing);
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Credentials, PeerPolicy, PeerRefusal};
+use super::{Credentials, PeerPolicy, PeerRefusal, Redirect};
 use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -29,6 +29,8 @@ pub struct Config {
     pub dont_fragment: bool,
     /// Prefixes whose clients may not allocate: 403 (TURN-8656-7.2-34).
     pub denied_clients: Vec<IpNet>,
+    /// When clients that want to allocate are sent to another server.
+    pub redirect: Redirect,
     /// What old clients are allowed.
     pub compatibility: Compatibility,
     /// Which peers may be reached.

@@ -41,6 +41,7 @@ mod nonce;
 mod packet;
 mod peer_policy;
 mod ports;
+mod redirect;
 mod refresh;
 mod relay;
 mod request;
@@ -59,6 +60,7 @@ pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, Static
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_policy::{PeerPolicy, PeerRefusal};
+pub use redirect::{Alternate, Redirect, RedirectWhen};
 pub use server::Server;
 
 use crate::stun::AddressFamily;

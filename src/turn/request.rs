@@ -107,6 +107,9 @@ impl Server {
             };
             return self.on_binding(path, message, answering, sealing.as_ref(), reply);
         }
+        if self.redirects_unauthenticated(clock, &path, message) {
+            return Verdict::Reply { len: self.redirect(clock, path, reply, answering, None) };
+        }
 
         let live_owner = self.allocations.live_by_path(clock.now, &path).map(|(_, allocation)| &allocation.owner);
         let request = match authenticate(&self.config, clock, &path, message, live_owner) {
@@ -131,6 +134,10 @@ impl Server {
         };
         let result = match outcome {
             Outcome::Success(success) => Ok(success),
+            Outcome::Failure(ErrorCode::TryAlternate) => {
+                let len = self.redirect(clock, path, reply, answering, Some(request.sealing()));
+                return Verdict::Reply { len };
+            }
             Outcome::Failure(code) => Err(code),
             Outcome::Later => return Verdict::Later,
             Outcome::Drop(reason) => return Verdict::Drop(reason),

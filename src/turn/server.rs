@@ -391,6 +391,7 @@ mod tests {
             icmp: true,
             dont_fragment: true,
             denied_clients: Vec::new(),
+            redirect: Default::default(),
             compatibility: Default::default(),
             peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },

@@ -58,6 +58,7 @@ fn config() -> Config {
         icmp: true,
         dont_fragment: true,
         denied_clients: Vec::new(),
+        redirect: Default::default(),
         compatibility: Default::default(),
         peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },

@@ -19,6 +19,7 @@ mod messages;
 mod names;
 mod permissions;
 mod policy;
+mod redirect;
 mod refresh;
 mod reservations;
 mod short_term;

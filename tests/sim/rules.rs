@@ -179,6 +179,7 @@ impl Rules {
             icmp: true,
             dont_fragment: true,
             denied_clients: Vec::new(),
+            redirect: Default::default(),
             compatibility: Default::default(),
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],

@@ -5,7 +5,9 @@ mod users;
 
 use std::path::Path;
 
+use hmac::{Hmac, KeyInit, Mac};
 use ipnet::IpNet;
+use sha2::Sha256;
 
 use super::{Checker, DAY, HOUR, MINUTE};
 use crate::config::values::{Mistake, Prepared};
@@ -44,14 +46,30 @@ impl Checker<'_> {
         prepared
     }
 
-    /// Keys are fresh at every start: clients with an old nonce are told 438 and go on with a new one.
+    /// Without a secret keys are fresh at every start: clients with an old nonce are told 438 and go on with a new one.
     pub(super) fn nonces(&mut self, written: &written::Auth) -> NonceKeys {
         NonceKeys {
-            current: random_bytes(),
+            current: self.nonce_key(written).unwrap_or_else(random_bytes),
             previous: None,
             // TURN-8656-5-02: at most an hour.
             lifetime_secs: self.duration("auth.nonce_lifetime", &written.nonce_lifetime, MINUTE..=HOUR),
         }
+    }
+
+    fn nonce_key(&mut self, written: &written::Auth) -> Option<[u8; 32]> {
+        let secret = match (written.nonce_secret.is_empty(), written.nonce_secret_file.is_empty()) {
+            (true, true) => return None,
+            (false, true) => self.secret("auth.nonce_secret", written.nonce_secret.as_bytes(), &[]),
+            (true, false) => self.secret_file("auth.nonce_secret_file", &written.nonce_secret_file, &[]),
+            (false, false) => {
+                let wrong = "there is a secret here and another one in auth.nonce_secret_file";
+                self.problem("auth.nonce_secret", Mistake::new(wrong, "keep one of the two"));
+                None
+            }
+        }?;
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
+        mac.update(b"hairpin nonces");
+        Some(mac.finalize().into_bytes().into())
     }
 
     /// And whether the only secret was made up.
@@ -130,22 +148,26 @@ impl Checker<'_> {
     fn secret_files(&mut self, written: &written::Auth) -> Vec<SharedSecret> {
         let mut secrets = Vec::new();
         for (index, path) in written.secret_files.iter().enumerate() {
-            let key = format!("auth.secret_files[{index}]");
-            let path = self.relative(path);
-            match read_short_file(&path) {
-                Ok(bytes) => secrets.extend(self.secret(&key, bytes.trim_ascii_end(), &secrets)),
-                Err(why) => {
-                    let wrong = format!("{} cannot be read: {why}", path.display());
-                    let fix = "name a file with one secret in it that the user who runs hairpin can read";
-                    self.problem(key, Mistake::new(wrong, fix));
-                }
-            }
-            if others_may_read(&path) {
-                let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
-                self.note("auth.secret_files", text);
-            }
+            secrets.extend(self.secret_file(&format!("auth.secret_files[{index}]"), path, &secrets));
         }
         secrets
+    }
+
+    fn secret_file(&mut self, key: &str, path: &str, others: &[SharedSecret]) -> Option<SharedSecret> {
+        let path = self.relative(path);
+        if others_may_read(&path) {
+            let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
+            self.note("auth.secret_files", text);
+        }
+        match read_short_file(&path) {
+            Ok(bytes) => self.secret(key, bytes.trim_ascii_end(), others),
+            Err(why) => {
+                let wrong = format!("{} cannot be read: {why}", path.display());
+                let fix = "name a file with one secret in it that the user who runs hairpin can read";
+                self.problem(key, Mistake::new(wrong, fix));
+                None
+            }
+        }
     }
 
     fn secret(&mut self, key: &str, bytes: &[u8], others: &[SharedSecret]) -> Option<SharedSecret> {

@@ -119,10 +119,10 @@ impl Checker<'_> {
 }
 
 /// An address that one machine can have as its own and others can send to.
-fn definite_address(text: &str) -> Result<IpAddr, Mistake> {
+pub(super) fn definite_address(text: &str) -> Result<IpAddr, Mistake> {
     let ip = values::ip_address(text)?;
     let why_not = match ip {
-        _ if ip.is_unspecified() => "stands for all addresses, but a relay has one",
+        _ if ip.is_unspecified() => "stands for all addresses, but one is wanted",
         _ if ip.is_multicast() => "is a multicast address",
         IpAddr::V4(ip) if ip.is_broadcast() => "is the broadcast address",
         IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => "is an IPv4 address written as IPv6",
@@ -131,7 +131,7 @@ fn definite_address(text: &str) -> Result<IpAddr, Mistake> {
     };
     let fix = match ip {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => format!("write \"{}\"", ip.to_canonical()),
-        _ => "write the address that peers are to see, or addresses = [] to have it found out".into(),
+        _ => "write the address that others send to; relay.addresses = [] has it found out".into(),
     };
     Err(Mistake::new(format!("{ip} {why_not}"), fix))
 }

@@ -101,6 +101,44 @@ const REFUSED: &[(&str, Complaint)] = &[
         (4, "compatibility.classic_stun[0]", "nothing listens for tcp", "listen.tcp"),
     ),
     ("[relay]\ndefault_family = \"ipv6\"", (2, "relay.default_family", "not known", "\"ipv4\", \"client\"")),
+    // Other servers.
+    ("[redirect]\nwhen = \"never\"", (2, "redirect.when", "not known", "\"draining\", \"full\"")),
+    ("[[redirect.alternates]]\nport = 1", (1, "redirect.alternates[0].addresses", "one address", "2001:db8::5")),
+    (
+        "[[redirect.alternates]]\naddresses = [\"9.9.9.9\", \"9.9.9.10\"]",
+        (2, "redirect.alternates[0].addresses", "one of each family", "an entry of its own"),
+    ),
+    (
+        "[[redirect.alternates]]\naddresses = [\"turn.example.org\"]",
+        (2, "redirect.alternates[0].addresses[0]", "not an IP address", "names are not looked up"),
+    ),
+    (
+        "[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]\nport = 0",
+        (3, "redirect.alternates[0].port", "0 is out of bounds", "from 1 to 65535"),
+    ),
+    (
+        "[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]\ndomain = \"bücher.example\"",
+        (3, "redirect.alternates[0].domain", "not a host name", "xn--"),
+    ),
+    ("[redirect]\nanycast = [\"9.9.9.9\"]", (2, "redirect.anycast[0]", "not an address of this", "127.0.0.1, 8.8.4.4")),
+    ("[redirect]\nanycast = [\"::1\"]", (2, "redirect.anycast[0]", "no unicast address of IPv6", "redirect.unicast")),
+    (
+        "[redirect]\nanycast = [\"10.0.0.5\"]\nunicast = [\"10.0.0.5\"]",
+        (3, "redirect.unicast[0]", "in redirect.anycast, too", "one of the two"),
+    ),
+    (
+        "[listen]\nudp = [\"10.0.0.5:3478\"]\ntcp = []\n[redirect]\nanycast = [\"10.0.0.5\"]",
+        (5, "redirect.anycast", "nowhere but at anycast", "as well"),
+    ),
+    ("[auth]\nnonce_secret = \"short\"", (2, "auth.nonce_secret", "can be guessed", "openssl rand -hex 32")),
+    (
+        "[auth]\nnonce_secret_file = \"/does/not/exist\"",
+        (2, "auth.nonce_secret_file", "/does/not/exist cannot be read", "one secret in it"),
+    ),
+    (
+        "[auth]\nnonce_secret_file = \"a\"\nnonce_secret = \"b\"",
+        (3, "auth.nonce_secret", "another one in auth.nonce_secret_file", "keep one"),
+    ),
     // Relays.
     ("[relay]\nports = \"70000-80000\"", (2, "relay.ports", "not a range", "65535")),
     ("[relay]\nports = \"2000-1500\"", (2, "relay.ports", "above the last", "\"1500-2000\"")),
@@ -253,6 +291,7 @@ fn messages_do_not_repeat_secrets() {
         ("[[auth.users]]\nname = \"a\"\npassword = 72727272", "users"),
         ("[[auth.users]]\nname = \"a\"\npassword = \"hunter2\\u0000\"", "users[0].password"),
         ("[[auth.users]]\nname = \"b\"\nkey_md5 = \"hunter2\"", "users[0].key_md5"),
+        ("[auth]\nnonce_secret = \"hunter2\"", "nonce_secret"),
     ];
     for (text, key) in texts {
         let errors = check(text).unwrap_err().to_string();
@@ -295,6 +334,8 @@ fn what_is_probably_not_meant_is_noted() {
         ("[peers]\nallow = [\"169.254.0.0/16\"]", "metadata service"),
         ("[admin]\nlisten = \"8.8.4.4:9641\"", "not a loopback address"),
         ("[auth]\nguests = [\"0.0.0.0/0\"]", "without credentials"),
+        ("[[redirect.alternates]]\naddresses = [\"8.8.4.4\"]", "8.8.4.4 is this server itself"),
+        ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
     ];
     for (text, note) in noted {
         let config = accept(text);
@@ -401,6 +442,36 @@ fn classic_5389_15_01_saslprep_is_an_option() {
     assert!(user(&text("saslprep = true\n", "plain")) == plain, "ASCII has one form");
 }
 
+/// STUN-8489-10-07: the same secret makes the same nonce keys, and no secret makes others at each start.
+#[test]
+fn stun_8489_10_07_nonce_keys_come_from_a_shared_secret() {
+    let keys = |secret: &str| accept(&format!("[auth]\nnonce_secret = \"{secret}\"")).shards.turn.nonces.current;
+    assert_eq!(keys("0123456789abcdef"), keys("0123456789abcdef"));
+    assert_ne!(keys("0123456789abcdef"), keys("0123456789abcdeg"));
+    assert_ne!(keys(""), keys(""));
+}
+
+/// STUN-8489-10-06: the list may be the same on all servers; each leaves itself out.
+#[test]
+fn stun_8489_10_06_a_server_is_not_its_own_alternate() {
+    let left = |text: &str, alternate: &str| {
+        let config = accept(&format!("{text}\n[[redirect.alternates]]\n{alternate}"));
+        !config.shards.turn.redirect.alternates.is_empty()
+    };
+    assert!(left("", "addresses = [\"9.9.9.9\"]"));
+    for own in ["8.8.4.4", "10.0.0.5", "127.0.0.1", "::1"] {
+        assert!(!left("", &format!("addresses = [\"{own}\"]")), "{own}");
+        assert!(left("", &format!("addresses = [\"{own}\"]\nport = 3479")), "another program at {own}");
+    }
+    let behind_nat = "[relay]\naddresses = [{ bind = \"10.0.0.5\", advertise = \"9.9.9.9\" }]";
+    assert!(!left(behind_nat, "addresses = [\"9.9.9.9\", \"2001:db8::5\"]"));
+    let elsewhere = "[listen]\nudp = [\"10.0.0.5:3478\"]\ntcp = []";
+    assert!(left(elsewhere, "addresses = [\"8.8.4.4\"]") && !left(elsewhere, "addresses = [\"10.0.0.5\"]"));
+    // Unicast addresses are those of relays, unless they are said.
+    let redirect = accept("[redirect]\nanycast = [\"10.0.0.5\"]").shards.turn.redirect.clone();
+    assert_eq!((redirect.anycast.len(), redirect.unicast), (1, vec!["8.8.4.4".parse::<IpAddr>().unwrap()]));
+}
+
 /// CLASSIC-3489-02, CLASSIC-5766-01, A08, TURN-8656-7.2-07: all as the RFCs want it, unless somebody says otherwise.
 #[test]
 fn classic_3489_02_older_clients_are_served_by_configuration_only() {
@@ -436,7 +507,7 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 11] = [
+    let sections: [(&str, &[&str]); 12] = [
         ("listen", written::Listen::KEYS),
         ("relay", written::Relay::KEYS),
         ("auth", written::Auth::KEYS),
@@ -445,6 +516,7 @@ fn the_example_has_every_key_with_its_default() {
         ("sockets", written::Sockets::KEYS),
         ("peers", written::Peers::KEYS),
         ("clients", written::Clients::KEYS),
+        ("redirect", written::Redirect::KEYS),
         ("compatibility", written::Compatibility::KEYS),
         ("admin", written::Admin::KEYS),
         ("log", written::Log::KEYS),
@@ -454,13 +526,15 @@ fn the_example_has_every_key_with_its_default() {
     for (section, keys) in sections {
         names.extend(keys.iter().map(|key| format!("{section}.{key}")));
     }
-    // Users and the like have no defaults: they stand there as comments.
-    names.retain(|name| !["auth.users", "auth.token_keys", "auth.binding_users"].contains(&name.as_str()));
+    // Lists of tables have no defaults: they stand there as comments.
+    let tables = ["auth.users", "auth.token_keys", "auth.binding_users", "redirect.alternates"];
+    names.retain(|name| !tables.contains(&name.as_str()));
     for name in names {
         assert!(document.has(&name), "config.example.toml lacks {name}");
     }
-    let entries = [written::User::KEYS, written::TokenKey::KEYS, written::BindingUser::KEYS].concat();
-    for key in entries.iter().chain(&["[auth.users]", "[auth.token_keys]", "[auth.binding_users]"]) {
+    let entries =
+        [written::User::KEYS, written::TokenKey::KEYS, written::BindingUser::KEYS, written::Alternate::KEYS].concat();
+    for key in entries.into_iter().map(str::to_owned).chain(tables.map(|table| format!("[{table}]"))) {
         assert!(EXAMPLE.contains(&format!("\n#{key}")) || EXAMPLE.contains(&format!("\n#[{key}]")), "{key}");
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn config() -> Config {
         icmp: true,
         dont_fragment: true,
         denied_clients: Vec::new(),
+        redirect: Default::default(),
         compatibility: Default::default(),
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },

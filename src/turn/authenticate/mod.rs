@@ -193,6 +193,7 @@ pub(super) fn authenticate<'m, 'b>(
         // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what it
         // wanted to give back (L12).
         Err(Stale::Expired) if is_deletion(message) => {}
+        Err(_) if config.was_redirected(clock, path, nonce) => {}
         Err(_) => return Err(denied(StaleNonce, Rejection::StaleNonce)),
     }
 
