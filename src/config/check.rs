@@ -3,6 +3,7 @@
 mod auth;
 mod clients;
 mod listen;
+mod nat_discovery;
 mod peers;
 mod redirect;
 mod relay;
@@ -63,7 +64,8 @@ impl Checker<'_> {
     fn config(&mut self, written: &Written) -> Config {
         let ports = self.ports(&written.relay);
         let relays = self.relays(&written.relay);
-        let listen = self.listen(written, &relays, &ports);
+        let mut listen = self.listen(written, &relays, &ports);
+        let behavior_discovery = self.nat_discovery(written, &relays, &ports, &mut listen);
         let (credentials, secret_is_made_up) = self.credentials(&written.auth);
         let allocations = self.count("limits.allocations", written.limits.allocations, 1..=TABLE_MAX);
         let threads = self.threads(written.threads, &ports);
@@ -79,6 +81,7 @@ impl Checker<'_> {
             icmp: written.relay.icmp,
             dont_fragment: written.relay.dont_fragment,
             denied_clients: self.denied_clients(&written.clients),
+            behavior_discovery,
             compatibility: self.compatibility(&written.compatibility, &written.relay.default_family, &listen),
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),

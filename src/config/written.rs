@@ -62,6 +62,8 @@ section! {
         clients: Clients = Clients::default(),
         /// Who is sent to another server.
         redirect: Redirect = Redirect::default(),
+        /// What clients may find out about their NATs.
+        nat_discovery: NatDiscovery = NatDiscovery::default(),
         /// What older clients are allowed.
         compatibility: Compatibility = Compatibility::default(),
         /// Metrics and health.
@@ -282,6 +284,28 @@ section! {
         tls_port: i64 = 5349,
         /// A name in its certificate, if that is another.
         domain: String = String::new(),
+    }
+}
+
+section! {
+    /// `[nat_discovery]`
+    NatDiscovery {
+        /// Whether there is any of it.
+        enabled: bool = false,
+        /// Two of each family that is to be probed.
+        addresses: Vec<RelayAddress> = Vec::new(),
+        /// For UDP, and for TCP if that is wanted.
+        ports: Vec<i64> = vec![3478, 3479],
+        /// Over TCP as well.
+        tcp: bool = false,
+        /// Two for TLS, or none.
+        tls_ports: Vec<i64> = Vec::new(),
+        /// Honour CHANGE-REQUEST.
+        change_request: bool = true,
+        /// Honour RESPONSE-PORT.
+        response_port: bool = false,
+        /// Honour PADDING.
+        padding: bool = false,
     }
 }
 

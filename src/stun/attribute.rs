@@ -33,6 +33,8 @@ impl AttributeType {
     pub const USERHASH: Self = Self(0x001E);
     pub const XOR_MAPPED_ADDRESS: Self = Self(0x0020);
     pub const RESERVATION_TOKEN: Self = Self(0x0022);
+    pub const PADDING: Self = Self(0x0026);
+    pub const RESPONSE_PORT: Self = Self(0x0027);
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
     pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
     pub const PASSWORD_ALGORITHMS: Self = Self(0x8002);
@@ -41,6 +43,8 @@ impl AttributeType {
     pub const SOFTWARE: Self = Self(0x8022);
     pub const ALTERNATE_SERVER: Self = Self(0x8023);
     pub const FINGERPRINT: Self = Self(0x8028);
+    pub const RESPONSE_ORIGIN: Self = Self(0x802B);
+    pub const OTHER_ADDRESS: Self = Self(0x802C);
     pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
 
     /// Whether a receiver that does not know the attribute must refuse the message (RFC 8489 §14).

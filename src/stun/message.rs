@@ -98,6 +98,11 @@ impl<'b> Message<'b> {
         self.header
     }
 
+    /// How many bytes it takes, header included.
+    pub const fn total_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The attributes to be obeyed, in order: those before any integrity attribute and FINGERPRINT.
     pub fn attributes(&self) -> impl Iterator<Item = Attribute<'b>> + use<'b> {
         Attributes { bytes: self.bytes, at: HEADER_LEN, end: self.obeyed_end }

@@ -109,6 +109,12 @@ impl<'b> MessageWriter<'b> {
         self.attribute(kind, &value[..4 + reason.len()]);
     }
 
+    /// Bytes written so far.
+    #[allow(clippy::len_without_is_empty, reason = "a message has at least its header")]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Seals the message, appends FINGERPRINT if asked to, and returns its length in bytes.
     pub fn finish(mut self, seal: Seal<'_>, fingerprint: bool) -> usize {
         match seal {

@@ -15,6 +15,9 @@ impl Server {
         sealing: Option<&Sealing>,
         reply: &mut ReplyBuffer,
     ) -> Verdict {
+        if self.config.behavior_discovery.is_some() {
+            return self.on_behavior_discovery(path, message, answering, sealing, reply);
+        }
         let len = match unknown_attributes(message, |kind| self.config.knows(kind)) {
             Some(unknown) => self.refuse_unknown(reply, answering, unknown, sealing),
             None => self.respond(reply, answering, Ok(Success::Binding { mapped: path.client }), sealing),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Credentials, PeerPolicy, PeerRefusal, Redirect};
+use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, Redirect};
 use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -31,6 +31,8 @@ pub struct Config {
     pub denied_clients: Vec<IpNet>,
     /// When clients that want to allocate are sent to another server.
     pub redirect: Redirect,
+    /// NAT behaviour discovery (RFC 5780), if it is offered.
+    pub behavior_discovery: Option<BehaviorDiscovery>,
     /// What old clients are allowed.
     pub compatibility: Compatibility,
     /// Which peers may be reached.

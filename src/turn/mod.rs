@@ -27,6 +27,7 @@ mod allocations;
 mod answer_limit;
 mod attributes;
 mod authenticate;
+mod behavior;
 mod binding;
 mod channel_bind;
 mod classic;
@@ -54,6 +55,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use access_token::{TokenKey, TokenKeys};
+pub use behavior::{BehaviorDiscovery, ServerAddress};
 pub use config::{Compatibility, Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
 pub use counters::{Counters, EndReason, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};

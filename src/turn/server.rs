@@ -392,6 +392,7 @@ mod tests {
             dont_fragment: true,
             denied_clients: Vec::new(),
             redirect: Default::default(),
+            behavior_discovery: None,
             compatibility: Default::default(),
             peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },

@@ -59,6 +59,7 @@ fn config() -> Config {
         dont_fragment: true,
         denied_clients: Vec::new(),
         redirect: Default::default(),
+        behavior_discovery: None,
         compatibility: Default::default(),
         peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },

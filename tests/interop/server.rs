@@ -23,16 +23,16 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_with(|_| String::new())
     }
 
-    /// With more users or keys than the one.
-    pub fn start_with(users: &str) -> Self {
+    /// With more sections in its configuration; the port is the one for UDP.
+    pub fn start_with(more: impl Fn(u16) -> String) -> Self {
         // Another process may take a port between our finding it free and the server's binding it.
-        (0..5).find_map(|_| Self::try_start(users)).expect("the server did not answer Binding")
+        (0..5).find_map(|_| Self::try_start(&more)).expect("the server did not answer Binding")
     }
 
-    fn try_start(users: &str) -> Option<Self> {
+    fn try_start(more: impl Fn(u16) -> String) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("interop-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -61,7 +61,6 @@ realm = "{REALM}"
 [[auth.users]]
 name = "{USERNAME}"
 password = "{PASSWORD}"
-{users}
 [limits]
 allocations_per_user = 4000
 [peers]
@@ -73,7 +72,7 @@ listen = "127.0.0.1:{admin}"
 "#
         );
         let file = directory.join("hairpin.toml");
-        std::fs::write(&file, config).expect("the directory was just made");
+        std::fs::write(&file, config + &more(port)).expect("the directory was just made");
         let log = std::fs::File::create(directory.join("log")).expect("the directory was just made");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
         command.arg("serve").arg("--config").arg(&file).env_remove("HAIRPIN_CONFIG").stdin(Stdio::null());

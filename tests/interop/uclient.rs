@@ -59,7 +59,7 @@ fn every_message_comes_back(flags: &[&str]) {
     if !is_installed(UCLIENT) || !is_installed(PEER) {
         return;
     }
-    let server = if flags.contains(&"-J") { Server::start_with(TOKEN_KEYS) } else { Server::start() };
+    let server = if flags.contains(&"-J") { Server::start_with(|_| TOKEN_KEYS.to_owned()) } else { Server::start() };
     let (_peer, peer_port) = start_peer();
     // With `-y` clients come in pairs.
     let clients = if flags.contains(&"-s") { 4 } else { 1 + u32::from(flags.contains(&"-y")) };

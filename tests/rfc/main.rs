@@ -8,6 +8,7 @@ mod algorithms;
 mod allocate;
 mod answer_limit;
 mod authentication;
+mod behavior;
 mod channels;
 mod classic;
 mod client;

@@ -39,6 +39,7 @@ pub fn config() -> Config {
         dont_fragment: true,
         denied_clients: Vec::new(),
         redirect: Default::default(),
+        behavior_discovery: None,
         compatibility: Default::default(),
         peers: PeerPolicy {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],

@@ -180,6 +180,7 @@ impl Rules {
             dont_fragment: true,
             denied_clients: Vec::new(),
             redirect: Default::default(),
+            behavior_discovery: None,
             compatibility: Default::default(),
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],

@@ -92,7 +92,7 @@ impl Checker<'_> {
         }
     }
 
-    fn no_overlap(&mut self, key: &str, entry: ListenAddress, others: &[ListenAddress]) {
+    pub(super) fn no_overlap(&mut self, key: &str, entry: ListenAddress, others: &[ListenAddress]) {
         let clash = |other: &&ListenAddress| {
             other.transport.is_stream() == entry.transport.is_stream() && overlap(other.address, entry.address)
         };
@@ -107,7 +107,13 @@ impl Checker<'_> {
     }
 
     /// Relayed transport addresses are UDP, so TCP and TLS listeners are not in their way.
-    fn not_among_relay_ports(&mut self, key: &str, entry: ListenAddress, relays: &[turn::RelayAddress], ports: &Ports) {
+    pub(super) fn not_among_relay_ports(
+        &mut self,
+        key: &str,
+        entry: ListenAddress,
+        relays: &[turn::RelayAddress],
+        ports: &Ports,
+    ) {
         let same_address = |relay: &turn::RelayAddress| {
             relay.bind == entry.address.ip()
                 || (entry.address.ip().is_unspecified() && relay.bind.is_ipv4() == entry.address.is_ipv4())

@@ -20,7 +20,11 @@ impl Checker<'_> {
     }
 
     pub(super) fn relays(&mut self, written: &written::Relay) -> Vec<RelayAddress> {
-        let relays = if written.addresses.is_empty() { self.found_out() } else { self.chosen(&written.addresses) };
+        let relays = if written.addresses.is_empty() {
+            self.found_out()
+        } else {
+            self.chosen("relay.addresses", &written.addresses)
+        };
         for relay in &relays {
             self.judge_advertised(relay.advertise);
         }
@@ -39,10 +43,11 @@ impl Checker<'_> {
         found.into_iter().map(both).collect()
     }
 
-    fn chosen(&mut self, written: &[written::RelayAddress]) -> Vec<RelayAddress> {
+    /// Addresses of this machine, and what others see of them.
+    pub(super) fn chosen(&mut self, key: &str, written: &[written::RelayAddress]) -> Vec<RelayAddress> {
         let mut relays: Vec<RelayAddress> = Vec::new();
         for (index, entry) in written.iter().enumerate() {
-            let key = format!("relay.addresses[{index}]");
+            let key = format!("{key}[{index}]");
             let (bind_key, bind, advertise_key, advertise) = match entry {
                 written::RelayAddress::Same(ip) => (key.clone(), ip, key.clone(), ip),
                 written::RelayAddress::Mapped(pair) => {

@@ -1,5 +1,7 @@
 //! What is refused and with which words, what is noted, and that the shipped example tells the truth.
 
+mod discovery;
+
 use std::net::IpAddr;
 
 use super::*;
@@ -138,6 +140,28 @@ const REFUSED: &[(&str, Complaint)] = &[
     (
         "[auth]\nnonce_secret_file = \"a\"\nnonce_secret = \"b\"",
         (3, "auth.nonce_secret", "another one in auth.nonce_secret_file", "keep one"),
+    ),
+    // NAT behaviour discovery.
+    (
+        "[nat_discovery]\nenabled = true\naddresses = [\"8.8.4.4\"]",
+        (3, "nat_discovery.addresses", "of IPv4 there must be two, and there is 1", "two addresses of a family"),
+    ),
+    (
+        "[nat_discovery]\nenabled = true\naddresses = [\"8.8.4.4\", \"9.9.9.9\"]",
+        (3, "nat_discovery.addresses[1]", "not an address of this machine", "advertise = \"9.9.9.9\""),
+    ),
+    (
+        "[nat_discovery]\nenabled = true\nports = [3478, 3478]",
+        (3, "nat_discovery.ports", "not two ports", "[3478, 3479]"),
+    ),
+    ("[nat_discovery]\nenabled = true\nports = [3478, 0]", (3, "nat_discovery.ports", "not two ports", "[3478, 3479]")),
+    (
+        "[nat_discovery]\nenabled = true\ntls_ports = [5349, 5350]",
+        (3, "nat_discovery.tls_ports", "there is none", "fullchain.pem"),
+    ),
+    (
+        "[nat_discovery]\nenabled = true\nports = [3478, 50000]\naddresses = [\"8.8.4.4\", \"127.0.0.1\"]",
+        (3, "nat_discovery.ports", "among the relay ports", "relay.ports"),
     ),
     // Relays.
     ("[relay]\nports = \"70000-80000\"", (2, "relay.ports", "not a range", "65535")),
@@ -334,6 +358,7 @@ fn what_is_probably_not_meant_is_noted() {
         ("[peers]\nallow = [\"169.254.0.0/16\"]", "metadata service"),
         ("[admin]\nlisten = \"8.8.4.4:9641\"", "not a loopback address"),
         ("[auth]\nguests = [\"0.0.0.0/0\"]", "without credentials"),
+        ("[nat_discovery]\naddresses = [\"8.8.4.4\", \"10.0.0.5\"]", "without enabled = true"),
         ("[[redirect.alternates]]\naddresses = [\"8.8.4.4\"]", "8.8.4.4 is this server itself"),
         ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
     ];
@@ -442,51 +467,6 @@ fn classic_5389_15_01_saslprep_is_an_option() {
     assert!(user(&text("saslprep = true\n", "plain")) == plain, "ASCII has one form");
 }
 
-/// STUN-8489-10-07: the same secret makes the same nonce keys, and no secret makes others at each start.
-#[test]
-fn stun_8489_10_07_nonce_keys_come_from_a_shared_secret() {
-    let keys = |secret: &str| accept(&format!("[auth]\nnonce_secret = \"{secret}\"")).shards.turn.nonces.current;
-    assert_eq!(keys("0123456789abcdef"), keys("0123456789abcdef"));
-    assert_ne!(keys("0123456789abcdef"), keys("0123456789abcdeg"));
-    assert_ne!(keys(""), keys(""));
-}
-
-/// STUN-8489-10-06: the list may be the same on all servers; each leaves itself out.
-#[test]
-fn stun_8489_10_06_a_server_is_not_its_own_alternate() {
-    let left = |text: &str, alternate: &str| {
-        let config = accept(&format!("{text}\n[[redirect.alternates]]\n{alternate}"));
-        !config.shards.turn.redirect.alternates.is_empty()
-    };
-    assert!(left("", "addresses = [\"9.9.9.9\"]"));
-    for own in ["8.8.4.4", "10.0.0.5", "127.0.0.1", "::1"] {
-        assert!(!left("", &format!("addresses = [\"{own}\"]")), "{own}");
-        assert!(left("", &format!("addresses = [\"{own}\"]\nport = 3479")), "another program at {own}");
-    }
-    let behind_nat = "[relay]\naddresses = [{ bind = \"10.0.0.5\", advertise = \"9.9.9.9\" }]";
-    assert!(!left(behind_nat, "addresses = [\"9.9.9.9\", \"2001:db8::5\"]"));
-    let elsewhere = "[listen]\nudp = [\"10.0.0.5:3478\"]\ntcp = []";
-    assert!(left(elsewhere, "addresses = [\"8.8.4.4\"]") && !left(elsewhere, "addresses = [\"10.0.0.5\"]"));
-    // Unicast addresses are those of relays, unless they are said.
-    let redirect = accept("[redirect]\nanycast = [\"10.0.0.5\"]").shards.turn.redirect.clone();
-    assert_eq!((redirect.anycast.len(), redirect.unicast), (1, vec!["8.8.4.4".parse::<IpAddr>().unwrap()]));
-}
-
-/// CLASSIC-3489-02, CLASSIC-5766-01, A08, TURN-8656-7.2-07: all as the RFCs want it, unless somebody says otherwise.
-#[test]
-fn classic_3489_02_older_clients_are_served_by_configuration_only() {
-    let turn = accept("").shards.turn;
-    assert_eq!((turn.compatibility, turn.dont_fragment), (turn::Compatibility::default(), true));
-    assert_eq!(turn.denied_clients, []);
-    let text = "[relay]\ndefault_family = \"client\"\ndont_fragment = false\n[clients]\ndeny = [\"10.0.0.0/8\"]\n\
-                [compatibility]\nclassic_stun = [\"tcp\", \"udp\"]\nrfc5766_channels = true";
-    let turn = accept(text).shards.turn;
-    let all = turn::Compatibility { classic_udp: true, classic_tcp: true, rfc_5766_channels: true, own_family: true };
-    assert_eq!((turn.compatibility, turn.dont_fragment, turn.denied_clients.len()), (all, false, 1));
-    let udp = accept("[compatibility]\nclassic_stun = [\"udp\"]").shards.turn;
-    assert_eq!((udp.compatibility.classic_udp, udp.compatibility.classic_tcp), (true, false));
-}
-
 #[test]
 fn off_and_empty_turn_the_admin_port_off() {
     assert_eq!(accept("[admin]\nlisten = \"off\"").admin, None);
@@ -507,7 +487,7 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 12] = [
+    let sections: [(&str, &[&str]); 13] = [
         ("listen", written::Listen::KEYS),
         ("relay", written::Relay::KEYS),
         ("auth", written::Auth::KEYS),
@@ -517,6 +497,7 @@ fn the_example_has_every_key_with_its_default() {
         ("peers", written::Peers::KEYS),
         ("clients", written::Clients::KEYS),
         ("redirect", written::Redirect::KEYS),
+        ("nat_discovery", written::NatDiscovery::KEYS),
         ("compatibility", written::Compatibility::KEYS),
         ("admin", written::Admin::KEYS),
         ("log", written::Log::KEYS),

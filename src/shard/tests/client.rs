@@ -34,6 +34,7 @@ pub(super) fn config() -> Config {
         dont_fragment: true,
         denied_clients: Vec::new(),
         redirect: Default::default(),
+        behavior_discovery: None,
         compatibility: Default::default(),
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },

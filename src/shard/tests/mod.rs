@@ -1,5 +1,6 @@
 //! Whole shards over the loopback interface.
 
+mod behavior;
 mod classic;
 mod client;
 mod dual;
