@@ -6,6 +6,15 @@ use super::request::method_index;
 use super::{Clock, FiveTuple, Reason, ReplyBuffer, Server, Transport, Verdict};
 use crate::stun::{AttributeType, Class, CookielessRequest, ErrorCode, MessageWriter, Method, Seal, TransactionId};
 
+/// What becomes of a request without cookie.
+enum Fate {
+    Answer,
+    /// For DTLS, which was not there in RFC 3489's time (STUN-8489-11-01).
+    #[expect(dead_code, reason = "DTLS is not among the transports yet")]
+    Refuse,
+    Drop,
+}
+
 /// Unknown attribute types listed in one 420.
 const UNKNOWN_MAX: usize = 16;
 
@@ -17,19 +26,24 @@ impl Server {
         message: &[u8],
         reply: &mut ReplyBuffer,
     ) -> Verdict {
-        let is_welcome = match path.transport {
-            Transport::Udp => self.config.compatibility.classic_udp,
-            Transport::Tcp => self.config.compatibility.classic_tcp,
-            Transport::Tls => false,
+        let compatibility = self.config.compatibility;
+        let fate = match path.transport {
+            Transport::Udp if compatibility.classic_udp => Fate::Answer,
+            Transport::Tcp if compatibility.classic_tcp => Fate::Answer,
+            Transport::Udp | Transport::Tcp | Transport::Tls => Fate::Drop,
         };
-        match CookielessRequest::parse(message) {
+        match (fate, CookielessRequest::parse(message)) {
             // Never TURN (CLASSIC-3489-02).
-            Ok(request) if is_welcome && request.method() == Method::Binding => {
+            (Fate::Answer, Ok(request)) if request.method() == Method::Binding => {
                 let [_, _, _, _, id @ ..] = request.transaction_id();
                 if !self.may_answer(clock, &path, TransactionId(id)) {
                     return Verdict::Drop(Reason::AnswerRateLimited);
                 }
                 Verdict::Reply { len: self.on_classic_binding(path, &request, reply) }
+            }
+            (Fate::Refuse, Ok(request)) => {
+                self.count_error(ErrorCode::ServerError);
+                Verdict::Reply { len: refuse(&request, reply) }
             }
             _ => Verdict::Drop(Reason::BadHeader),
         }
@@ -64,6 +78,14 @@ impl Server {
     }
 }
 
+/// STUN-8489-11-01: 500, with the id as it came.
+fn refuse(request: &CookielessRequest<'_>, reply: &mut [u8]) -> usize {
+    let id = request.transaction_id();
+    let mut writer = MessageWriter::without_cookie(reply, request.method(), Class::Error, id);
+    writer.error_code(ErrorCode::ServerError);
+    writer.finish(Seal::None, false)
+}
+
 /// The attributes that must be understood and are not, each once. RFC 3489 drew the line at 0x7FFF, like its successors.
 fn unknown_attributes(request: &CookielessRequest<'_>) -> arrayvec::ArrayVec<AttributeType, UNKNOWN_MAX> {
     let mut unknown = arrayvec::ArrayVec::new();
@@ -84,4 +106,21 @@ fn unknown_attributes(request: &CookielessRequest<'_>) -> arrayvec::ArrayVec<Att
         }
     }
     unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Over DTLS a request without cookie is answered 500, an indication ignored.
+    #[test]
+    fn stun_8489_11_01_requests_without_cookie_are_refused() {
+        let mut bytes = *b"\x00\x01\x00\x00sixteen bytes id";
+        let request = CookielessRequest::parse(&bytes).unwrap();
+        let mut reply = [0; 100];
+        let len = refuse(&request, &mut reply);
+        assert_eq!(reply[..len], *b"\x01\x11\x00\x14sixteen bytes id\x00\x09\x00\x10\x00\x00\x05\x00Server Error");
+        bytes[1] = 0x11;
+        assert!(CookielessRequest::parse(&bytes).is_err());
+    }
 }
