@@ -107,8 +107,9 @@ mod tests {
         }
     }
 
+    /// URI-7064-3-01: scheme, host and port, and nothing else; RFC 7065 has a transport behind them.
     #[test]
-    fn uri_7064_and_7065_forms() {
+    fn uri_7064_3_01_and_7065_forms() {
         let entry =
             |transport, address: &str| ListenAddress { transport, address: address.parse().unwrap(), required: true };
         let both = [entry(Transport::Udp, "0.0.0.0:3478"), entry(Transport::Tcp, "0.0.0.0:443")];

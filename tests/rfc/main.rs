@@ -7,6 +7,7 @@
 mod algorithms;
 mod allocate;
 mod answer_limit;
+mod answers;
 mod authentication;
 mod behavior;
 mod channels;

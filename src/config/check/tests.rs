@@ -8,6 +8,7 @@ use super::*;
 use crate::config::EXAMPLE;
 use crate::config::document::Document;
 use crate::config::written::{self, Written};
+use crate::turn::Transport;
 
 /// One public address, behind no NAT.
 fn machine() -> Machine {
@@ -338,6 +339,25 @@ fn nothing_written_is_a_working_configuration() {
     let debug = format!("{config:?}");
     let secret = format!("{:?}", config.shards.turn.credentials.secrets[0].0);
     assert!(!debug.contains(secret.trim_matches(['[', ']'])), "secrets are redacted");
+}
+
+/// TURN-8656-5-13, TURN-8656-7.2-27, TURN-8656-7.2-30: ports and lifetimes that RFC 8656 recommends.
+#[test]
+fn turn_8656_5_13_the_defaults_are_those_of_the_rfc() {
+    let config = accept("");
+    let ports = |transport| -> Vec<u16> {
+        let of = config.shards.listen.iter().filter(|entry| entry.transport == transport);
+        of.map(|entry| entry.address.port()).collect()
+    };
+    assert_eq!((ports(Transport::Udp), ports(Transport::Tcp)), (vec![3478, 3478], vec![3478, 3478]));
+    // Without a certificate there is no TLS; its port stands in every hint.
+    let errors = check("[listen]\ntls = [\"0.0.0.0\"]").unwrap_err();
+    assert!(errors.problems()[0].fix.contains(":5349"), "{errors}");
+    assert!(EXAMPLE.contains("#tls = [\"0.0.0.0:5349\", \"[::]:5349\""));
+    let turn = &config.shards.turn;
+    assert_eq!((turn.ports.first, turn.ports.last), (49_152, 65_535));
+    assert!(check("[relay]\nports = \"1023-2000\"").is_err());
+    assert_eq!((turn.lifetimes.allocation_default_secs, turn.lifetimes.allocation_max_secs), (600, 3600));
 }
 
 #[test]

@@ -34,8 +34,9 @@ fn clients_in_both_shards(shards: &Shards) -> [(Client, SocketAddr); 2] {
     panic!("all clients met the same shard");
 }
 
+/// STUN-8489-12-02, STUN-8489-6.3.1.1-06.
 #[test]
-fn all_transports_answer_on_a_port_of_their_own_choice() {
+fn stun_8489_12_02_all_transports_answer_on_a_port_of_their_own_choice() {
     let shards = Shards::start(settings(2)).unwrap();
     assert_eq!((shards.listening().len(), shards.skipped()), (3, &[][..]));
     for transport in Transport::ALL {
