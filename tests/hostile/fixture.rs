@@ -96,8 +96,15 @@ pub enum Outcome {
 
 impl Fixture {
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With another configuration.
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config();
+        change(&mut config);
         Self {
-            server: Server::new(Arc::new(config()), ShardIndex::SINGLE, [9; 32]),
+            server: Server::new(Arc::new(config), ShardIndex::SINGLE, [9; 32]),
             clock: Clock { now: Now(1_000_000_000_000), unix_secs: 1_800_000_000 },
             reply: ReplyBuffer::new(),
             relay: None,
@@ -198,6 +205,12 @@ impl Fixture {
             assert!(matches!(response.class, Class::Success | Class::Error));
         }
         outcome
+    }
+
+    /// Hands in a message from a client, and returns what the machine says of it.
+    pub fn judge(&mut self, path: FiveTuple, message: &[u8]) -> (Verdict, Vec<Effect>) {
+        let verdict = self.call(message, |server, clock, packet, reply| server.from_client(clock, path, packet, reply));
+        (verdict, self.effects())
     }
 
     /// Hands in a datagram from a peer at alice's relay.

@@ -14,6 +14,7 @@ mod corpus;
 mod fixture;
 mod memory;
 mod mutate;
+mod options;
 mod ownership;
 mod storms;
 mod streams;

@@ -13,10 +13,10 @@ use crate::{corpus, setting};
 
 const MUTATIONS: u64 = 100_000;
 /// Hash tables and queues may have room left over; growth by messages would be megabytes.
-const GROWTH_BYTES_MAX: i64 = 64 * 1024;
+pub const GROWTH_BYTES_MAX: i64 = 64 * 1024;
 
 /// Feeds `count` spoiled messages; a failure names its seed and message.
-fn storm(count: u64, corpus: &[Vec<u8>], mut feed: impl FnMut(&mut Dice, &[u8])) {
+pub fn storm(count: u64, corpus: &[Vec<u8>], mut feed: impl FnMut(&mut Dice, &[u8])) {
     let seed = setting("HAIRPIN_HOSTILE_SEED", 1);
     let mut dice = Dice::new(seed);
     for number in 0..count {
@@ -26,7 +26,7 @@ fn storm(count: u64, corpus: &[Vec<u8>], mut feed: impl FnMut(&mut Dice, &[u8]))
     }
 }
 
-fn mutations() -> u64 {
+pub fn mutations() -> u64 {
     setting("HAIRPIN_HOSTILE_MUTATIONS", MUTATIONS)
 }
 
