@@ -12,8 +12,15 @@ use crate::config::{Config, Errors};
 
 /// Keys, and sections with a dot behind, that count only at start: what they make cannot be taken away from clients that
 /// use it.
-const ONLY_AT_START: [&str; 6] =
-    ["threads", "listen.", "sockets.listen_buffer", "tls.handshake_timeout", "admin.listen", "log.format"];
+const ONLY_AT_START: [&str; 7] = [
+    "threads",
+    "listen.",
+    "nat_discovery.",
+    "sockets.listen_buffer",
+    "tls.handshake_timeout",
+    "admin.listen",
+    "log.format",
+];
 
 /// Where a configuration comes from; called again for each reload.
 pub type Load = Box<dyn Fn() -> Result<Config, Errors>>;
@@ -42,7 +49,10 @@ impl Reload {
         }
         let changed = self.current.changed_keys(&new);
         let (late, now): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(|key| counts_only_at_start(key));
-        self.keep_nonces(&mut new);
+        keep_nonces(&self.current, &mut new);
+        // Nobody may be told of an address at which nobody listens.
+        let discovery = self.current.shards.turn.behavior_discovery.clone();
+        Arc::make_mut(&mut new.shards.turn).behavior_discovery = discovery;
         // Files named in the configuration may have changed while it has not: everything is handed on, whatever the keys.
         self.shards.with(|shards| shards.configure(&new.shards));
         self.log_level.set(new.log.level);
@@ -57,11 +67,17 @@ impl Reload {
         }
         self.current = new;
     }
+}
 
-    /// Clients keep the nonces they have: only how long these are good may change.
-    fn keep_nonces(&self, new: &mut Config) {
-        let old = &self.current.shards.turn.nonces;
-        let nonces = &mut Arc::make_mut(&mut new.shards.turn).nonces;
+/// Clients keep the nonces they have: new keys come only from another `auth.nonce_secret`, and then the old ones are
+/// good for as long as a nonce is.
+fn keep_nonces(current: &Config, new: &mut Config) {
+    let old = &current.shards.turn.nonces;
+    let turn = Arc::make_mut(&mut new.shards.turn);
+    let nonces = &mut turn.nonces;
+    if turn.redirect.shares_nonces && nonces.current != old.current {
+        nonces.previous = Some(old.current);
+    } else {
         (nonces.current, nonces.previous) = (old.current, old.previous);
     }
 }
@@ -74,6 +90,30 @@ fn counts_only_at_start(key: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::EXAMPLE;
+
+    /// STUN-8489-10-07: a new secret is taken up, with the old one beside it; without one, keys stay as they are.
+    #[test]
+    fn stun_8489_10_07_nonces_outlive_a_reload() {
+        let load = |secret: &str| {
+            let text = format!("[auth]\nsecrets = [\"0123456789abcdef\"]\nnonce_secret = \"{secret}\"");
+            crate::config::check_text(&text, None, &crate::config::Machine::any()).unwrap()
+        };
+        let (mut first, second, none) = (load("0123456789abcdef"), load("fedcba9876543210"), load(""));
+        let keys = |config: &Config| (config.shards.turn.nonces.current, config.shards.turn.nonces.previous);
+        let mut new = second.clone();
+        keep_nonces(&first, &mut new);
+        assert_eq!(keys(&new), (keys(&second).0, Some(keys(&first).0)));
+        // Twice the same file: both are good still.
+        let mut again = second.clone();
+        keep_nonces(&new, &mut again);
+        assert_eq!(keys(&again), keys(&new));
+        let before = keys(&none);
+        keep_nonces(&none, &mut first);
+        assert_eq!(keys(&first).1, Some(before.0));
+        let mut other = load("");
+        keep_nonces(&none, &mut other);
+        assert_eq!(keys(&other), before);
+    }
 
     /// A key that is renamed must not silently become one that is thought to have been reloaded.
     #[test]
