@@ -11,6 +11,7 @@
 mod banner;
 mod check_config;
 mod credentials;
+mod dns_records;
 mod ice_servers;
 mod probe;
 mod serve;
@@ -41,6 +42,7 @@ enum Command {
     Serve(serve::Arguments),
     CheckConfig(check_config::Arguments),
     Credentials(credentials::Arguments),
+    DnsRecords(dns_records::Arguments),
     Probe(probe::Arguments),
 }
 
@@ -52,6 +54,7 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(&arguments),
         Some(Command::Credentials(arguments)) => credentials::run(&arguments),
+        Some(Command::DnsRecords(arguments)) => dns_records::run(&arguments),
         Some(Command::Probe(arguments)) => probe::run(&arguments),
     };
     match outcome {

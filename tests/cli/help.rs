@@ -4,9 +4,10 @@ use super::harness::Place;
 
 #[test]
 fn help_names_every_command_and_option() {
-    let expected: [(&[&str], &[&str]); 3] = [
-        (&["--help"], &["serve", "check-config", "credentials", "--config", "HAIRPIN_CONFIG"]),
+    let expected: [(&[&str], &[&str]); 4] = [
+        (&["--help"], &["serve", "check-config", "credentials", "dns-records", "--config", "HAIRPIN_CONFIG"]),
         (&["check-config", "--help"], &["FILE", "remedy"]),
+        (&["dns-records", "--help"], &["--host", "--domain", "--config", "zone"]),
         (&["credentials", "--help"], &["--user", "--ttl", "--host", "--config", "iceServers"]),
     ];
     for (arguments, words) in expected {

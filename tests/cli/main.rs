@@ -3,6 +3,7 @@
 mod check_config;
 mod credentials;
 mod dns;
+mod dns_records;
 mod harness;
 mod help;
 mod memory;
