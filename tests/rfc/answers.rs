@@ -204,3 +204,16 @@ fn turn_8656_7_2_27_relay_ports_are_spread_over_the_range() {
     // 250 each; one in a billion worlds is further off.
     assert!(quarters.iter().all(|count| (165..=335).contains(count)), "{quarters:?}");
 }
+
+/// STUN-7982-3-01 may be left out, and is: to count the answers to a transaction is to remember somebody who has shown
+/// nothing yet. TRANSACTION_TRANSMIT_COUNTER is ignored, by which a client knows that it is not counted.
+#[test]
+fn stun_7982_3_01_the_transmit_counter_is_ignored() {
+    let counter = AttributeType(0x8025);
+    let mut world = World::new();
+    let request = bare(Method::Binding, vec![(counter, vec![0, 0, 2, 0])]);
+    let plain = world.exchange(path(CLIENT), &bare(Method::Binding, vec![]));
+    for _ in 0..2 {
+        assert_eq!(world.exchange(path(CLIENT), &request), plain);
+    }
+}
