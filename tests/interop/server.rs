@@ -113,6 +113,17 @@ listen = "127.0.0.1:{admin}"
         counts.map(|count| count.parse::<u32>().expect("a number")).sum()
     }
 
+    /// How many allocations clients have made over `udp`, `tcp` or `tls`.
+    pub fn allocations_over(&self, transport: &str) -> usize {
+        let over = format!("transport=\"{transport}\"");
+        self.log().lines().filter(|line| line.contains("event=\"allocated\"") && line.contains(&over)).count()
+    }
+
+    /// The file with the certificate for `localhost`, which is its own authority.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.join("chain.pem")
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
