@@ -12,6 +12,7 @@ mod aiortc;
 mod processes;
 mod python;
 mod server;
+mod switches;
 mod turn_crate;
 mod uclient;
 mod webrtcbin;
