@@ -13,6 +13,7 @@ mod processes;
 mod python;
 mod server;
 mod switches;
+mod turn_client_proto;
 mod turn_crate;
 mod uclient;
 mod webrtcbin;
