@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::accounting::Accounts;
-use crate::browser::Browser;
+use crate::browser::{Browser, BrowserKind};
 use crate::lab::WEB_HOST;
 use crate::report::{CallOutcome, PageReport};
 use crate::running::RunningLab;
@@ -59,6 +59,9 @@ pub struct CallPlan {
     pub caller: String,
     /// The browser node that answers.
     pub callee: String,
+    /// The caller's browser and the callee's.
+    #[serde(default)]
+    pub browsers: [BrowserKind; 2],
     /// What ICE servers there are.
     pub offer: Offer,
     /// Which paths the pages may use.
@@ -66,7 +69,7 @@ pub struct CallPlan {
     /// How long to go on once everything has arrived.
     #[serde(default)]
     pub talk_seconds: u16,
-    /// A file for a picture of the caller's page while the call is up.
+    /// A file for a picture of the caller's page, in Chromium, while the call is up.
     #[serde(default)]
     pub screenshot: Option<PathBuf>,
 }
@@ -153,9 +156,10 @@ impl RunningLab {
     }
 
     fn open(&self, plan: &CallPlan, side: Side, room: &str) -> Result<Browser> {
-        let (name, peer) = match side {
-            Side::Caller => (&plan.caller, &plan.callee),
-            Side::Callee => (&plan.callee, &plan.caller),
+        let [caller, callee] = plan.browsers;
+        let (name, peer, kind) = match side {
+            Side::Caller => (&plan.caller, &plan.callee, caller),
+            Side::Callee => (&plan.callee, &plan.caller, callee),
         };
         self.lab.topology().browser(name)?;
         let policy = match plan.policy {
@@ -171,7 +175,7 @@ impl RunningLab {
         // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
         let home = self.scratch.join(format!("b{}", next_number()));
         let log = self.output.join(format!("{room}-{name}.log"));
-        Browser::open(&self.browser_tools, self.lab.device(name)?, &url, home, &self.trust, &log)
+        Browser::open(&self.browser_tools, kind, self.lab.device(name)?, &url, home, &self.trust, &log)
     }
 
     /// Waits for a condition on the rooms, or for a browser to die.

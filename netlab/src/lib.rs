@@ -5,7 +5,7 @@
 //!                                        │
 //!        web (page, signalling) ── running ── turn (the server under test)
 //!                                        │
-//!        browser (Chromium) ────────── call ──► report (what the pages say)
+//!        browser (one file each) ───── call ──► report (what the pages say)
 //!                                        │           │
 //!                                     scenario ◄── accounting (browsers against server)
 //! ```

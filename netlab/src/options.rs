@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::browser::BrowserTools;
+use crate::browser::{BrowserKind, BrowserTools};
 use crate::process::find_program;
 use crate::session::CannotRun;
 use crate::turn::TurnServerKind;
@@ -27,6 +27,8 @@ pub struct Options {
     pub turn_binary: Option<PathBuf>,
     /// Chromium's executable.
     pub chromium: Option<PathBuf>,
+    /// Firefox's executable.
+    pub firefox: Option<PathBuf>,
     /// Where logs and results go; a directory is made in it for each scenario.
     pub output: PathBuf,
 }
@@ -37,6 +39,7 @@ impl Default for Options {
             turn_server: TurnServerChoice::default(),
             turn_binary: None,
             chromium: None,
+            firefox: None,
             output: PathBuf::from("netlab-out"),
         }
     }
@@ -48,7 +51,9 @@ impl Options {
     /// # Errors
     /// The option and the path.
     pub fn check(&self) -> Result<(), String> {
-        for (option, path) in [("--turn-binary", &self.turn_binary), ("--chromium", &self.chromium)] {
+        let programs =
+            [("--turn-binary", &self.turn_binary), ("--chromium", &self.chromium), ("--firefox", &self.firefox)];
+        for (option, path) in programs {
             if let Some(path) = path
                 && find_program(&path.to_string_lossy()).is_none()
             {
@@ -64,20 +69,23 @@ impl Options {
 pub struct Tools {
     /// The TURN server.
     pub turn: TurnServerKind,
-    /// The browser and what it needs.
+    /// The browsers that are there, and what they need.
     pub browser: BrowserTools,
 }
 
 impl Tools {
-    /// Looks for everything.
+    /// Looks for everything; `browsers` are those that will be opened.
     ///
     /// # Errors
     /// The first thing that is missing, and where to get it.
-    pub fn find(options: &Options) -> Result<Tools, CannotRun> {
+    pub fn find(options: &Options, browsers: &[BrowserKind]) -> Result<Tools, CannotRun> {
         if find_program("nft").is_none() {
             return Err(CannotRun::new("nft is not installed", "install it (Debian: apt install nftables)"));
         }
-        let browser = BrowserTools::find(options.chromium.as_deref())?;
+        let browser = BrowserTools::find(options.chromium.as_deref(), options.firefox.as_deref())?;
+        for kind in browsers {
+            browser.program(*kind)?;
+        }
         Ok(Tools { turn: find_turn_server(options)?, browser })
     }
 }

@@ -60,10 +60,10 @@ pub struct Pair {
     pub local: Candidate,
     /// The other page's end.
     pub remote: Candidate,
-    /// Packets sent other than ICE checks: DTLS, RTP, RTCP.
-    pub packets_sent: u64,
+    /// Packets sent other than ICE checks: DTLS, RTP, RTCP. Firefox does not count packets.
+    pub packets_sent: Option<u64>,
     /// Such packets received.
-    pub packets_received: u64,
+    pub packets_received: Option<u64>,
     /// Their payload bytes sent, as they would be in UDP: no TURN framing.
     pub bytes_sent: u64,
     /// Their payload bytes received.

@@ -71,7 +71,7 @@ impl Session {
             })?;
         }
         probe_namespaces()?;
-        // Chromium's helpers outlive it by a moment when it is killed; they come to us and are reaped there.
+        // A browser's helpers outlive it by a moment when it is killed; they come to us and are reaped there.
         if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
             return Err(CannotRun::new(format!("cannot become a subreaper ({error})"), "use Linux 3.4 or later"));
         }

@@ -214,7 +214,7 @@ function forgetRenamed(current) {
     const renamed = current.map((pair) => pairsSeen.get(pair.id)).find((pair) =>
       pair.local.address === old.local.address && pair.local.port === old.local.port
       && pair.remote.port === old.remote.port
-      && pair.packetsSent >= old.packetsSent && pair.requestsReceived >= old.requestsReceived);
+      && pair.bytesSent >= old.bytesSent && pair.requestsReceived >= old.requestsReceived);
     if (renamed) {
       pairsSeen.delete(id);
       note(`pair ${old.local.type}/prflx is now ${renamed.local.type}/${renamed.remote.type}`);
@@ -240,7 +240,7 @@ async function measure() {
     pairsSeen.set(pair.id, {
       local: end(pair.localCandidateId), remote: end(pair.remoteCandidateId), state: pair.state,
       nominated: pair.nominated ?? false,
-      packetsSent: pair.packetsSent ?? 0, packetsReceived: pair.packetsReceived ?? 0,
+      packetsSent: pair.packetsSent, packetsReceived: pair.packetsReceived, // not in Firefox
       bytesSent: pair.bytesSent ?? 0, bytesReceived: pair.bytesReceived ?? 0,
       requestsSent: (pair.requestsSent ?? 0) + (pair.consentRequestsSent ?? 0),
       requestsReceived: pair.requestsReceived ?? 0,

@@ -37,6 +37,14 @@ pub fn is_installed(tool: &str) -> bool {
     found
 }
 
+/// Starts a tool whose end and output nobody waits for.
+pub fn start(tool: &str, arguments: &[String]) -> Guarded {
+    println!("$ {tool} {} &", arguments.join(" "));
+    let mut command = Command::new(tool);
+    let command = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Guarded(command.spawn().expect("it is installed"))
+}
+
 /// Runs a tool to its end and returns all it wrote.
 pub fn run(tool: &str, arguments: &[String]) -> String {
     println!("$ {tool} {}", arguments.join(" "));

@@ -1,6 +1,6 @@
 //! The server under test, in a directory of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,10 +11,12 @@ use crate::processes::{Guarded, PATIENCE};
 pub const REALM: &str = "interop";
 pub const USERNAME: &str = "user";
 pub const PASSWORD: &str = "password-for-interop";
+/// For credentials with a time in them.
+pub const SECRET: &str = "a-secret-shared-with-a-web-back-end";
 
 /// A running `hairpin serve`.
 pub struct Server {
-    /// For UDP and TCP.
+    /// For UDP and TCP; `::1` has the same port, if there is one.
     pub address: SocketAddr,
     pub tls_port: u16,
     directory: PathBuf,
@@ -44,27 +46,34 @@ impl Server {
         for (name, pem) in pems {
             std::fs::write(directory.join(name), pem).expect("the directory was just made");
         }
+        let (listen, relays, peers) = if has_ipv6() {
+            let listen = format!(r#""127.0.0.1:{port}", "[::1]:{port}""#);
+            (listen, r#""127.0.0.1", "::1""#, r#""127.0.0.0/8", "::1/128""#)
+        } else {
+            (format!(r#""127.0.0.1:{port}""#), r#""127.0.0.1""#, r#""127.0.0.0/8""#)
+        };
         let config = format!(
             r#"
 [listen]
-udp = ["127.0.0.1:{port}"]
-tcp = ["127.0.0.1:{port}"]
+udp = [{listen}]
+tcp = [{listen}]
 tls = ["127.0.0.1:{tls_port}"]
 [tls]
 certificate = "chain.pem"
 key = "key.pem"
 [relay]
-addresses = ["127.0.0.1"]
+addresses = [{relays}]
 ports = "61000-64999"
 [auth]
 realm = "{REALM}"
+secrets = ["{SECRET}"]
 [[auth.users]]
 name = "{USERNAME}"
 password = "{PASSWORD}"
 [limits]
 allocations_per_user = 4000
 [peers]
-allow = ["127.0.0.0/8"]
+allow = [{peers}]
 [compatibility]
 rfc5766_channels = true
 [admin]
@@ -114,6 +123,17 @@ listen = "127.0.0.1:{admin}"
         counts.map(|count| count.parse::<u32>().expect("a number")).sum()
     }
 
+    /// How many allocations clients have made over `udp`, `tcp` or `tls`.
+    pub fn allocations_over(&self, transport: &str) -> usize {
+        let over = format!("transport=\"{transport}\"");
+        self.log().lines().filter(|line| line.contains("event=\"allocated\"") && line.contains(&over)).count()
+    }
+
+    /// The file with the certificate for `localhost`, which is its own authority.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.join("chain.pem")
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -127,6 +147,11 @@ impl Drop for Server {
         // What cannot be removed lies in the build directory and does no harm.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Whether this machine's loopback speaks IPv6.
+pub fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 /// A port that is free for UDP and TCP on loopback.

@@ -1,14 +1,14 @@
 //! coturn's `turnutils_uclient`. Its exit code says nothing; its text does.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::processes::{Guarded, is_installed, run, wait_until};
 use crate::server::{PASSWORD, Server, USERNAME, free_port};
 
-const UCLIENT: &str = "turnutils_uclient";
-const PEER: &str = "turnutils_peer";
+pub const UCLIENT: &str = "turnutils_uclient";
+pub const PEER: &str = "turnutils_peer";
 const STUNCLIENT: &str = "turnutils_stunclient";
 
 /// Messages that each client sends.
@@ -32,23 +32,23 @@ kid = "oldempire"
 key = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI="
 "#;
 
-/// An echo peer on loopback.
-fn start_peer() -> (Guarded, u16) {
+/// An echo peer on a loopback address.
+pub fn start_peer(host: IpAddr) -> (Guarded, u16) {
     let port = free_port();
     let mut command = Command::new(PEER);
-    command.args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdin(Stdio::null());
+    command.args(["-L", &host.to_string(), "-p", &port.to_string()]).stdin(Stdio::null());
     let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed"));
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let socket = UdpSocket::bind((host, 0)).expect("a free port");
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("not zero");
     wait_until("the echo peer", || {
         let mut bytes = [0; 16];
-        socket.send_to(b"are you there?", (Ipv4Addr::LOCALHOST, port)).is_ok() && socket.recv(&mut bytes).is_ok()
+        socket.send_to(b"are you there?", (host, port)).is_ok() && socket.recv(&mut bytes).is_ok()
     });
     (child, port)
 }
 
 /// The last number behind `name=` or `name ` in the text.
-fn number(text: &str, name: &str) -> Option<u32> {
+pub fn number(text: &str, name: &str) -> Option<u32> {
     let behind = text.rsplit_once(name)?.1.trim_start_matches(['=', ' ', ':']);
     let digits: String = behind.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
@@ -60,7 +60,7 @@ fn every_message_comes_back(flags: &[&str]) {
         return;
     }
     let server = if flags.contains(&"-J") { Server::start_with(|_| TOKEN_KEYS.to_owned()) } else { Server::start() };
-    let (_peer, peer_port) = start_peer();
+    let (_peer, peer_port) = start_peer(Ipv4Addr::LOCALHOST.into());
     // With `-y` clients come in pairs.
     let clients = if flags.contains(&"-s") { 4 } else { 1 + u32::from(flags.contains(&"-y")) };
     let mut arguments: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
@@ -161,6 +161,17 @@ fn tcp_client_to_client_send_indications() {
 #[test]
 fn tls_client_to_client_channels() {
     every_message_comes_back(&["-y", "-t", "-S"]);
+}
+
+/// ChannelData padded to four bytes in a UDP datagram, too, as pjnath does: allowed, and not part of the data.
+#[test]
+fn udp_padded_channels() {
+    every_message_comes_back(&["-D"]);
+}
+
+#[test]
+fn tcp_padded_channels() {
+    every_message_comes_back(&["-t", "-D"]);
 }
 
 #[test]

@@ -1,78 +1,81 @@
-//! Headless Chromium inside a node, with a fresh profile that trusts the lab's certification authority.
+//! A headless browser inside a node, with a fresh profile that trusts the lab's certification authority.
 
+mod chromium;
 mod devtools;
+mod firefox;
 
+use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use command_fds::{CommandFdExt, FdMapping};
 use patchbay::Device;
 
+use crate::CannotRun;
 use crate::process::{Process, find_program};
 use devtools::DevTools;
 
-/// Names Chromium goes by. Debian's real executable first: the `chromium` in PATH is a shell script around it.
-const CHROMIUM_NAMES: &[&str] = &["/usr/lib/chromium/chromium", "chromium", "chromium-browser", "google-chrome"];
+/// The browsers a lab can run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BrowserKind {
+    /// Chromium.
+    #[default]
+    Chromium,
+    /// Firefox.
+    Firefox,
+}
 
-/// How Chromium is run: no window, no sandbox (it needs privileges a lab in a user namespace cannot give; the only pages
-/// it sees are ours), no traffic of its own, and fake devices that are granted without asking.
-const FLAGS: &[&str] = &[
-    "--headless=new",
-    "--remote-debugging-pipe",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--disable-extensions",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-sync",
-    "--disable-breakpad",
-    "--no-first-run",
-    "--no-default-browser-check",
-    "--no-proxy-server",
-    "--password-store=basic",
-    "--mute-audio",
-    "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--window-size=1120,940",
-    "--enable-logging=stderr",
-];
+impl fmt::Display for BrowserKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            BrowserKind::Chromium => "Chromium",
+            BrowserKind::Firefox => "Firefox",
+        })
+    }
+}
 
 /// The programs needed to run browsers.
 #[derive(Clone, Debug)]
 pub struct BrowserTools {
-    /// Chromium.
-    pub chromium: PathBuf,
+    /// Chromium, if it is there.
+    chromium: Option<PathBuf>,
+    /// Firefox, if it is there.
+    firefox: Option<PathBuf>,
     /// NSS's `certutil`, for the certificate store.
-    pub certutil: PathBuf,
+    certutil: PathBuf,
 }
 
 impl BrowserTools {
-    /// Finds them; `chromium` overrides the search for Chromium.
+    /// Finds them; `chromium` and `firefox` override the search for these. A browser that is missing matters when it
+    /// is wanted ([`BrowserTools::program`]).
     ///
     /// # Errors
-    /// The name of what is missing and the Debian package it is in.
-    pub fn find(chromium: Option<&Path>) -> Result<BrowserTools, crate::CannotRun> {
-        let chromium = match chromium {
+    /// `certutil` is missing, and the Debian package it is in.
+    pub fn find(chromium: Option<&Path>, firefox: Option<&Path>) -> Result<BrowserTools, CannotRun> {
+        let find = |chosen: Option<&Path>, names: &[&str]| match chosen {
             Some(path) => find_program(&path.to_string_lossy()),
-            None => CHROMIUM_NAMES.iter().find_map(|name| find_program(name)),
-        };
-        let missing = |what: &str, package: &str| {
-            crate::CannotRun::new(
-                format!("{what} is not installed"),
-                format!("install it (Debian: apt install {package})"),
-            )
+            None => names.iter().find_map(|name| find_program(name)),
         };
         Ok(BrowserTools {
-            chromium: chromium.ok_or_else(|| missing("Chromium", "chromium"))?,
+            chromium: find(chromium, chromium::NAMES),
+            firefox: find(firefox, firefox::NAMES),
             certutil: find_program("certutil").ok_or_else(|| missing("certutil", "libnss3-tools"))?,
         })
+    }
+
+    /// The executable of a browser.
+    ///
+    /// # Errors
+    /// It is missing, and the Debian package it is in.
+    pub fn program(&self, kind: BrowserKind) -> Result<&Path, CannotRun> {
+        let (program, package) = match kind {
+            BrowserKind::Chromium => (&self.chromium, "chromium"),
+            BrowserKind::Firefox => (&self.firefox, "firefox-esr"),
+        };
+        program.as_deref().ok_or_else(|| missing(&kind.to_string(), package))
     }
 
     /// Makes a certificate database that trusts one authority, for [`Browser::open`] to copy.
@@ -97,10 +100,15 @@ impl BrowserTools {
     }
 }
 
+fn missing(what: &str, package: &str) -> CannotRun {
+    CannotRun::new(format!("{what} is not installed"), format!("install it (Debian: apt install {package})"))
+}
+
 /// A running browser. Dropping it kills it and deletes its profile.
 pub struct Browser {
     process: Process,
-    devtools: DevTools,
+    /// Chromium's; Firefox has none.
+    devtools: Option<DevTools>,
     home: PathBuf,
 }
 
@@ -109,22 +117,25 @@ impl Browser {
     /// [`BrowserTools::make_trust`] made; `log` takes the browser's output, console messages of the page included.
     ///
     /// # Errors
-    /// The home cannot be made or Chromium cannot be started.
+    /// The browser is not installed or cannot be started, or the home cannot be made.
     pub fn open(
         tools: &BrowserTools,
+        kind: BrowserKind,
         device: &Device,
         url: &str,
         home: PathBuf,
         trust: &Path,
         log: &Path,
     ) -> Result<Browser> {
-        make_home(&home, trust).with_context(|| format!("cannot make the browser's home {}", home.display()))?;
+        let program = tools.program(kind)?;
+        let store = match kind {
+            BrowserKind::Chromium => chromium::TRUST,
+            BrowserKind::Firefox => firefox::TRUST,
+        };
+        make_home(&home, store, trust).with_context(|| format!("cannot make the browser's home {}", home.display()))?;
         let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let (commands_out, commands_in) = std::io::pipe().context("cannot make a pipe")?;
-        let (answers_out, answers_in) = std::io::pipe().context("cannot make a pipe")?;
 
-        let mut command = Command::new(&tools.chromium);
-        command.args(FLAGS).arg(format!("--user-data-dir={}", home.join("profile").display())).arg(url);
+        let mut command = Command::new(program);
         // A clean environment: no proxy, no desktop session, and every file it makes below its own home.
         command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -132,12 +143,15 @@ impl Browser {
         command.env("XDG_RUNTIME_DIR", home.join("tmp"));
         command.current_dir(&home);
         command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
-        command.fd_mappings(vec![
-            FdMapping { parent_fd: commands_out.into(), child_fd: 3 },
-            FdMapping { parent_fd: answers_in.into(), child_fd: 4 },
-        ])?;
+        let pipes = match kind {
+            BrowserKind::Chromium => Some(chromium::prepare(&mut command, &home, url)?),
+            BrowserKind::Firefox => {
+                firefox::prepare(&mut command, &home, url)?;
+                None
+            }
+        };
         let process = Process::spawn(device, command)?;
-        Ok(Browser { process, devtools: DevTools::new(commands_in, answers_out), home })
+        Ok(Browser { process, devtools: pipes.map(|(commands, answers)| DevTools::new(commands, answers)), home })
     }
 
     /// Whether it still runs; if not, how it ended.
@@ -148,9 +162,9 @@ impl Browser {
     /// A PNG of what it shows.
     ///
     /// # Errors
-    /// The browser does not answer within ten seconds.
+    /// The browser does not answer within ten seconds, or is Firefox, which needs a WebDriver for that.
     pub fn screenshot(&self) -> Result<Vec<u8>> {
-        self.devtools.screenshot()
+        self.devtools.as_ref().context("pictures are taken of Chromium only")?.screenshot()
     }
 }
 
@@ -161,8 +175,8 @@ impl Drop for Browser {
     }
 }
 
-fn make_home(home: &Path, trust: &Path) -> Result<()> {
-    let store = home.join(".pki/nssdb");
+fn make_home(home: &Path, store: &str, trust: &Path) -> Result<()> {
+    let store = home.join(store);
     make_directory(&store)?;
     make_directory(&home.join("tmp"))?;
     for entry in std::fs::read_dir(trust)? {
@@ -175,4 +189,18 @@ fn make_home(home: &Path, trust: &Path) -> Result<()> {
 fn make_directory(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_browser_is_named_with_its_package_and_matters_only_when_wanted() {
+        let here = Some(PathBuf::from("/bin/true"));
+        let tools = BrowserTools { chromium: here, firefox: None, certutil: "/bin/true".into() };
+        assert!(tools.program(BrowserKind::Chromium).is_ok());
+        let missing = tools.program(BrowserKind::Firefox).unwrap_err().to_string();
+        assert!(missing.contains("Firefox") && missing.contains("firefox-esr"), "{missing}");
+    }
 }

@@ -40,6 +40,9 @@ struct Common {
     /// Chromium's executable
     #[arg(long, global = true, value_name = "PATH")]
     chromium: Option<PathBuf>,
+    /// Firefox's executable
+    #[arg(long, global = true, value_name = "PATH")]
+    firefox: Option<PathBuf>,
     /// Where logs and results go
     #[arg(long, global = true, value_name = "DIR", default_value = "netlab-out")]
     output: PathBuf,
@@ -87,6 +90,7 @@ impl Common {
             },
             turn_binary: self.turn_binary.clone(),
             chromium: self.chromium.clone(),
+            firefox: self.firefox.clone(),
             output: self.output.clone(),
         }
     }

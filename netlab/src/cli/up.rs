@@ -23,7 +23,7 @@ const PLAN_BYTES_MAX: u64 = 16 * 1024;
 pub fn up(topology: &str, options: &Options) -> Result<ExitCode> {
     let topology = Topology::load(topology)?;
     let session = Session::enter()?;
-    let tools = Tools::find(options)?;
+    let tools = Tools::find(options, &[])?;
     super::runtime()?.block_on(async {
         let running = RunningLab::start(&session, &tools, options, &topology, Setup::Configured, "up").await?;
         let listener = UnixListener::bind(socket(session.directory())).context("cannot make the control socket")?;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::browser::BrowserKind;
 use crate::call::{CallPlan, CallReport, Offer, Policy};
 use crate::options::{Options, Tools};
 use crate::running::RunningLab;
@@ -51,6 +52,7 @@ pub struct Scenario {
     https_only_at: &'static [&'static str],
     caller: &'static str,
     callee: &'static str,
+    browsers: [BrowserKind; 2],
     offer: Offer,
     policy: Policy,
     setup: Setup,
@@ -59,6 +61,7 @@ pub struct Scenario {
 
 /// The suite.
 pub fn all() -> Vec<Scenario> {
+    use BrowserKind::*;
     use Expectation::*;
     use Nat::*;
     vec![
@@ -102,6 +105,21 @@ pub fn all() -> Vec<Scenario> {
         .with_https_only_at(&["coffee-shop", "home"])
         .offering(Offer::Everything)
         .expecting(RelayedOver("tls")),
+        scenario("firefox-relay-only-udp", "L and M in Firefox allow relayed paths only and reach TURN over UDP")
+            .in_browsers(Firefox, Firefox)
+            .relay_only()
+            .offering(Offer::TurnUdp)
+            .expecting(RelayedOver("udp")),
+        scenario("firefox-relay-only-tcp", "L in Chromium and M in Firefox, relayed paths only, reach TURN over TCP")
+            .in_browsers(Chromium, Firefox)
+            .relay_only()
+            .offering(Offer::TurnTcp)
+            .expecting(RelayedOver("tcp")),
+        scenario("firefox-relay-only-tls", "L in Firefox and M in Chromium, relayed paths only, reach TURN over TLS")
+            .in_browsers(Firefox, Chromium)
+            .relay_only()
+            .offering(Offer::TurnTls)
+            .expecting(RelayedOver("tls")),
     ]
 }
 
@@ -116,6 +134,7 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
         https_only_at: &[],
         caller: "browser-l",
         callee: "browser-m",
+        browsers: [BrowserKind::Chromium; 2],
         offer: Offer::StunAndTurn,
         policy: Policy::All,
         setup: Setup::Configured,
@@ -141,6 +160,11 @@ impl Scenario {
 
     fn between(mut self, caller: &'static str, callee: &'static str) -> Scenario {
         (self.caller, self.callee) = (caller, callee);
+        self
+    }
+
+    fn in_browsers(mut self, caller: BrowserKind, callee: BrowserKind) -> Scenario {
+        self.browsers = [caller, callee];
         self
     }
 
@@ -189,7 +213,7 @@ impl Scenario {
         if let Err(mistake) = options.check() {
             return Outcome::Failed(mistake);
         }
-        let tools = match Tools::find(options) {
+        let tools = match Tools::find(options, &self.browsers) {
             Ok(tools) => tools,
             Err(missing) => return Outcome::Skipped(missing.to_string()),
         };
@@ -212,6 +236,7 @@ impl Scenario {
         let plan = CallPlan {
             caller: self.caller.to_owned(),
             callee: self.callee.to_owned(),
+            browsers: self.browsers,
             offer: self.offer,
             policy: self.policy,
             talk_seconds: 0,
@@ -271,6 +296,15 @@ mod tests {
         for scenario in all() {
             scenario.topology().unwrap();
             assert!(names.insert(scenario.name), "{} is there twice", scenario.name);
+        }
+    }
+
+    /// See `accounting`: what Firefox has received over which pair is known only if all of them are relayed.
+    #[test]
+    fn firefox_calls_through_relays_only() {
+        for scenario in all() {
+            let firefox = scenario.browsers.contains(&BrowserKind::Firefox);
+            assert!(!firefox || scenario.policy == Policy::Relay, "{}", scenario.name);
         }
     }
 
