@@ -83,6 +83,8 @@ impl Checker<'_> {
             denied_clients: self.denied_clients(&written.clients),
             behavior_discovery,
             compatibility: self.compatibility(&written.compatibility, &written.relay.default_family, &listen),
+            // Fresh at every start, as the allocations are.
+            mobility: written.allocations.mobility.then(|| turn::MobilityKey(auth::random_bytes())),
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),
         };

@@ -200,6 +200,8 @@ section! {
         lifetime_default: String = "10m".into(),
         /// The most that is granted.
         lifetime_max: String = "1h".into(),
+        /// Whether clients get mobility tickets.
+        mobility: bool = false,
     }
 }
 

@@ -49,7 +49,7 @@ impl Reload {
         }
         let changed = self.current.changed_keys(&new);
         let (late, now): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(|key| counts_only_at_start(key));
-        keep_nonces(&self.current, &mut new);
+        keep_keys(&self.current, &mut new);
         // Nobody may be told of an address at which nobody listens.
         let discovery = self.current.shards.turn.behavior_discovery.clone();
         Arc::make_mut(&mut new.shards.turn).behavior_discovery = discovery;
@@ -69,11 +69,14 @@ impl Reload {
     }
 }
 
-/// Clients keep the nonces they have: new keys come only from another `auth.nonce_secret`, and then the old ones are
+/// Clients keep the mobility tickets they have, and the nonces: new keys come only from another `auth.nonce_secret`, and then the old ones are
 /// good for as long as a nonce is.
-fn keep_nonces(current: &Config, new: &mut Config) {
+fn keep_keys(current: &Config, new: &mut Config) {
     let old = &current.shards.turn.nonces;
     let turn = Arc::make_mut(&mut new.shards.turn);
+    if let (Some(old), Some(new)) = (&current.shards.turn.mobility, &mut turn.mobility) {
+        *new = old.clone();
+    }
     let nonces = &mut turn.nonces;
     if turn.redirect.shares_nonces && nonces.current != old.current {
         nonces.previous = Some(old.current);
@@ -101,17 +104,17 @@ mod tests {
         let (mut first, second, none) = (load("0123456789abcdef"), load("fedcba9876543210"), load(""));
         let keys = |config: &Config| (config.shards.turn.nonces.current, config.shards.turn.nonces.previous);
         let mut new = second.clone();
-        keep_nonces(&first, &mut new);
+        keep_keys(&first, &mut new);
         assert_eq!(keys(&new), (keys(&second).0, Some(keys(&first).0)));
         // Twice the same file: both are good still.
         let mut again = second.clone();
-        keep_nonces(&new, &mut again);
+        keep_keys(&new, &mut again);
         assert_eq!(keys(&again), keys(&new));
         let before = keys(&none);
-        keep_nonces(&none, &mut first);
+        keep_keys(&none, &mut first);
         assert_eq!(keys(&first).1, Some(before.0));
         let mut other = load("");
-        keep_nonces(&none, &mut other);
+        keep_keys(&none, &mut other);
         assert_eq!(keys(&other), before);
     }
 

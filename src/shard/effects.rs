@@ -11,7 +11,7 @@ use super::reactor::Shard;
 use super::record;
 use super::start::explain;
 use crate::net::UdpSocket;
-use crate::turn::{BindError, Effect, Event, RelayId, Transport};
+use crate::turn::{BindError, Effect, Event, FiveTuple, RelayId, Transport};
 
 /// At most one line in this many seconds about sockets that cannot be bound; the counters have the rest.
 const BIND_WARNING_SECS: u32 = 10;
@@ -74,27 +74,41 @@ impl Shard<'_> {
         let Some(closed) = self.relays.close(relay) else {
             return;
         };
-        if let Some(path) = closed.path
-            && let Some(index) = self.connections.index_of(&path)
-            && let Some(connection) = self.connections.get_mut(index)
-        {
-            connection.allocations = connection.allocations.saturating_sub(1);
-            connection.last_message = self.clock.now;
+        if let Some(path) = closed.path {
+            self.count_allocation(&path, |count| count.saturating_sub(1));
         }
     }
 
     /// Remembers whose relay it is: a connection with an allocation may be silent.
     fn note_client(&mut self, event: &Event) {
-        let Event::Allocated { relay, path, .. } = event else {
+        match event {
+            Event::Allocated { relay, path, .. } => self.note_path(*relay, Some(*path)),
+            Event::Moved { relay, to, .. } => {
+                self.note_path(*relay, *to);
+                self.note_path(relay.other_half(), *to);
+            }
+            _ => {}
+        }
+    }
+
+    fn note_path(&mut self, relay: RelayId, path: Option<FiveTuple>) {
+        let Some(relay) = self.relays.get_mut(relay) else {
             return;
         };
-        if let Some(relay) = self.relays.get_mut(*relay) {
-            relay.path = Some(*path);
+        if let Some(left) = std::mem::replace(&mut relay.path, path) {
+            self.count_allocation(&left, |count| count.saturating_sub(1));
         }
+        if let Some(path) = path {
+            self.count_allocation(&path, |count| count + 1);
+        }
+    }
+
+    fn count_allocation(&mut self, path: &FiveTuple, change: impl FnOnce(usize) -> usize) {
         if let Some(index) = self.connections.index_of(path)
             && let Some(connection) = self.connections.get_mut(index)
         {
-            connection.allocations += 1;
+            connection.allocations = change(connection.allocations);
+            connection.last_message = self.clock.now;
         }
     }
 }

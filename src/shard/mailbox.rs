@@ -51,8 +51,13 @@ pub(super) enum Label {
         /// The sending one.
         from: SocketAddr,
     },
-    /// For [`turn::Server::from_client`]: a datagram that the kernel gave to another shard.
-    Client(FiveTuple),
+    /// For [`turn::Server::from_carrier`]: a datagram that the kernel gave to another shard.
+    Client {
+        /// From whom, and whereto.
+        path: FiveTuple,
+        /// The other shard.
+        carrier: u16,
+    },
 }
 
 /// What an operator, the thread of the handshakes or another shard wants.

@@ -161,10 +161,14 @@ impl Shard<'_> {
                     self.carry_out(verdict, slot, Asker::Nobody);
                     self.drain_effects();
                 }
-                Label::Client(path) => match self.home.listeners.udp_for(path.server) {
+                Label::Client { path, carrier } => match self.home.listeners.udp_for(path.server) {
                     Some(listener) => {
                         let slot = self.insert(path.client, path.server, &parcel.bytes, parcel.ip);
-                        self.serve_client(path, slot, Asker::Elsewhere(listener, path));
+                        let mut packet = self.home.batch.packet(slot);
+                        let (clock, reply) = (self.clock, &mut self.reply);
+                        let verdict = self.server.from_carrier(clock, carrier, path, &mut packet, reply);
+                        self.carry_out(verdict, slot, Asker::Elsewhere(listener, path));
+                        self.drain_effects();
                     }
                     None => self.home.counters.unsendable += 1,
                 },
@@ -223,7 +227,8 @@ impl Shard<'_> {
                 Asker::Listener(_, path) => {
                     let packet = self.home.batch.packet(slot);
                     let (bytes, ip) = (packet.range(), packet.ip());
-                    self.post(shard, Label::Client(path), slot, bytes, ip);
+                    let carrier = self.home.place.index;
+                    self.post(shard, Label::Client { path, carrier }, slot, bytes, ip);
                 }
                 Asker::Connection(index) => self.send_away(index, shard),
                 Asker::Elsewhere(..) | Asker::Nobody => self.home.counters.unsendable += 1,

@@ -35,6 +35,14 @@ pub(super) fn log(life: u32, event: &Event) {
             packets_to_client = traffic.packets_to_client,
             bytes_to_client = traffic.bytes_to_client,
         ),
+        Event::Moved { relay, from, to, account } => info!(
+            event = "moved",
+            session = %Session(life, *relay),
+            from = from.map(|from| tracing::field::display(from.client)),
+            transport = to.map(|to| to.transport.label()),
+            client = to.map(|to| tracing::field::display(to.client)),
+            account = %Account(account),
+        ),
         Event::PeerRefused { path, peer, why } => debug!(
             event = "peer_refused",
             why = why.label(),

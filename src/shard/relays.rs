@@ -17,7 +17,7 @@ use crate::turn::{FiveTuple, RelayId};
 pub(super) struct Relay {
     pub(super) id: RelayId,
     pub(super) socket: UdpSocket,
-    /// The client, from the moment its allocation is alive.
+    /// The client, from the moment its allocation is alive, while it is in reach.
     pub(super) path: Option<FiveTuple>,
     /// Whether it stands in the queue of sockets to read.
     pub(super) is_queued: bool,

@@ -46,6 +46,7 @@ impl AttributeType {
     pub const RESPONSE_ORIGIN: Self = Self(0x802B);
     pub const OTHER_ADDRESS: Self = Self(0x802C);
     pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
+    pub const MOBILITY_TICKET: Self = Self(0x8030);
 
     /// Whether a receiver that does not know the attribute must refuse the message (RFC 8489 §14).
     pub const fn is_comprehension_required(self) -> bool {

@@ -12,6 +12,8 @@ pub enum ErrorCode {
     Unauthenticated = 401,
     /// Refused by policy; the only code after which browsers keep the relay and give up just this peer (F07).
     Forbidden = 403,
+    /// Clients may not take their allocation with them to another address.
+    MobilityForbidden = 405,
     /// A comprehension-required attribute this server does not know.
     UnknownAttribute = 420,
     /// No allocation where one is needed, or one where none may be.
@@ -36,11 +38,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, ascending.
-    pub const ALL: [ErrorCode; 14] = [
+    pub const ALL: [ErrorCode; 15] = [
         ErrorCode::TryAlternate,
         ErrorCode::BadRequest,
         ErrorCode::Unauthenticated,
         ErrorCode::Forbidden,
+        ErrorCode::MobilityForbidden,
         ErrorCode::UnknownAttribute,
         ErrorCode::AllocationMismatch,
         ErrorCode::StaleNonce,
@@ -65,6 +68,7 @@ impl ErrorCode {
             Self::BadRequest => "Bad Request",
             Self::Unauthenticated => "Unauthenticated",
             Self::Forbidden => "Forbidden",
+            Self::MobilityForbidden => "Mobility Forbidden",
             Self::UnknownAttribute => "Unknown Attribute",
             Self::AllocationMismatch => "Allocation Mismatch",
             Self::StaleNonce => "Stale Nonce",

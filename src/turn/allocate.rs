@@ -8,6 +8,7 @@ use rand_core::Rng;
 use super::allocation::{Allocation, Half, Owner, Relay, Told};
 use super::allocations::Found;
 use super::authenticate::{Authenticated, Sealing};
+use super::mobility::{Mobile, current_ticket};
 use super::ports::Wish;
 use super::request::{Answering, Outcome, Success};
 use super::{BindError, Clock, Effect, Event, FiveTuple, Letter, Lifetimes, Reason, RelayId, ReplyBuffer, Server};
@@ -31,6 +32,8 @@ pub(super) struct Pending {
     refused: Option<(AddressFamily, ErrorCode)>,
     /// The token that another shard was shown for it.
     pub(super) redeeming: Option<u64>,
+    /// Its response is to have a ticket.
+    wants_ticket: bool,
     /// The client went away meanwhile.
     pub(super) abandoned: bool,
     owner: Owner,
@@ -71,10 +74,11 @@ impl Server {
         answering: Answering,
     ) -> Outcome {
         match self.allocations.find(clock.now, &path) {
-            Found::Live(_, allocation)
+            Found::Live(relay, allocation)
                 if allocation.created_by == request.transaction_id() && allocation.owner == *request.owner() =>
             {
                 let told = allocation.told;
+                let ticket = current_ticket(&self.config, self.shard, relay, allocation);
                 let live: ArrayVec<Half, 2> = allocation.live_halves(clock.now).map(|half| *half).collect();
                 let expires = live.iter().map(|half| half.expires).min().unwrap_or(clock.now);
                 return Outcome::Success(Success::Allocate {
@@ -82,12 +86,15 @@ impl Server {
                     mapped: path.client,
                     lifetime_secs: clock.now.secs_until(expires),
                     told,
+                    ticket,
                 });
             }
             Found::Pending(pending) if pending.answering.transaction_id == request.transaction_id() => {
                 return Outcome::Drop(Reason::RetransmissionPending);
             }
             Found::Live(..) | Found::Pending(_) => return Outcome::Failure(ErrorCode::AllocationMismatch),
+            // Whoever passed it on is about to hear that nothing lives here, and serves the next one itself.
+            Found::Nothing if self.carrier.is_some() => return Outcome::Drop(Reason::Stray),
             // What expired since the wheel last turned must not hold the 5-tuple.
             Found::Nothing => self.end_expired_at(clock, &path),
         }
@@ -123,6 +130,7 @@ impl Server {
         if request.first(AttributeType::DONT_FRAGMENT).is_some_and(|value| !value.is_empty()) {
             return Err(ErrorCode::BadRequest);
         }
+        let wants_ticket = self.wants_ticket(request)?;
         let has = |kind| request.first(kind).is_some();
         let token = request.first(AttributeType::RESERVATION_TOKEN).map(<[u8; 8]>::try_from).transpose();
         let token = token.map_err(|_| ErrorCode::BadRequest)?.map(u64::from_be_bytes);
@@ -200,6 +208,7 @@ impl Server {
             second_family,
             refused,
             redeeming: token.filter(|_| lender.is_some()),
+            wants_ticket,
             abandoned: false,
             owner,
             answering,
@@ -356,7 +365,13 @@ impl Server {
         let told = Told { token, refused: pending.refused };
         let relays = pending.first_half.into_iter().chain([bound]);
         let halves: ArrayVec<Half, 2> = relays.map(|relay| Half::new(relay, expires)).collect();
-        let allocation = Allocation::new(path, pending.owner.clone(), answering.transaction_id, halves.clone(), told);
+        let mut allocation =
+            Allocation::new(path, pending.owner.clone(), answering.transaction_id, halves.clone(), told);
+        // It may have been switched off meanwhile.
+        if pending.wants_ticket && self.config.mobility.is_some() {
+            allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));
+        }
+        let ticket = current_ticket(&self.config, self.shard, relay, &allocation);
         let account = allocation.owner.account.clone();
         self.allocations.promote(relay, allocation);
         self.arm(clock, relay);
@@ -366,7 +381,7 @@ impl Server {
             self.record(Event::Allocated { relay, path, relayed, account: account.clone(), lifetime_secs });
         }
         let relayed = [0, 1].map(|place| halves.get(place).map(|half| half.relay.relayed()));
-        let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs, told };
+        let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs, told, ticket };
         self.send_response(path, answering, Ok(success), &sealing);
         true
     }

@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use super::access_token::Grant;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
+use super::mobility::Mobile;
 use super::{FiveTuple, Now, RelayAddress, Traffic};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
@@ -44,6 +45,7 @@ impl Relay {
 /// An allocation that is alive, or was until its `expires`.
 #[derive(Debug)]
 pub(super) struct Allocation {
+    /// Where its client is, or was if it is out of reach ([`Allocation::client`]).
     pub(super) path: FiveTuple,
     pub(super) owner: Owner,
     /// The request that made it: the same one again is a retransmission (TURN-8656-7.2-03).
@@ -53,6 +55,8 @@ pub(super) struct Allocation {
     /// At most one of each family, at least one: a dual allocation has both.
     halves: ArrayVec<Half, 2>,
     pub(super) icmp_rate: IcmpRate,
+    /// If its client has a ticket.
+    pub(super) mobile: Option<Box<Mobile>>,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
 }
@@ -130,6 +134,7 @@ impl Allocation {
             told,
             halves,
             icmp_rate: IcmpRate::default(),
+            mobile: None,
             permissions: Vec::new(),
             channels: Vec::new(),
         }

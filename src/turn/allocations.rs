@@ -261,7 +261,9 @@ impl Allocations {
             State::Live(allocation) => {
                 slot.generation = slot.generation.wrapping_add(1);
                 self.free.push(relay.slot);
-                self.by_path.remove(&allocation.path);
+                for (path, _) in allocation.paths() {
+                    self.by_path.remove(&path);
+                }
                 for half in allocation.halves() {
                     self.by_relayed.remove(&half.relay.relayed());
                 }
@@ -298,6 +300,29 @@ impl Allocations {
             Found::Live(relay, allocation) => Some((relay, allocation)),
             _ => None,
         }
+    }
+
+    /// The live allocation in this slot, whoever it is.
+    pub(super) fn live_in_slot(&mut self, now: Now, index: u32) -> Option<(RelayId, &mut Allocation)> {
+        let slot = self.slots.get_mut(index as usize)?;
+        match &mut slot.state {
+            State::Live(allocation) if allocation.is_live(now) => {
+                let family = allocation.first_to_end().family();
+                Some((RelayId { slot: index, generation: slot.generation, family }, allocation))
+            }
+            _ => None,
+        }
+    }
+
+    /// A live allocation has this 5-tuple as well. It must be free.
+    pub(super) fn attach(&mut self, path: FiveTuple, relay: RelayId) {
+        let before = self.by_path.insert(path, relay.slot);
+        debug_assert!(before.is_none(), "the 5-tuple was taken");
+    }
+
+    /// A live allocation has this 5-tuple no more.
+    pub(super) fn detach(&mut self, path: &FiveTuple) {
+        self.by_path.remove(path);
     }
 
     /// The allocation of this name, if that relayed address lives.
@@ -407,8 +432,10 @@ impl Allocations {
                     let in_time = slot.armed.is_some_and(|armed| armed <= allocation.first_to_end().expires);
                     assert!(in_time, "the timer wheel would come too late");
                     live += 1;
-                    paths += 1;
-                    assert_eq!(self.by_path.get(&allocation.path).copied(), index, "a 5-tuple is not indexed");
+                    for (path, _) in allocation.paths() {
+                        paths += 1;
+                        assert_eq!(self.by_path.get(&path).copied(), index, "a 5-tuple is not indexed");
+                    }
                     for half in allocation.halves() {
                         halves += 1;
                         let indexed = self.by_relayed.get(&half.relay.relayed()).copied();

@@ -35,6 +35,8 @@ pub struct Config {
     pub behavior_discovery: Option<BehaviorDiscovery>,
     /// What old clients are allowed.
     pub compatibility: Compatibility,
+    /// What tickets are sealed with, if clients may move from one address to another (RFC 8016).
+    pub mobility: Option<MobilityKey>,
     /// Which peers may be reached.
     pub peers: PeerPolicy,
     /// How long things live.
@@ -95,6 +97,16 @@ pub struct NonceKeys {
 impl fmt::Debug for NonceKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NonceKeys(…, {} s)", self.lifetime_secs)
+    }
+}
+
+/// The key of MOBILITY-TICKET (RFC 8016); the same in all shards, and nobody else's.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MobilityKey(pub [u8; 32]);
+
+impl fmt::Debug for MobilityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MobilityKey(…)")
     }
 }
 

@@ -52,6 +52,10 @@ vocabulary! {
         NoPermission = "no_permission",
         /// A Send indication to a peer that policy refuses, own listeners included.
         PeerRefused = "peer_refused",
+        /// For a client that is out of reach, because its connection closed, and may come back with its ticket.
+        NoPath = "no_path",
+        /// A request that another shard passed on for an allocation that is gone: its client will repeat it.
+        Stray = "stray",
         /// A relayed address of this server at which nobody lives.
         NoSuchRelay = "no_such_relay",
         /// The request is being worked on; its answer will come.

@@ -58,6 +58,7 @@ impl Server {
         if !allocation.permits(clock.now, peer.ip()) {
             return Err(Reason::NoPermission);
         }
+        let to = allocation.client().ok_or(Reason::NoPath)?;
         if is_full || !allocation.icmp_rate.allow(clock.now) {
             return Err(Reason::IcmpRateLimited);
         }
@@ -73,7 +74,6 @@ impl Server {
         value[4..].copy_from_slice(&data.to_be_bytes());
         writer.attribute(AttributeType::ICMP, &value);
         let len = writer.finish(Seal::None, false);
-        let to = allocation.path;
         self.effects.push_back(Effect::Send { to, bytes: buffer[..len].into() });
         Ok(())
     }

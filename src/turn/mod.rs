@@ -13,7 +13,7 @@
 //!
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
 //! `request.rs` (how a request is taken apart and answered), `authenticate/`, then one file a method. Tables:
-//! `allocation.rs`, `allocations.rs`, `reservations.rs`, `ports.rs`, `timers.rs`.
+//! `allocation.rs`, `allocations.rs`, `reservations.rs`, `elsewhere.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
 
@@ -36,8 +36,10 @@ mod counters;
 mod create_permission;
 mod credentials;
 mod deleted;
+mod elsewhere;
 mod icmp;
 mod letter;
+mod mobility;
 mod nonce;
 mod packet;
 mod peer_policy;
@@ -56,7 +58,7 @@ use std::sync::Arc;
 
 pub use access_token::{TokenKey, TokenKeys};
 pub use behavior::{BehaviorDiscovery, ServerAddress};
-pub use config::{Compatibility, Config, Lifetimes, Limits, NonceKeys, PortRange, RelayAddress, ShardIndex};
+pub use config::{Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex};
 pub use counters::{Counters, EndReason, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;
@@ -229,9 +231,9 @@ pub enum Verdict {
         /// Header fields to carry along.
         ip: IpFields,
     },
-    /// This client's message is for another shard: hand it to [`Server::from_client`] there, unchanged. A datagram
-    /// travels alone; a connection moves there with all that was not read yet, and stays. What was carried once is not
-    /// carried again: such a verdict about it is to be dropped.
+    /// This client's message is for another shard, unchanged. A datagram travels alone, and is for
+    /// [`Server::from_carrier`] there; a connection moves there with all that was not read yet, this message first, and
+    /// stays. What was carried once is not carried again: such a verdict about it is to be dropped.
     NotMine {
         /// The other shard.
         shard: u16,
@@ -329,6 +331,18 @@ pub enum Event {
         why: EndReason,
         /// What it relayed.
         traffic: Traffic,
+    },
+    /// A client with a ticket (RFC 8016) has shown it from another 5-tuple and goes on there, or its connection was
+    /// closed.
+    Moved {
+        /// Its relay, or one of two.
+        relay: RelayId,
+        /// Where it was until now; `None` if that connection was closed before.
+        from: Option<FiveTuple>,
+        /// Where it is now; `None` if it is out of reach.
+        to: Option<FiveTuple>,
+        /// The account the allocation counts for, as before.
+        account: Arc<str>,
     },
     /// A permission or channel towards this peer was refused by policy. Everyday traffic (L13): DEBUG at most.
     PeerRefused {

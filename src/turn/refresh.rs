@@ -15,15 +15,19 @@ impl Server {
         path: FiveTuple,
         request: &Authenticated<'_, '_>,
     ) -> Result<Success, ErrorCode> {
+        let ticket = request.first(AttributeType::MOBILITY_TICKET);
         let asked_secs = request.first_u32(AttributeType::LIFETIME)?;
         let family = request.first_u32(AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         if self.deleted.contains(clock.now, &path, request.transaction_id()) {
             // The deletion was lost on its way back: the same answer again (TURN-8656-5-11).
-            return Ok(Success::Refresh { lifetime_secs: 0 });
+            return Ok(Success::Refresh { lifetime_secs: 0, ticket: None });
         }
         let lifetimes = self.config.lifetimes;
         self.take_new_token(clock, &path, request.owner());
-        let (relay, allocation) = self.own_allocation(clock, &path, request)?;
+        let (relay, allocation) = match ticket {
+            None => self.own_allocation(clock, &path, request)?,
+            Some(ticket) => self.allocation_of_ticket(clock, &path, request, ticket)?,
+        };
         // Without the attribute both halves of a dual allocation are meant (TURN-8656-8.2-04).
         let is_meant = |half: &Half| family.is_none_or(|family| family.to_be_bytes()[0] == half.family() as u8);
         let lifetime_secs = match asked_secs {
@@ -45,9 +49,10 @@ impl Server {
             for relay in meant {
                 self.end(clock, relay, EndReason::Refreshed);
             }
-            return Ok(Success::Refresh { lifetime_secs: 0 });
+        } else {
+            self.arm(clock, relay);
         }
-        self.arm(clock, relay);
-        Ok(Success::Refresh { lifetime_secs })
+        let ticket = ticket.and_then(|_| self.arrive(clock, relay, path, request.transaction_id()));
+        Ok(Success::Refresh { lifetime_secs, ticket })
     }
 }

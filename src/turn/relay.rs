@@ -22,7 +22,7 @@ const STUN_BODY_LEN_MAX: usize = 65_532;
 impl Server {
     pub(super) fn on_channel_data(&mut self, clock: Clock, path: FiveTuple, packet: &mut Packet<'_>) -> Verdict {
         let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
-            return Verdict::Drop(Reason::NoAllocation);
+            return self.data_without_allocation(clock, &path);
         };
         let Some(ChannelData { number, data }) = ChannelData::parse(packet.message()) else {
             return Verdict::Drop(Reason::BadChannelData);
@@ -36,6 +36,9 @@ impl Server {
         }
         let start = packet.range().start + channel_data::HEADER_LEN;
         let bytes = start..start + data.len();
+        if allocation.mobile.is_some() {
+            self.settle(relay, &path);
+        }
         let relay = relay.of_family(AddressFamily::of(peer.ip()));
         self.forward_to_peer(clock, relay, peer, packet, bytes, false)
     }
@@ -112,7 +115,9 @@ impl Server {
         if !allocation.permits(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::NoPermission);
         }
-        let to = allocation.path;
+        let Some(to) = allocation.client() else {
+            return Verdict::Drop(Reason::NoPath);
+        };
         let len = data.len() as u64;
         let buffer = packet.buffer();
         let framed = match allocation.channel_to(clock.now, peer) {

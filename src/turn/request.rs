@@ -3,6 +3,7 @@
 use super::allocation::Told;
 use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
 use super::authenticate::{Denial, Sealing, authenticate, authenticate_binding};
+use super::mobility::{Ticket, Whose, presumed_owner, shown_ticket};
 use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
@@ -28,9 +29,20 @@ impl From<Result<Success, ErrorCode>> for Outcome {
 /// The attributes of a success response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Success {
-    Binding { mapped: SocketAddr },
-    Allocate { relayed: [Option<SocketAddr>; 2], mapped: SocketAddr, lifetime_secs: u32, told: Told },
-    Refresh { lifetime_secs: u32 },
+    Binding {
+        mapped: SocketAddr,
+    },
+    Allocate {
+        relayed: [Option<SocketAddr>; 2],
+        mapped: SocketAddr,
+        lifetime_secs: u32,
+        told: Told,
+        ticket: Option<Ticket>,
+    },
+    Refresh {
+        lifetime_secs: u32,
+        ticket: Option<Ticket>,
+    },
     CreatePermission,
     ChannelBind,
 }
@@ -111,9 +123,22 @@ impl Server {
             return Verdict::Reply { len: self.redirect(clock, path, reply, answering, None) };
         }
 
-        let live_owner = self.allocations.live_by_path(clock.now, &path).map(|(_, allocation)| &allocation.owner);
-        let request = match authenticate(&self.config, clock, &path, message, live_owner) {
+        let shown = shown_ticket(&self.config, message);
+        let whose = self.whose(clock, &path, shown);
+        let live_owner = match whose {
+            Whose::Ours => self.live_owner(clock, &path, shown).cloned(),
+            Whose::Carried(shard) => return Verdict::NotMine { shard },
+            Whose::Shown(_) => presumed_owner(message),
+        };
+        let request = match authenticate(&self.config, clock, &path, message, live_owner.as_ref()) {
             Ok(request) => request,
+            // The key may be in an access token that only the allocation's shard has seen.
+            Err(_)
+                if self.config.credentials.tokens.is_some()
+                    && let Whose::Shown(shard) = whose =>
+            {
+                return Verdict::NotMine { shard };
+            }
             Err(_) if has_credentials && !self.may_answer(clock, &path, message.transaction_id()) => {
                 return Verdict::Drop(Reason::AnswerRateLimited);
             }
@@ -124,6 +149,13 @@ impl Server {
         if let Some(unknown) = unknown_attributes(message, |kind| self.config.knows(kind)) {
             let len = self.refuse_unknown(reply, answering, unknown, Some(request.sealing()));
             return Verdict::Reply { len };
+        }
+        if let Whose::Shown(shard) = whose {
+            let code = match self.pass_on(clock, path, shard, &request) {
+                Ok(verdict) => return verdict,
+                Err(code) => code,
+            };
+            return Verdict::Reply { len: self.respond(reply, answering, Err(code), Some(request.sealing())) };
         }
         let outcome = match message.method() {
             Method::Allocate => self.on_allocate(clock, path, &request, answering),
@@ -149,6 +181,7 @@ impl Server {
     pub(super) fn may_answer(&mut self, clock: Clock, path: &FiveTuple, transaction_id: TransactionId) -> bool {
         self.answer_limit.allows(clock.now, self.config.limits.answers_per_prefix, path, transaction_id)
             || self.allocations.live_by_path(clock.now, path).is_some()
+            || self.elsewhere.get(clock.now, path).is_some()
     }
 
     /// Writes a response and counts it. With `sealing` it is an answer to somebody who was authenticated.
@@ -249,7 +282,7 @@ impl Success {
         match self {
             Self::Binding { mapped } => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped),
             // L06: browsers stall in silence when one of the three is missing.
-            Self::Allocate { relayed, mapped, lifetime_secs, told } => {
+            Self::Allocate { relayed, mapped, lifetime_secs, told, ticket } => {
                 for relayed in relayed.into_iter().flatten() {
                     writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
                 }
@@ -261,8 +294,16 @@ impl Success {
                 if let Some(token) = told.token {
                     writer.attribute(AttributeType::RESERVATION_TOKEN, &token.to_be_bytes());
                 }
+                if let Some(ticket) = ticket {
+                    writer.attribute(AttributeType::MOBILITY_TICKET, ticket.bytes());
+                }
             }
-            Self::Refresh { lifetime_secs } => writer.u32(AttributeType::LIFETIME, lifetime_secs),
+            Self::Refresh { lifetime_secs, ticket } => {
+                writer.u32(AttributeType::LIFETIME, lifetime_secs);
+                if let Some(ticket) = ticket {
+                    writer.attribute(AttributeType::MOBILITY_TICKET, ticket.bytes());
+                }
+            }
             Self::CreatePermission | Self::ChannelBind => {}
         }
     }

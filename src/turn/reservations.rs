@@ -114,6 +114,9 @@ impl Server {
                 let relay = port.map(|(address, port)| Relay { address, port });
                 self.on_lent(clock, asker, token, relay);
             }
+            Letter::Carry { path } => self.on_carry(clock, from, path),
+            Letter::Stop { path } => self.elsewhere.forget(&path, from),
+            Letter::Refuse { path } => self.on_refuse(clock, from, path),
             Letter::Return { address, port } => {
                 let relayed = SocketAddr::new(address.advertise, port);
                 // Whoever was restarted meanwhile has nothing lent any more, and what it had was taken back.

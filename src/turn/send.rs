@@ -51,7 +51,7 @@ impl Server {
             Err(reason) => return Verdict::Drop(reason),
         };
         let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
-            return Verdict::Drop(Reason::NoAllocation);
+            return self.data_without_allocation(clock, &path);
         };
         if !allocation.serves(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::PeerFamily);
@@ -61,6 +61,9 @@ impl Server {
         }
         if !allocation.permits(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::NoPermission);
+        }
+        if allocation.mobile.is_some() {
+            self.settle(relay, &path);
         }
         // From datagram to datagram of the other family the attribute means nothing (TURN-8656-13-02).
         let is_translated =

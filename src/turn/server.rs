@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -12,6 +13,7 @@ use super::allocations::{Allocations, Removed};
 use super::answer_limit::AnswerLimit;
 use super::authenticate::Authenticated;
 use super::deleted::Deleted;
+use super::elsewhere::Elsewhere;
 use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
@@ -35,6 +37,10 @@ pub struct Server {
     pub(super) answer_limit: AnswerLimit,
     /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
     pub(super) lent: HashMap<SocketAddr, (u16, Relay), ahash::RandomState>,
+    /// 5-tuples that the kernel gives to this shard and that belong to others.
+    pub(super) elsewhere: Elsewhere,
+    /// The shard that passed on the datagram being served, if one did.
+    pub(super) carrier: Option<u16>,
     pub(super) effects: VecDeque<Effect>,
     pub(super) draining: bool,
     pub(super) counters: Counters,
@@ -57,7 +63,9 @@ impl Server {
             pools,
             timers: Timers::new(),
             deleted: Deleted::default(),
-            lent: HashMap::with_hasher(hashes),
+            lent: HashMap::with_hasher(hashes.clone()),
+            elsewhere: Elsewhere::new(hashes),
+            carrier: None,
             effects: VecDeque::new(),
             draining: false,
             counters: Counters::default(),
@@ -79,6 +87,25 @@ impl Server {
             _ => Verdict::Drop(Reason::NotStun),
         };
         self.counted(verdict)
+    }
+
+    /// A datagram from a client that the kernel gave to another shard, `carrier`, and that belongs to this one
+    /// ([`Verdict::NotMine`]).
+    pub fn from_carrier(
+        &mut self,
+        clock: Clock,
+        carrier: u16,
+        path: FiveTuple,
+        packet: &mut Packet<'_>,
+        reply: &mut ReplyBuffer,
+    ) -> Verdict {
+        self.carrier = Some(carrier);
+        let verdict = self.from_client(clock, path, packet, reply);
+        self.carrier = None;
+        if self.allocations.live_by_path(clock.now, &path).is_none() {
+            self.effects.push_back(Effect::Tell { shard: carrier, letter: Letter::Stop { path } });
+        }
+        verdict
     }
 
     /// A datagram from a peer, at the socket of one of our relays.
@@ -115,10 +142,12 @@ impl Server {
         self.on_relay_bound(clock, relay, result);
     }
 
-    /// A client's TCP connection is gone, and its allocation with it (TURN-8656-LIFE-01).
+    /// A client's TCP connection is gone, and its allocation with it unless it has a ticket (TURN-8656-LIFE-01).
     pub fn path_closed(&mut self, clock: Clock, path: FiveTuple) {
         self.allocations.abandon(&path);
-        if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path) {
+        if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path)
+            && !self.lose_path(relay, &path)
+        {
             self.end(clock, relay, EndReason::PathClosed);
             self.end(clock, relay.other_half(), EndReason::PathClosed);
         }
@@ -133,6 +162,7 @@ impl Server {
     /// after all letters of its former life, and before any of the new one.
     pub fn shard_restarted(&mut self, clock: Clock, shard: u16) {
         self.on_shard_restarted(clock, shard);
+        self.on_carrier_restarted(shard);
     }
 
     /// From now on new allocations are answered 508; those that exist live on.
@@ -230,6 +260,11 @@ impl Server {
         self.timers.len()
     }
 
+    /// 5-tuples, of clients of other shards, from which datagrams are passed on.
+    pub fn paths_carried(&self) -> usize {
+        self.elsewhere.len()
+    }
+
     /// Sums since this server was made.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -301,8 +336,13 @@ impl Server {
         self.counters.allocations_ended[why as usize] += u64::from(matches!(rest, Removed::All(_)));
         let (path, account) = (rest.path, Arc::clone(&rest.owner.account));
         let (relayed, traffic) = (half.relay.relayed(), half.traffic);
+        let paths = if let Removed::All(all) = &rest { all.paths() } else { ArrayVec::new() };
         self.release_port(clock, half.relay);
         self.effects.push_back(Effect::CloseRelay { relay, account: Arc::clone(&account) });
+        for (path, carrier) in paths {
+            let tell = |shard| Effect::Tell { shard, letter: Letter::Stop { path } };
+            self.effects.extend(carrier.map(tell));
+        }
         self.record(Event::Ended { relay, path, relayed, account, why, traffic });
     }
 
@@ -394,6 +434,7 @@ mod tests {
             redirect: Default::default(),
             behavior_discovery: None,
             compatibility: Default::default(),
+            mobility: None,
             peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
             limits: Limits {

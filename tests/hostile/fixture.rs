@@ -61,6 +61,7 @@ fn config() -> Config {
         redirect: Default::default(),
         behavior_discovery: None,
         compatibility: Default::default(),
+        mobility: None,
         peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {

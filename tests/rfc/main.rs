@@ -18,6 +18,8 @@ mod dual;
 mod guests;
 mod icmp;
 mod messages;
+mod mobility;
+mod mobility_shards;
 mod names;
 mod permissions;
 mod policy;

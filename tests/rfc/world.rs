@@ -41,6 +41,7 @@ pub fn config() -> Config {
         redirect: Default::default(),
         behavior_discovery: None,
         compatibility: Default::default(),
+        mobility: None,
         peers: PeerPolicy {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],
@@ -157,6 +158,18 @@ impl World {
         let mut reply = ReplyBuffer::new();
         let seen = with_packet(bytes, |packet| {
             let verdict = self.server.from_client(self.clock, path, packet, &mut reply);
+            seen(verdict, packet, &reply)
+        });
+        let sent = self.drain_effects();
+        self.server.check_invariants();
+        seen.or(sent)
+    }
+
+    /// A datagram that another shard was given and has passed on.
+    pub fn carried(&mut self, carrier: u16, path: FiveTuple, bytes: &[u8]) -> Option<Seen> {
+        let mut reply = ReplyBuffer::new();
+        let seen = with_packet(bytes, |packet| {
+            let verdict = self.server.from_carrier(self.clock, carrier, path, packet, &mut reply);
             seen(verdict, packet, &reply)
         });
         let sent = self.drain_effects();

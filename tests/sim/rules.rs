@@ -182,6 +182,7 @@ impl Rules {
             redirect: Default::default(),
             behavior_discovery: None,
             compatibility: Default::default(),
+            mobility: None,
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),

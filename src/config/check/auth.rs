@@ -184,7 +184,7 @@ impl Checker<'_> {
     }
 }
 
-fn random_bytes<const N: usize>() -> [u8; N] {
+pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("a system without random numbers cannot keep secrets");
     bytes

@@ -36,6 +36,7 @@ pub(super) fn config() -> Config {
         redirect: Default::default(),
         behavior_discovery: None,
         compatibility: Default::default(),
+        mobility: None,
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {
@@ -308,12 +309,17 @@ impl Client {
         if self.local_address().is_ipv6() && extra.is_empty() {
             own.push((AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0]));
         }
-        let request = self.write(Method::Allocate, Class::Request, &own, false);
+        self.learn_nonce();
+        self.ask(Method::Allocate, &own)
+    }
+
+    /// Asks for the challenge that comes before everything else.
+    pub(super) fn learn_nonce(&mut self) {
+        let request = self.write(Method::Allocate, Class::Request, &[], false);
         self.send(&request);
         let challenge = Answer(self.receive());
         assert_eq!(challenge.error(), 401);
         self.nonce = challenge.message().first(AttributeType::NONCE).expect("a nonce").to_vec();
-        self.ask(Method::Allocate, &own)
     }
 
     /// The relayed transport address.

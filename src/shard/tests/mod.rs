@@ -4,6 +4,7 @@ mod behavior;
 mod classic;
 mod client;
 mod dual;
+mod mobility;
 mod reservations;
 mod streams;
 mod tls;

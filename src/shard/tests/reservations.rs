@@ -10,7 +10,7 @@ use crate::net::UdpSocket;
 use crate::stun::AttributeType;
 use crate::turn::{Config, PortRange, ShardIndex, Transport};
 
-const TWO: ShardIndex = ShardIndex { index: 0, count: 2 };
+pub(super) const TWO: ShardIndex = ShardIndex { index: 0, count: 2 };
 
 /// Two shards with ports that no other test uses.
 fn shards_with_ports(first: u16, last: u16) -> Shards {
@@ -19,7 +19,7 @@ fn shards_with_ports(first: u16, last: u16) -> Shards {
 }
 
 /// A client that the kernel brings to this shard of two.
-fn client_at(shards: &Shards, place: u16) -> Client {
+pub(super) fn client_at(shards: &Shards, place: u16) -> Client {
     // The chance that it never does is one in 2^64.
     for _ in 0..64 {
         let mut client = Client::of(shards, Transport::Udp);

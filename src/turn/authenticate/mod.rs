@@ -34,6 +34,11 @@ impl<'b> Authenticated<'_, 'b> {
         &self.owner
     }
 
+    /// Whether nothing says who it is from but its address.
+    pub(super) fn is_guest(&self) -> bool {
+        self.sealing == Sealing::None
+    }
+
     pub(super) fn sealing(&self) -> &Sealing {
         &self.sealing
     }
