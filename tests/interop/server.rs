@@ -70,6 +70,8 @@ secrets = ["{SECRET}"]
 [[auth.users]]
 name = "{USERNAME}"
 password = "{PASSWORD}"
+[allocations]
+mobility = true
 [limits]
 allocations_per_user = 4000
 [peers]

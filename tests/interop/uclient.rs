@@ -174,6 +174,23 @@ fn tcp_padded_channels() {
     every_message_comes_back(&["-t", "-D"]);
 }
 
+/// MOB-8016-3.2.2-01, -06, -09: with `-M` it comes from another socket with its ticket, sends the Refresh twice, wants the
+/// same answer twice, and goes on with the new ticket. Whether it closes the old socket before is a throw of its dice.
+///
+/// Not over TLS: there it waits for a second record when both answers come in one, and frees the old session twice when
+/// it has closed it before.
+#[test]
+fn mob_8016_3_2_2_01_udp_mobility() {
+    every_message_comes_back(&["-M"]);
+    every_message_comes_back(&["-M", "-s"]);
+}
+
+#[test]
+fn mob_8016_3_2_2_01_tcp_mobility() {
+    every_message_comes_back(&["-M", "-t"]);
+    every_message_comes_back(&["-M", "-t", "-s"]);
+}
+
 #[test]
 fn stunclient_learns_its_address() {
     if !is_installed(STUNCLIENT) {
