@@ -4,14 +4,35 @@ use std::net::SocketAddr;
 
 use hairpin::turn::{FiveTuple, Verdict};
 
+use crate::model::RelayName;
 use crate::wire::{self, Class, Parsed};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Success {
-    Binding { mapped: SocketAddr },
-    Allocate { relayed: SocketAddr, mapped: SocketAddr, lifetime_secs: u32 },
-    Refresh { lifetime_secs: u32 },
+    Binding {
+        mapped: SocketAddr,
+    },
+    Allocate {
+        relayed: Vec<SocketAddr>,
+        mapped: SocketAddr,
+        lifetime_secs: u32,
+        refused: Option<(u8, u16)>,
+        token: Slip,
+    },
+    Refresh {
+        lifetime_secs: u32,
+    },
     Empty,
+}
+
+/// A value that the server makes up: a ticket or a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slip {
+    None,
+    /// Never seen before.
+    New,
+    /// As it was told before.
+    Same(Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +49,10 @@ pub struct Response {
     /// `None` for whoever was not authenticated.
     pub seal: Option<Seal>,
     pub fingerprint: bool,
+    /// MOBILITY-TICKET.
+    pub ticket: Slip,
+    /// The allocation, and the reservation, that what the server has made up is for.
+    pub about: Option<(u64, Option<RelayName>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +60,8 @@ pub enum Expected {
     Drop,
     Later,
     Reply(Response),
+    /// A refusal that may come at once or when another shard was asked.
+    Refusal(Response),
     ToPeer {
         relay: u64,
         to: SocketAddr,
@@ -54,12 +81,23 @@ pub enum Expected {
     },
 }
 
+impl Slip {
+    fn compare(&self, found: Option<&[u8]>) {
+        match (self, found) {
+            (Self::None, None) | (Self::New, Some(_)) => {}
+            (Self::Same(before), Some(found)) => assert_eq!(before, found),
+            _ => panic!("expected {self:?}, found {found:?}"),
+        }
+    }
+}
+
 impl Expected {
     /// Panics unless the verdict is exactly this.
     pub fn compare(&self, verdict: &Verdict, buffer: &[u8], reply: &[u8]) {
         let agrees = match (self, verdict) {
             (Self::Drop, Verdict::Drop(_)) | (Self::Later, Verdict::Later) => true,
-            (Self::Reply(response), Verdict::Reply { len }) => {
+            (Self::Refusal(_), Verdict::Later) => true,
+            (Self::Reply(response) | Self::Refusal(response), Verdict::Reply { len }) => {
                 response.compare(&reply[..*len]);
                 true
             }
@@ -126,17 +164,28 @@ impl Response {
             assert_eq!(message.get(wire::NONCE).is_some(), is_challenge, "{self:?}");
             assert_eq!(message.get(wire::REALM).is_some(), is_challenge, "{self:?}");
         }
-        let relayed = message.get_xor_address(wire::XOR_RELAYED_ADDRESS);
+        let relayed = message.all_xor_addresses(wire::XOR_RELAYED_ADDRESS);
         let mapped = message.get_xor_address(wire::XOR_MAPPED_ADDRESS);
         let lifetime = message.get_u32(wire::LIFETIME);
         let wanted = match &self.outcome {
-            Ok(Success::Allocate { relayed, mapped, lifetime_secs }) => {
-                (Some(*relayed), Some(*mapped), Some(*lifetime_secs))
+            Ok(Success::Allocate { relayed, mapped, lifetime_secs, .. }) => {
+                (relayed.clone(), Some(*mapped), Some(*lifetime_secs))
             }
-            Ok(Success::Binding { mapped }) => (None, Some(*mapped), None),
-            Ok(Success::Refresh { lifetime_secs }) => (None, None, Some(*lifetime_secs)),
-            Ok(Success::Empty) | Err(_) => (None, None, None),
+            Ok(Success::Binding { mapped }) => (vec![], Some(*mapped), None),
+            Ok(Success::Refresh { lifetime_secs }) => (vec![], None, Some(*lifetime_secs)),
+            Ok(Success::Empty) | Err(_) => (vec![], None, None),
         };
         assert_eq!((relayed, mapped, lifetime), wanted);
+        let (refused, token) = match &self.outcome {
+            Ok(Success::Allocate { refused, token, .. }) => (*refused, token),
+            _ => (None, &Slip::None),
+        };
+        let told = message.get(wire::ADDRESS_ERROR_CODE).map(|value| {
+            assert_eq!((value[1], value[2] & 0xF8), (0, 0));
+            (value[0], u16::from(value[2]) * 100 + u16::from(value[3]))
+        });
+        assert_eq!(told, refused, "{self:?}");
+        token.compare(message.get(wire::RESERVATION_TOKEN));
+        self.ticket.compare(message.get(wire::MOBILITY_TICKET));
     }
 }

@@ -17,6 +17,7 @@
 //! Reading order: `world/` (what happens), `shell/` (the servers and what is compared), `model.rs` and
 //! `requests.rs` (the oracle), `expect.rs`, then the clients `polite.rs` and `rude.rs`.
 
+mod allocating;
 mod dice;
 mod expect;
 mod ledger;
@@ -96,7 +97,7 @@ fn seeds_hold_every_oracle() {
     if seeds >= SEEDS_DEFAULT {
         // A simulation in which nothing happens proves nothing.
         for (what, count) in total.named() {
-            assert!(count >= seeds / 10, "{what}: only {count} in {seeds} seeds");
+            assert!(count >= seeds / 40, "{what}: only {count} in {seeds} seeds");
         }
     }
 }

@@ -21,6 +21,7 @@ pub enum Happening {
     StreamAtClient { connection: usize, bytes: Vec<u8> },
     AtPeer { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     AtRelay { relayed: SocketAddr, peer: SocketAddr, data: Vec<u8>, late: bool },
+    IcmpAtRelay { relayed: SocketAddr, peer: SocketAddr, what: (u8, u8, u32) },
     AcrossShards { shard: u16, relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
     BindAnswered { question: BindQuestion },
     ClientWakes { client: usize },

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use hairpin::turn::{Clock, FiveTuple, TimeLimitedForm};
 
-use crate::expect::{Expected, Response, Seal, Success};
-use crate::model::{Model, Pending, SECOND};
+use crate::allocating::{Pending, Wish};
+use crate::expect::{Expected, Response, Seal, Slip, Success};
+use crate::model::{Half, Live, Model, REMEMBERED_SECS, RelayName, Reserved, SECOND};
 use crate::rules::{REALM, SECRET, TTL_SECS_MAX};
 use crate::wire::{self, Class, Parsed};
 
@@ -21,7 +22,7 @@ pub struct User {
 /// Attribute types below 0x8000 that Hairpin knows.
 const KNOWN: [u16; 20] = [
     0x01, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x19, 0x1C, 0x1D, 0x20,
-    // DONT-FRAGMENT, EVEN-PORT, RESERVATION-TOKEN. The clients here send only the first.
+    // DONT-FRAGMENT, EVEN-PORT, RESERVATION-TOKEN.
     0x1A, 0x18, 0x22,
 ];
 
@@ -30,6 +31,10 @@ type DeriveKey = fn(&str, &str, &str) -> Vec<u8>;
 
 enum Answer {
     Now(Result<Success, u16>),
+    /// A success with a ticket, and the allocation that a new one is for.
+    Told(Success, Slip, Option<u64>),
+    /// An error, at once or when another shard was asked.
+    Refused(u16),
     Later,
     Silence,
 }
@@ -95,6 +100,8 @@ impl Model {
             outcome: Err(420),
             seal: None,
             fingerprint: message.has(wire::FINGERPRINT),
+            ticket: Slip::None,
+            about: None,
         };
         if message.method == wire::BINDING {
             if !has_unknown(message) {
@@ -102,7 +109,7 @@ impl Model {
             }
             return Expected::Reply(response);
         }
-        let user = match self.authenticate(clock, path, message) {
+        let user = match self.authenticate(clock, shard, path, message) {
             Ok(user) => user,
             Err(code) => {
                 response.outcome = Err(code);
@@ -115,7 +122,7 @@ impl Model {
         }
         let answer = match message.method {
             wire::ALLOCATE => self.allocate(clock, shard, path, user, message),
-            wire::REFRESH => self.refresh(clock, path, &user, message).into(),
+            wire::REFRESH => self.refresh(clock, shard, path, &user, message),
             wire::CREATE_PERMISSION => self.create_permission(clock, path, &user, message).into(),
             _ => self.channel_bind(clock, path, &user, message).into(),
         };
@@ -124,12 +131,41 @@ impl Model {
                 response.outcome = outcome;
                 Expected::Reply(response)
             }
+            Answer::Told(success, ticket, about) => {
+                response.outcome = Ok(success);
+                response.ticket = ticket;
+                response.about = about.map(|id| (id, None));
+                Expected::Reply(response)
+            }
+            Answer::Refused(code) => {
+                response.outcome = Err(code);
+                Expected::Refusal(response)
+            }
             Answer::Later => Expected::Later,
             Answer::Silence => Expected::Drop,
         }
     }
 
-    fn authenticate(&mut self, clock: Clock, path: FiveTuple, message: &Parsed) -> Result<User, u16> {
+    fn authenticate(&mut self, clock: Clock, shard: u16, path: FiveTuple, message: &Parsed) -> Result<User, u16> {
+        // Whether a name may be older than allowed, only the shard knows where the allocation lives. Whoever passes a
+        // ticket on to it looks at everything else before.
+        let is_free = self.alive(clock.now.0, &path).is_none() && self.pending_at(&path).is_none();
+        let here = self.at(&path).map_or(shard, |id| self.live[&id].shard);
+        let ticket = message.get(wire::MOBILITY_TICKET).filter(|_| message.method == wire::REFRESH);
+        let owner = ticket.and_then(|ticket| self.tickets.get(ticket));
+        if self.rules.mobility && is_free && owner.is_some_and(|owner| *owner != here) {
+            self.authenticate_as(clock, path, message, true)?;
+        }
+        self.authenticate_as(clock, path, message, false)
+    }
+
+    fn authenticate_as(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        message: &Parsed,
+        is_presumed: bool,
+    ) -> Result<User, u16> {
         if !message.has(wire::MESSAGE_INTEGRITY) && !message.has(wire::MESSAGE_INTEGRITY_SHA256) {
             return Err(401);
         }
@@ -149,7 +185,11 @@ impl Model {
             return Err(401);
         }
         let username = std::str::from_utf8(username).map_err(|_| 401u16)?.to_string();
-        let lives = self.alive(clock.now.0, &path).is_some_and(|live| live.username == username);
+        let lives = match self.alive(clock.now.0, &path) {
+            _ if is_presumed => true,
+            Some(live) => live.username == username,
+            None => self.names_one_of(clock.now.0, &username, message),
+        };
         let (password, account) = self.password(clock.unix_secs, &username, lives).ok_or(401u16)?;
         let key = key(&username, REALM, &password);
         if !message.verifies(&key) {
@@ -157,6 +197,19 @@ impl Model {
         }
         self.check_nonce(clock, path, message, nonce)?;
         Ok(User { username, account, key, sha256: knows_sha256 || message.has(wire::MESSAGE_INTEGRITY_SHA256) })
+    }
+
+    /// Whether a Refresh comes with the ticket of an allocation that this user name has.
+    fn names_one_of(&self, now: u64, username: &str, message: &Parsed) -> bool {
+        let Some(ticket) = message.get(wire::MOBILITY_TICKET).filter(|_| message.method == wire::REFRESH) else {
+            return false;
+        };
+        let has = |live: &Live| {
+            let before = live.shown.as_ref().map(|(.., before)| before.as_slice());
+            live.ticket.as_deref() == Some(ticket) || before == Some(ticket)
+        };
+        self.rules.mobility
+            && self.live.values().any(|live| live.is_alive(now) && live.username == username && has(live))
     }
 
     /// Password and account of a user name, if there is such a user now.
@@ -188,15 +241,22 @@ impl Model {
         let now = clock.now.0;
         if let Some(live) = self.alive(now, &path) {
             let is_retransmission = live.created_by == message.transaction_id && live.username == user.username;
-            return Answer::Now(if is_retransmission {
-                Ok(Success::Allocate {
-                    relayed: live.relayed,
-                    mapped: path.client,
-                    lifetime_secs: (live.expires - now).div_ceil(SECOND) as u32,
-                })
-            } else {
-                Err(437)
-            });
+            if !is_retransmission {
+                return Answer::Now(Err(437));
+            }
+            let halves: Vec<_> = live.halves.iter().filter(|half| now < half.expires).collect();
+            let expires = halves.iter().map(|half| half.expires).min().expect("it lives");
+            let same = |slip: &Option<Vec<u8>>| slip.clone().map_or(Slip::None, Slip::Same);
+            let success = Success::Allocate {
+                relayed: halves.iter().map(|half| half.relayed).collect(),
+                mapped: path.client,
+                lifetime_secs: (expires - now).div_ceil(SECOND) as u32,
+                refused: live.refused,
+                token: same(&live.token),
+            };
+            let ticket =
+                if self.rules.mobility { self.alive(now, &path).and_then(|live| live.ticket.clone()) } else { None };
+            return Answer::Told(success, same(&ticket), None);
         }
         if let Some(pending) = self.pending_at(&path) {
             return if pending.transaction_id == message.transaction_id {
@@ -205,68 +265,110 @@ impl Model {
                 Answer::Now(Err(437))
             };
         }
-        match self.start_allocation(clock, shard, path, user, message) {
-            Ok(()) => Answer::Later,
-            Err(code) => Answer::Now(Err(code)),
+        // One whose time is over may still be in the tables: it makes room, whatever else comes of this request. But if
+        // the kernel brings its path to another shard, that one has to learn first that it is over.
+        self.ending = self.at(&path);
+        if let Some(live) = self.ending.and_then(|id| self.live.get(&id)) {
+            if live.shard != shard {
+                self.ending = None;
+                return Answer::Silence;
+            }
+            self.owed.closes.extend(live.halves.iter().map(|half| half.relay));
         }
+        let answer = self.start_allocation(clock, shard, path, user, message);
+        self.ending = None;
+        answer
     }
 
-    fn start_allocation(
-        &mut self,
-        clock: Clock,
-        shard: u16,
-        path: FiveTuple,
-        user: User,
-        message: &Parsed,
-    ) -> Result<(), u16> {
-        // One whose time is over may still be in the tables: it makes room, whatever else comes of this request.
-        let expired = self.live.get(&path).map(|live| live.relay);
-        self.owed.closes.extend(expired);
-        let transport = message.get_u32(wire::REQUESTED_TRANSPORT).ok_or(400u16)?;
+    fn start_allocation(&mut self, clock: Clock, shard: u16, path: FiveTuple, user: User, message: &Parsed) -> Answer {
+        let now = clock.now.0;
+        let Some(transport) = message.get_u32(wire::REQUESTED_TRANSPORT) else {
+            return Answer::Now(Err(400));
+        };
         if transport >> 24 != 17 {
-            return Err(442);
+            return Answer::Now(Err(442));
         }
-        let is_ipv6 = match message.get_u32(wire::REQUESTED_ADDRESS_FAMILY).map(|value| value >> 24) {
+        let wants_ticket = match message.get(wire::MOBILITY_TICKET) {
+            None => false,
+            Some([]) if self.rules.mobility => true,
+            Some([]) => return Answer::Now(Err(405)),
+            Some(_) => return Answer::Now(Err(400)),
+        };
+        let family = message.get_u32(wire::REQUESTED_ADDRESS_FAMILY).map(|value| value >> 24);
+        let additional = message.get_u32(wire::ADDITIONAL_ADDRESS_FAMILY).map(|value| value >> 24);
+        let even = message.get(wire::EVEN_PORT);
+        let token = message.get(wire::RESERVATION_TOKEN);
+        let is_contradictory = token.is_some_and(|token| token.len() != 8)
+            || token.is_some() && (family.is_some() || additional.is_some() || even.is_some())
+            || additional.is_some() && (family.is_some() || additional != Some(2))
+            || even.is_some_and(|even| even.len() != 1 || even[0] & 0x80 != 0 && additional.is_some());
+        if is_contradictory {
+            return Answer::Now(Err(400));
+        }
+        let wish = match even {
+            None => Wish::Any,
+            Some(flags) if flags[0] & 0x80 == 0 => Wish::Even,
+            Some(_) => Wish::Pair,
+        };
+        let mut is_ipv6 = match family {
             None | Some(1) => false,
             Some(2) => true,
-            Some(_) => return Err(440),
+            Some(_) => return Answer::Now(Err(440)),
         };
-        let is_served = self.rules.relays.iter().any(|(_, advertise)| advertise.is_ipv6() == is_ipv6);
-        if !is_served {
-            return Err(440);
+        if token.is_none() && additional.is_none() && self.why_none(is_ipv6) == 440 {
+            return Answer::Now(Err(440));
         }
-        let here = |relay: &(u16, u64)| relay.0 == shard;
-        let mut taken = self.live.values().filter(|live| here(&live.relay)).count();
-        taken += self.pending.keys().filter(|relay| here(relay)).count();
-        taken -= usize::from(expired.is_some());
-        // The expired one's port rests from now on.
-        let mut freed = 0;
-        if let Some(live) = self.live.get(&path)
-            && self.rules.quarantine_secs == 0
-            && live.relayed.is_ipv6() == is_ipv6
-            && self.rules.is_relay_ip(live.relayed.ip())
-            && self.rules.is_relay_port(live.relayed.port())
-        {
-            freed = 1;
+        let mut taken = self.live.iter().filter(|(id, live)| live.shard == shard && self.ending != Some(**id)).count();
+        taken += self.pending.values().filter(|pending| pending.shard == shard).count();
+        taken +=
+            self.pending.values().filter(|pending| pending.shard == shard && pending.holds_a_second_slot()).count();
+        taken += self.reserved.keys().filter(|(at, _)| *at == shard).count();
+        let wanted = if wish == Wish::Pair { 2 } else { 1 };
+        if self.draining.contains(&shard) || taken + wanted > self.rules.allocations_max {
+            return Answer::Now(Err(508));
         }
-        if self.draining.contains(&shard)
-            || taken >= self.rules.allocations_max
-            || self.ports_free(clock.now.0, shard, is_ipv6) + freed == 0
-        {
-            return Err(508);
+        let mut redeemed = None;
+        let mut refused = None;
+        let mut wants_ipv6 = additional.is_some();
+        if let Some(token) = token {
+            let is_good = |reserved: &Reserved| {
+                reserved.token == token && now < reserved.expires && reserved.username == user.username
+            };
+            let Some((relay, reserved)) = self.reserved.iter().find(|(_, reserved)| is_good(reserved)) else {
+                return Answer::Refused(508);
+            };
+            redeemed = Some(reserved.relayed);
+            self.owed.closes.insert(*relay);
+        } else if self.free(now, shard, is_ipv6, wish).is_empty() {
+            if !wants_ipv6 || self.free(now, shard, true, wish).is_empty() {
+                return Answer::Now(Err(508));
+            }
+            refused = Some((1, self.why_none(false)));
+            (is_ipv6, wants_ipv6) = (true, false);
         }
-        self.owed.bind = Some(Pending {
+        self.count += 1;
+        let pending = Pending {
+            shard,
             path,
             user,
             transaction_id: message.transaction_id,
             lifetime_secs: self.grant(message),
             fingerprint: message.has(wire::FINGERPRINT),
+            wish,
+            redeemed,
             is_ipv6,
-            relayed: path.client, // not known yet
+            wants_ipv6,
+            refused,
+            wants_ticket,
+            asked: None,
+            bound: Vec::new(),
+            sibling: None,
             attempts: 1,
             abandoned: false,
-        });
-        Ok(())
+        };
+        self.pending.insert(self.count, pending);
+        self.owed.bind = Some(self.count);
+        Answer::Later
     }
 
     fn grant(&self, message: &Parsed) -> u32 {
@@ -274,26 +376,126 @@ impl Model {
         asked.min(self.rules.lifetime_max_secs).max(self.rules.lifetime_default_secs)
     }
 
-    fn refresh(&mut self, clock: Clock, path: FiveTuple, user: &User, message: &Parsed) -> Result<Success, u16> {
+    fn refresh(&mut self, clock: Clock, shard: u16, path: FiveTuple, user: &User, message: &Parsed) -> Answer {
         let now = clock.now.0;
         if self.was_deleted_by(now, &path, message.transaction_id) {
-            return Ok(Success::Refresh { lifetime_secs: 0 });
+            return Answer::Now(Ok(Success::Refresh { lifetime_secs: 0 }));
         }
+        let id = match message.get(wire::MOBILITY_TICKET) {
+            None => match self.owned(now, &path, user) {
+                Ok(_) => Ok(self.at(&path).expect("it is owned")),
+                Err(code) => Err(code),
+            },
+            Some(ticket) => match self.shown(now, shard, &path, user, message.transaction_id, ticket) {
+                Ok(id) => Ok(id),
+                Err(None) => return Answer::Silence,
+                Err(Some(code)) => Err(code),
+            },
+        };
+        let id = match id {
+            Ok(id) => id,
+            Err(code) => return Answer::Now(Err(code)),
+        };
         let lifetime_secs = self.grant(message);
-        let live = self.owned(now, &path, user)?;
-        if let Some(family) = message.get_u32(wire::REQUESTED_ADDRESS_FAMILY)
-            && family >> 24 != if live.relayed.is_ipv6() { 2 } else { 1 }
-        {
-            return Err(443);
+        let family = message.get_u32(wire::REQUESTED_ADDRESS_FAMILY).map(|value| value >> 24 == 2);
+        let live = self.live.get_mut(&id).expect("found a moment ago");
+        let is_meant =
+            |half: &&mut Half| now < half.expires && family.is_none_or(|ipv6| half.relayed.is_ipv6() == ipv6);
+        let meant: Vec<&mut Half> = live.halves.iter_mut().filter(is_meant).collect();
+        if meant.is_empty() {
+            return Answer::Now(Err(443));
         }
+        let mut lifetime = lifetime_secs;
+        let mut is_over = false;
         if message.get_u32(wire::LIFETIME) == Some(0) {
-            let relay = live.relay;
-            self.owed.closes.insert(relay);
+            lifetime = 0;
+            let relays: Vec<RelayName> = meant.iter().map(|half| half.relay).collect();
+            is_over = relays.len() == live.halves.len();
+            self.owed.closes.extend(relays);
+            self.owed.was_at = Some((id, live.path));
             self.remember_deletion(now, path, message.transaction_id);
-            return Ok(Success::Refresh { lifetime_secs: 0 });
+        } else {
+            meant.into_iter().for_each(|half| half.expires = now + u64::from(lifetime_secs) * SECOND);
         }
-        live.expires = now + u64::from(lifetime_secs) * SECOND;
-        Ok(Success::Refresh { lifetime_secs })
+        let success = Success::Refresh { lifetime_secs: lifetime };
+        match message.get(wire::MOBILITY_TICKET) {
+            Some(ticket) if !is_over => self.arrive(now, id, path, message.transaction_id, ticket, success),
+            _ => Answer::Now(Ok(success)),
+        }
+    }
+
+    /// Which allocation a ticket is good for, here and for this user; `None` for a request that nobody answers.
+    fn shown(
+        &mut self,
+        now: u64,
+        shard: u16,
+        path: &FiveTuple,
+        user: &User,
+        transaction_id: [u8; 12],
+        ticket: &[u8],
+    ) -> Result<u64, Option<u16>> {
+        if !self.rules.mobility {
+            return Err(Some(405));
+        }
+        let Some(owner) = self.tickets.get(ticket).copied() else {
+            return Err(Some(400));
+        };
+        let named =
+            self.live.iter().find(|(_, live)| live.is_alive(now) && live.is_named_by(now, ticket, transaction_id));
+        let named = named.map(|(id, _)| *id);
+        let here = self.at(path);
+        let is_here_alive = here.is_some_and(|id| self.live[&id].is_alive(now));
+        if self.pending_at(path).is_some() || is_here_alive && here != named {
+            return Err(Some(437));
+        }
+        if let Some(over) = here.filter(|_| !is_here_alive).and_then(|id| self.live.get(&id)) {
+            if over.shard != shard && owner != over.shard {
+                return Err(None); // carried there, and no further
+            }
+            // It makes room where it is met.
+            self.owed.closes.extend(over.halves.iter().map(|half| half.relay));
+        }
+        if here.is_none_or(|_| !is_here_alive) && owner != shard && self.moved.contains(path) {
+            return Err(None); // a connection moves once
+        }
+        let id = named.ok_or(Some(437))?;
+        let live = &self.live[&id];
+        let is_repeated = live.ticket.as_deref() != Some(ticket);
+        if is_repeated && live.latest() != Some(*path) {
+            return Err(Some(437));
+        }
+        if live.username != user.username {
+            return Err(Some(441));
+        }
+        if !is_repeated && live.latest() == Some(*path) {
+            return Err(Some(400));
+        }
+        Ok(id)
+    }
+
+    /// The client is here now, and gets another ticket; the same one for the same request.
+    fn arrive(
+        &mut self,
+        now: u64,
+        id: u64,
+        path: FiveTuple,
+        transaction_id: [u8; 12],
+        ticket: &[u8],
+        success: Success,
+    ) -> Answer {
+        let live = self.live.get_mut(&id).expect("found a moment ago");
+        if live.latest() == Some(path) {
+            return Answer::Told(success, Slip::Same(live.ticket.clone().expect("it has been shown")), None);
+        }
+        if live.is_adrift {
+            (live.path, live.is_adrift) = (path, false);
+        } else if live.path == path {
+            live.next = None;
+        } else {
+            live.next = Some(path);
+        }
+        live.shown = Some((now + REMEMBERED_SECS * SECOND, transaction_id, ticket.to_vec()));
+        Answer::Told(success, Slip::New, Some(id))
     }
 
     fn create_permission(
@@ -308,7 +510,7 @@ impl Model {
         let live = self.owned(now, &path, user)?;
         let mut peers = BTreeSet::new();
         for peer in message.peers() {
-            if peer.is_ipv6() != live.relayed.is_ipv6() {
+            if live.half_for(now, peer.ip()).is_none() {
                 return Err(443);
             }
             if !rules.allows(peer) {
@@ -338,7 +540,7 @@ impl Model {
         if !(0x4000..=0x4FFF).contains(&number) || peer.port() == 0 {
             return Err(400);
         }
-        if peer.is_ipv6() != live.relayed.is_ipv6() {
+        if live.half_for(now, peer.ip()).is_none() {
             return Err(443);
         }
         live.channels.retain(|_, (_, expires)| now < *expires);

@@ -19,8 +19,23 @@ pub struct Rude {
     old_nonces: Vec<Vec<u8>>,
     /// Whole messages, to be sent again byte for byte.
     said: Vec<Vec<u8>>,
+    tickets: Vec<Vec<u8>>,
+    tokens: Vec<Vec<u8>>,
+    /// What it came to a new address for, and how often it will still try.
+    errand: Option<(Errand, u32)>,
+    /// How long it waits before, in milliseconds.
+    wait: Option<u64>,
     stream: Vec<u8>,
     deeds_left: u32,
+}
+
+/// Why somebody comes from a new address.
+#[derive(Clone, Debug)]
+pub enum Errand {
+    /// To go on with the allocation that this ticket is for.
+    Resume(Vec<u8>),
+    /// To have the port that this token is for.
+    Redeem(Vec<u8>),
 }
 
 /// What a rude client knows of the world.
@@ -29,6 +44,9 @@ pub struct Sights<'a> {
     pub relayed: &'a [SocketAddr],
     /// Nonces that others were given.
     pub overheard: &'a [Vec<u8>],
+    /// Tickets and tokens that anybody was given.
+    pub tickets: &'a [Vec<u8>],
+    pub tokens: &'a [Vec<u8>],
 }
 
 impl Rude {
@@ -45,6 +63,10 @@ impl Rude {
             nonce: None,
             old_nonces: Vec::new(),
             said: Vec::new(),
+            tickets: Vec::new(),
+            tokens: Vec::new(),
+            errand: None,
+            wait: None,
             stream: Vec::new(),
             deeds_left: 60,
         }
@@ -56,8 +78,18 @@ impl Rude {
             wishes.finished = true;
             return wishes;
         }
+        if let Some(wait) = self.wait.take() {
+            wishes.wake_at = Some(now + wait * MILLISECOND);
+            return wishes;
+        }
         self.deeds_left -= 1;
+        let errand = self.errand.clone().filter(|(_, tries)| *tries > 0 && dice.chance(75));
+        let is_on_errand = errand.is_some();
         let message = match dice.below(20) {
+            _ if let Some((errand, tries)) = errand => {
+                self.errand = Some((errand.clone(), tries - 1));
+                self.run(errand, dice)
+            }
             0 if !self.said.is_empty() => self.said[dice.below(self.said.len() as u64) as usize].clone(),
             1 if !self.is_stream => {
                 let len = dice.below(60) as usize;
@@ -73,6 +105,7 @@ impl Rude {
         }
         wishes.messages.push(message);
         let pause = match dice.below(20) {
+            _ if is_on_errand => 3_000,
             0 => 700_000,
             1..=3 => 290_000,
             4..=8 => 20_000,
@@ -127,8 +160,8 @@ impl Rude {
             builder = builder.attribute(dice.pick(&[0x001A, 0x001B, 0x7FFE, 0x8022, 0xC057]), &[]);
         }
         builder = match method {
-            wire::ALLOCATE => self.allocate(builder, dice),
-            wire::REFRESH => refresh(builder, dice),
+            wire::ALLOCATE => self.allocate(builder, dice, sights),
+            wire::REFRESH => self.refresh(builder, dice, sights),
             wire::CREATE_PERMISSION => {
                 let count = dice.pick(&[0, 1, 1, 1, 1, 2, 4]);
                 (0..count).fold(builder, |builder, _| builder.peer(any_peer(dice, sights)))
@@ -139,19 +172,102 @@ impl Rude {
         self.protect(builder, dice, sights)
     }
 
-    fn allocate(&self, mut builder: Builder, dice: &mut Dice) -> Builder {
+    fn allocate(&self, mut builder: Builder, dice: &mut Dice, sights: &Sights<'_>) -> Builder {
         if dice.chance(96) {
             let protocol = if dice.chance(97) { 17 } else { 6 };
             builder = builder.u32(wire::REQUESTED_TRANSPORT, protocol << 24 | dice.below(9) as u32);
         }
-        if dice.chance(30) {
-            let family = dice.pick(&[1, 2, 2, 2, 3]);
-            builder = builder.u32(wire::REQUESTED_ADDRESS_FAMILY, family << 24);
-        }
         if dice.chance(50) {
             builder = builder.u32(wire::LIFETIME, dice.pick(&[0, 1, 700, 3600, u32::MAX]));
         }
+        // One of what can be asked for, sometimes another on top, which may not go together.
+        for _ in 0..if dice.chance(15) { 2 } else { 1 } {
+            builder = match dice.below(12) {
+                0..=2 => builder.u32(wire::REQUESTED_ADDRESS_FAMILY, dice.pick(&[1, 2, 2, 2, 3]) << 24),
+                3 | 4 => builder.u32(wire::ADDITIONAL_ADDRESS_FAMILY, dice.pick(&[2, 2, 2, 2, 2, 1]) << 24),
+                5..=7 => {
+                    builder.attribute(wire::EVEN_PORT, dice.pick(&[&[0x80][..], &[0x80], &[0x80], &[0xFF], &[0], &[]]))
+                }
+                8 if !sights.tokens.is_empty() => {
+                    // Mostly the latest: it is good for seconds.
+                    let count = sights.tokens.len() as u64;
+                    let place = if dice.chance(70) { count - 1 } else { dice.below(count) };
+                    builder.attribute(wire::RESERVATION_TOKEN, &sights.tokens[place as usize])
+                }
+                9 if dice.chance(20) => {
+                    let length = dice.pick(&[8, 8, 7]);
+                    builder.attribute(wire::RESERVATION_TOKEN, &dice.bytes(length))
+                }
+                _ => builder,
+            };
+        }
+        if dice.chance(60) {
+            builder = builder.attribute(wire::MOBILITY_TICKET, if dice.chance(95) { &[] } else { b"already?" });
+        }
         builder
+    }
+
+    fn refresh(&self, mut builder: Builder, dice: &mut Dice, sights: &Sights<'_>) -> Builder {
+        if dice.chance(80) {
+            builder = builder.u32(wire::LIFETIME, dice.pick(&[0, 1, 600, 601, 900, 3600, u32::MAX]));
+        }
+        if dice.chance(15) {
+            builder = builder.u32(wire::REQUESTED_ADDRESS_FAMILY, dice.pick(&[1, 2]) << 24);
+        }
+        if !dice.chance(60) {
+            return builder;
+        }
+        match dice.below(20) {
+            0 => builder.attribute(wire::MOBILITY_TICKET, &dice.bytes(32)),
+            1 | 2 if !sights.tickets.is_empty() => {
+                let ticket = &sights.tickets[dice.below(sights.tickets.len() as u64) as usize];
+                builder.attribute(wire::MOBILITY_TICKET, ticket)
+            }
+            3 if self.tickets.len() > 1 => builder.attribute(wire::MOBILITY_TICKET, &self.tickets[0]),
+            _ => match self.tickets.last() {
+                Some(ticket) => builder.attribute(wire::MOBILITY_TICKET, ticket),
+                None => builder,
+            },
+        }
+    }
+
+    /// Its allocation or its token makes it come from another address, perhaps.
+    pub fn leaves(&mut self, dice: &mut Dice) -> bool {
+        let ticket = self.tickets.last().filter(|_| dice.chance(20)).cloned().map(Errand::Resume);
+        let token = self.tokens.pop().filter(|_| dice.chance(80)).map(Errand::Redeem);
+        let errand = token.or(ticket);
+        if let Some(errand) = errand {
+            // A reservation is over after forty seconds: just before and just after is most interesting.
+            let is_late = matches!(errand, Errand::Redeem(_)) && dice.chance(40);
+            self.wait = is_late.then(|| 38_000 + dice.below(3_500));
+            self.errand = Some((errand, 5));
+            return true;
+        }
+        false
+    }
+
+    /// What it has come for, well-behaved for once.
+    fn run(&self, errand: Errand, dice: &mut Dice) -> Vec<u8> {
+        let begin = |method, dice: &mut Dice| Builder::new(wire::message_type(method, Class::Request), dice.array());
+        let builder = match errand {
+            Errand::Resume(ticket) => begin(wire::REFRESH, dice).attribute(wire::MOBILITY_TICKET, &ticket),
+            Errand::Redeem(token) => begin(wire::ALLOCATE, dice)
+                .u32(wire::REQUESTED_TRANSPORT, 17 << 24)
+                .attribute(wire::RESERVATION_TOKEN, &token),
+        };
+        let (username, password) = &self.home;
+        let nonce = self.nonce.clone().unwrap_or_default();
+        let builder = builder.attribute(wire::USERNAME, username.as_bytes()).attribute(wire::REALM, REALM.as_bytes());
+        let key = wire::key_md5(username, REALM, password);
+        builder.attribute(wire::NONCE, &nonce).sign(wire::MESSAGE_INTEGRITY, &key).finish()
+    }
+
+    pub fn tickets(&self) -> &[Vec<u8>] {
+        &self.tickets
+    }
+
+    pub fn tokens(&self) -> &[Vec<u8>] {
+        &self.tokens
     }
 
     /// Credentials, right or wrong, and what comes behind them.
@@ -241,8 +357,14 @@ impl Rude {
         };
         if message.method == wire::DATA_METHOD {
             let peer = message.get_xor_address(wire::XOR_PEER_ADDRESS).expect("checked by the model");
-            got(peer, message.get(wire::DATA).expect("checked by the model"));
-        } else if let Some(nonce) = message.get(wire::NONCE)
+            if !message.attributes.iter().any(|(kind, _)| *kind == wire::ICMP) {
+                got(peer, message.get(wire::DATA).expect("checked by the model"));
+            }
+            return;
+        }
+        self.tickets.extend(message.get(wire::MOBILITY_TICKET).map(<[u8]>::to_vec));
+        self.tokens.extend(message.get(wire::RESERVATION_TOKEN).map(<[u8]>::to_vec));
+        if let Some(nonce) = message.get(wire::NONCE)
             && let Some(old) = self.nonce.replace(nonce.to_vec())
         {
             self.old_nonces.push(old);
@@ -256,16 +378,6 @@ impl Rude {
     pub fn nonce(&self) -> Option<&Vec<u8>> {
         self.nonce.as_ref()
     }
-}
-
-fn refresh(mut builder: Builder, dice: &mut Dice) -> Builder {
-    if dice.chance(80) {
-        builder = builder.u32(wire::LIFETIME, dice.pick(&[0, 1, 600, 601, 900, 3600, u32::MAX]));
-    }
-    if dice.chance(15) {
-        builder = builder.u32(wire::REQUESTED_ADDRESS_FAMILY, dice.pick(&[1, 2]) << 24);
-    }
-    builder
 }
 
 fn channel_bind(mut builder: Builder, dice: &mut Dice, sights: &Sights<'_>) -> Builder {

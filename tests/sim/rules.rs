@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use hairpin::turn::{
-    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, SharedSecret, StaticUser,
+    Config, Credentials, Lifetimes, Limits, MobilityKey, NonceKeys, PeerPolicy, PortRange, RelayAddress, SharedSecret,
+    StaticUser,
 };
 
 use crate::dice::Dice;
@@ -49,6 +50,7 @@ pub struct Rules {
     pub permissions_max: usize,
     pub channels_max: usize,
     pub quota_per_account: usize,
+    pub mobility: bool,
 }
 
 impl Rules {
@@ -76,6 +78,7 @@ impl Rules {
             permissions_max: dice.pick(&[100, 3]),
             channels_max: dice.pick(&[100, 2]),
             quota_per_account: dice.pick(&[100, 2]),
+            mobility: dice.chance(75),
         }
     }
 
@@ -92,6 +95,7 @@ impl Rules {
             permissions_max: 100,
             channels_max: 100,
             quota_per_account: 100,
+            mobility: false,
             ..Self::draw(&mut Dice::new(0))
         }
     }
@@ -99,7 +103,7 @@ impl Rules {
     /// A reload: one or two things change.
     pub fn amend(&mut self, dice: &mut Dice) {
         for _ in 0..=dice.below(2) {
-            match dice.below(9) {
+            match dice.below(10) {
                 0 | 1 => {
                     let peer = address(dice.pick(&PEERS)).ip();
                     if !self.denied.remove(&peer) {
@@ -120,6 +124,7 @@ impl Rules {
                         self.relays.push((ip("2a01:4f8::1"), ip("2a01:4f8::1")));
                     }
                 }
+                8 if dice.chance(50) => self.mobility = !self.mobility,
                 7 => self.lifetime_default_secs = dice.pick(&[600, 120]),
                 _ => {
                     if self.users.remove("carol").is_none() {
@@ -182,7 +187,7 @@ impl Rules {
             redirect: Default::default(),
             behavior_discovery: None,
             compatibility: Default::default(),
-            mobility: None,
+            mobility: self.mobility.then(|| MobilityKey([4; 32])),
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),

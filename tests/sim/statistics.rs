@@ -14,10 +14,15 @@ pub struct Statistics {
     pub binds_failed: u64,
     pub reloads: u64,
     pub received_by_clients: u64,
+    pub passed_on: u64,
+    pub moved: u64,
+    pub icmp: u64,
+    pub redeemed: u64,
+    pub dual: u64,
 }
 
 impl Statistics {
-    pub fn named(&self) -> [(&'static str, u64); 11] {
+    pub fn named(&self) -> [(&'static str, u64); 16] {
         [
             ("steps", self.steps),
             ("allocated", self.allocated),
@@ -30,6 +35,11 @@ impl Statistics {
             ("binds failed", self.binds_failed),
             ("reloads", self.reloads),
             ("received by clients", self.received_by_clients),
+            ("passed on between shards", self.passed_on),
+            ("moved", self.moved),
+            ("ICMP told", self.icmp),
+            ("tokens redeemed at another shard", self.redeemed),
+            ("dual", self.dual),
         ]
     }
 
@@ -45,5 +55,10 @@ impl Statistics {
         self.binds_failed += other.binds_failed;
         self.reloads += other.reloads;
         self.received_by_clients += other.received_by_clients;
+        self.passed_on += other.passed_on;
+        self.moved += other.moved;
+        self.icmp += other.icmp;
+        self.redeemed += other.redeemed;
+        self.dual += other.dual;
     }
 }

@@ -31,6 +31,12 @@ pub const REQUESTED_TRANSPORT: u16 = 0x0019;
 pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
 pub const PASSWORD_ALGORITHM: u16 = 0x001D;
 pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+pub const EVEN_PORT: u16 = 0x0018;
+pub const RESERVATION_TOKEN: u16 = 0x0022;
+pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
+pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
+pub const ICMP: u16 = 0x8004;
+pub const MOBILITY_TICKET: u16 = 0x8030;
 pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
 pub const FINGERPRINT: u16 = 0x8028;
 
@@ -128,11 +134,13 @@ impl Parsed {
 
     /// Every XOR-PEER-ADDRESS.
     pub fn peers(&self) -> Vec<SocketAddr> {
-        self.attributes
-            .iter()
-            .filter(|(kind, _)| *kind == XOR_PEER_ADDRESS)
-            .filter_map(|(_, value)| unxor(value, self.transaction_id))
-            .collect()
+        self.all_xor_addresses(XOR_PEER_ADDRESS)
+    }
+
+    /// Every address in attributes of this kind.
+    pub fn all_xor_addresses(&self, wanted: u16) -> Vec<SocketAddr> {
+        let all = self.attributes.iter().filter(|(kind, _)| *kind == wanted);
+        all.filter_map(|(_, value)| unxor(value, self.transaction_id)).collect()
     }
 
     /// The number of an error response.

@@ -67,6 +67,20 @@ impl World {
         if !self.clients[client].active {
             return;
         }
+        let leaves = match &mut self.clients[client].nature {
+            Nature::Rude(rude) => rude.leaves(&mut self.dice),
+            Nature::Polite(_) => false,
+        };
+        if leaves {
+            // It changes networks. The connection it had may end now or never.
+            if let Some(connection) = self.clients[client].connection
+                && self.dice.chance(60)
+            {
+                let delay = self.dice.below(60_000) * MILLISECOND;
+                self.network.at(self.now + 1 + delay, Happening::StreamClosedAtServer { connection });
+            }
+            self.rebind(client);
+        }
         let relayed = self.shell.relayed_addresses();
         let (now, unix_secs) = (self.now, self.clock().unix_secs);
         let overheard: Vec<Vec<u8>> = self
@@ -77,6 +91,14 @@ impl World {
                 Nature::Polite(_) => None,
             })
             .collect();
+        let told = |what: fn(&Rude) -> &[Vec<u8>]| -> Vec<Vec<u8>> {
+            let all = self.clients.iter().filter_map(|other| match &other.nature {
+                Nature::Rude(rude) => Some(what(rude)),
+                Nature::Polite(_) => None,
+            });
+            all.flatten().cloned().collect()
+        };
+        let (tickets, tokens) = (told(Rude::tickets), told(Rude::tokens));
         let must_stay = self.is_calm && self.is_anybody_busy();
         let wishes = match &mut self.clients[client].nature {
             Nature::Polite(polite) => {
@@ -86,7 +108,8 @@ impl World {
                 polite.wake(&mut self.dice, now, &peers, &mut self.ledger)
             }
             Nature::Rude(rude) => {
-                let sights = Sights { unix_secs, relayed: &relayed, overheard: &overheard };
+                let sights =
+                    Sights { unix_secs, relayed: &relayed, overheard: &overheard, tickets: &tickets, tokens: &tokens };
                 rude.wake(&mut self.dice, now, &sights, &mut self.ledger)
             }
         };

@@ -187,6 +187,7 @@ impl World {
             Happening::AtRelay { relayed, peer, data, late } => {
                 self.shell.datagram_from_peer(clock, relayed, peer, &data, late);
             }
+            Happening::IcmpAtRelay { relayed, peer, what } => self.shell.icmp(clock, relayed, peer, what),
             Happening::AcrossShards { shard, relayed, from, data } => {
                 self.shell.datagram_from_shard(clock, shard, relayed, from, &data);
             }
@@ -247,6 +248,16 @@ impl World {
     fn at_peer(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
         self.ledger.check(&data);
         assert!(!FORBIDDEN.iter().any(|text| address(text).ip() == to.ip()), "{to} must never be reached");
+        if !self.is_calm && self.dice.chance(15) {
+            // A router on the way, or the peer's machine, has something to say, and sometimes a lot.
+            let kinds = [(3, 3), (3, 4), (3, 1), (11, 0), (8, 0), (1, 4), (2, 0), (1, 0), (128, 0)];
+            let (kind, code) = self.dice.pick(&kinds);
+            let peer = if self.dice.chance(20) { SocketAddr::new(to.ip(), 0) } else { to };
+            for _ in 0..self.dice.pick(&[1, 1, 3, 12]) {
+                let what = (kind, code, 1400);
+                self.network.at(self.now, Happening::IcmpAtRelay { relayed: from, peer, what });
+            }
+        }
         let is_there = PEERS.iter().any(|text| address(text) == to);
         if is_there && (self.is_calm || self.dice.chance(60)) {
             let copy = || Happening::AtRelay { relayed: from, peer: to, data: data.clone(), late: false };
@@ -264,6 +275,11 @@ impl World {
             let mut peer = address(self.dice.pick(&PEERS));
             if self.dice.chance(20) {
                 peer = address(self.dice.pick(&FORBIDDEN));
+            }
+            if peer.is_ipv6() == relayed.is_ipv6() && !self.is_calm && self.dice.chance(15) {
+                // Somebody answers what was never sent, or long ago.
+                let what = (self.dice.pick(&[1, 3, 11]), 0, 0);
+                self.network.at(self.now, Happening::IcmpAtRelay { relayed, peer, what });
             }
             if peer.is_ipv6() == relayed.is_ipv6() {
                 self.network.at(self.now, Happening::AtRelay { relayed, peer, data, late });
