@@ -1,8 +1,8 @@
 //! Deterministic simulation of whole deployments: three shards, clients, peers, a bad network, a shell that fails.
 //!
 //! What it proves, for every seed: each verdict, response and effect of `turn::Server` is exactly what a naive model of
-//! RFC 8656, written independently, expects at that moment (permissions, channels, lifetimes, ownership, nonces,
-//! quotas, ports); data crosses the relay unmodified and rightly framed; bytes counted are bytes moved; every relay
+//! RFC 8656 and RFC 8016, written independently, expects at that moment (permissions, channels, lifetimes, ownership,
+//! nonces, quotas, ports, reservations, both families, ICMP, tickets); data crosses the relay unmodified and rightly framed; bytes counted are bytes moved; every relay
 //! socket that was opened is closed once; after all lifetimes nothing is left; the invariants and the law of
 //! `next_timeout` hold after every step. In calm runs, where nothing is lost and all clients are `turn-client-proto`,
 //! every packet arrives at the application.
@@ -14,7 +14,9 @@
 //! A failure prints its seed; replay it with `HAIRPIN_SIM_SEED=<seed> cargo test --test sim`.
 //! `HAIRPIN_SIM_SEEDS=<count>` runs more seeds, or fewer.
 //!
-//! Reading order: `world/` (what happens), `shell/` (the servers and what is compared), `model.rs` and
+//! Shards agree by letters, which arrive at once here: `tests/rfc/storm.rs` lets them wait, and shards die.
+//!
+//! Reading order: `world/` (what happens), `shell/` (the servers and what is compared), `model.rs`, `allocating.rs` and
 //! `requests.rs` (the oracle), `expect.rs`, then the clients `polite.rs` and `rude.rs`.
 
 mod allocating;
