@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit fuzz fuzz-long lab lab-unprivileged
+.PHONY: help run test install lint doc unit conformance conformance-tables fuzz fuzz-long lab lab-unprivileged
 
 help:
 	@echo "make run    run the server with its built-in defaults"
@@ -11,12 +11,14 @@ help:
 	@echo "make unit   every test but the lab's"
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
 	@echo "make lab    the lab: browsers behind NATs calling each other"
+	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
+	@echo "            the requirements of the standards, put to Hairpin or to any TURN server"
 
 run:
 	$(CARGO) run --release
 
 # The lab comes last: its summary closes the run.
-test: install lint unit fuzz lab-unprivileged lab
+test: install lint unit conformance fuzz lab-unprivileged lab
 
 install:
 	@.ci/install
@@ -30,6 +32,16 @@ doc:
 
 unit:
 	$(CARGO) test --workspace --locked
+
+# More arguments, like ARGUMENTS="--only TURN-8656 --transcripts": tests/conformance/main.rs lists them.
+conformance:
+	$(CARGO) test --locked --test conformance -- $(if $(SERVER),--server "$(SERVER)") \
+	  $(if $(USERNAME),--username "$(USERNAME)") $(if $(PASSWORD),--password "$(PASSWORD)") $(ARGUMENTS)
+
+# Writes the tables in the document again. What coturn fails is what they are for: no error.
+conformance-tables:
+	$(CARGO) test --locked --test conformance -- --markdown docs/conformance.md
+	-$(CARGO) test --locked --test conformance -- --markdown docs/conformance.md --against coturn
 
 # A fixed number of runs, so that it ends everywhere: see fuzz/ and CONTRIBUTING.md.
 fuzz:

@@ -272,6 +272,15 @@ impl TimeLimitedForm {
 mod tests {
     use super::*;
 
+    /// What is known of a user made from a password is what is known of one made from its keys.
+    #[test]
+    fn turn_8656_6_02_the_password_is_not_kept() {
+        let md5 = integrity::long_term_key_md5("user", "realm", "pass");
+        let sha256 = integrity::long_term_key_sha256("user", "realm", "pass");
+        let from_keys = StaticUser::from_keys("user", "realm", Some(md5), Some(sha256));
+        assert!(StaticUser::from_password("user", "realm", "pass") == from_keys);
+    }
+
     /// REST-06.
     #[test]
     fn rest_01_password_of_a_time_limited_user_name() {

@@ -37,6 +37,7 @@ fn printed(stdout: &str) -> Vec<Value> {
     documents.map(|line| serde_json::from_str::<Value>(line).unwrap()["iceServers"][0].clone()).collect()
 }
 
+/// TURN-8656-5-13: at the ports that clients assume.
 #[test]
 fn without_any_file_it_is_useful_at_once() {
     for port in [3478, 9641] {

@@ -1,5 +1,7 @@
 //! The rules of the house, read from ARCHITECTURE.md and held against the sources.
 
+mod requirements;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ fn turn_8656_12_01_usable_numbers() {
     assert_eq!(world.bind_channel(path(CLIENT), &mut alice, 0x4FFF, "198.51.100.7:7001"), 0);
 }
 
-/// TURN-8656-12-02, -05 and 12.6-04: 600 s, with the permission kept alive separately; then number and peer are free.
+/// TURN-8656-12-02, TURN-8656-12-05 and TURN-8656-12.6-04: 600 s, with the permission kept alive separately; then number and peer are free.
 #[test]
 fn turn_8656_12_02_a_binding_lives_600_seconds() {
     let mut world = World::new();
@@ -74,7 +74,7 @@ fn turn_8656_18_01_reserved_half_of_channel_number_is_ignored() {
     assert!(world.exchange(path(CLIENT), &request).is_success());
 }
 
-/// TURN-8656-12.2-03, -04, -09: a refused rebind changes neither binding nor timer.
+/// TURN-8656-12.2-03, TURN-8656-12.2-04, TURN-8656-12.2-09: a refused rebind changes neither binding nor timer.
 #[test]
 fn turn_8656_12_2_03_a_taken_number_or_peer_is_a_bad_request() {
     let mut world = World::new();

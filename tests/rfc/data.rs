@@ -65,7 +65,7 @@ fn turn_8656_11_2_04_send_makes_no_permission() {
     assert!(!world.peer_sends(relay, PEER, b"x").relayed());
 }
 
-/// TURN-8656-14-03, 15-01, 13-02: DONT-FRAGMENT of a Send indication is carried out, except from datagram to datagram
+/// TURN-8656-14-03, TURN-8656-15-01, TURN-8656-13-02: DONT-FRAGMENT of Send is carried out, except between datagrams
 /// of the other family.
 #[test]
 fn turn_8656_14_03_dont_fragment_is_carried_out_where_it_applies() {

@@ -43,8 +43,8 @@ fn both_families() -> (World, [(RelayId, &'static str); 2]) {
     (world, [(relay, PEER), (relay6, PEER_V6)])
 }
 
-/// TURN-8656-11.5-01, -03, -04, 18.13-01 (A09): which types are told, in which form, and that the MTU stands only
-/// where there is one.
+/// TURN-8656-11.5-01, TURN-8656-11.5-03, TURN-8656-11.5-04, TURN-8656-18.13-01 (A09): which types are told, in which
+/// form, and that the MTU stands only where there is one.
 #[test]
 fn turn_8656_11_5_01_icmp_is_told_in_a_data_indication() {
     let told: [&[(u8, u8)]; 2] = [&[(3, 0), (3, 3), (3, 4), (11, 0)], &[(1, 4), (2, 0), (3, 0)]];

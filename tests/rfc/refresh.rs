@@ -4,7 +4,7 @@ use hairpin::stun::{AttributeType, Method};
 use hairpin::turn::{EndReason, Event, Reason};
 
 use crate::client::lifetime;
-use crate::world::{Seen, World, path, signed_with_peers};
+use crate::world::{PEER, Seen, World, path, signed_with_peers};
 
 const CLIENT: &str = "192.0.2.10:40000";
 
@@ -134,4 +134,23 @@ fn a_late_duplicate_of_a_deletion_spares_the_next_allocation() {
     world.allocate(path(CLIENT), &mut alice, vec![]);
     assert_eq!(world.exchange(path(CLIENT), &deletion), first);
     assert_eq!(world.server.allocations(), 1);
+}
+
+/// The wall clock may jump a day either way: lifetimes run on the monotonic one. (Nonces do not, and are asked anew.)
+#[test]
+fn turn_8656_life_05_the_wall_clock_moves_no_expiry() {
+    for jump_secs in [86_400, -86_400] {
+        let mut world = World::new();
+        let (mut alice, relay) = world.allocated(path(CLIENT));
+        assert_eq!(world.permit(path(CLIENT), &mut alice, &[PEER]), 0);
+        world.clock.unix_secs = world.clock.unix_secs.strict_add_signed(jump_secs);
+        world.pass(299);
+        assert!(world.peer_sends(relay, PEER, b"x").relayed(), "the permission lives");
+        world.pass(1);
+        assert!(!world.peer_sends(relay, PEER, b"x").relayed(), "and ends in time");
+        world.pass(299);
+        assert_eq!(world.server.allocations(), 1);
+        world.pass(2);
+        assert_eq!(world.server.allocations(), 0);
+    }
 }
