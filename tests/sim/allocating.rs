@@ -99,7 +99,7 @@ impl Model {
             assert_eq!(self.owner_of(relayed.port()), relay.0, "another shard's port");
             assert!(self.is_free(clock.now.0, relayed), "{relayed} is in use, or was a moment ago");
             assert!(pending.abandoned || pending.is_ipv6 == relayed.is_ipv6());
-            assert!(pending.wish == Wish::Any || relayed.port() % 2 == 0, "an odd port");
+            assert!(pending.wish == Wish::Any || relayed.port().is_multiple_of(2), "an odd port");
             if pending.wish == Wish::Pair {
                 let sibling = SocketAddr::new(relayed.ip(), relayed.port() + 1);
                 assert!(self.is_free(clock.now.0, sibling) && self.rules.is_relay_port(sibling.port()));

@@ -187,7 +187,7 @@ impl Rules {
             redirect: Default::default(),
             behavior_discovery: None,
             compatibility: Default::default(),
-            mobility: self.mobility.then(|| MobilityKey([4; 32])),
+            mobility: self.mobility.then_some(MobilityKey([4; 32])),
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),

@@ -26,7 +26,7 @@ impl World {
             Nature::Polite(Box::new(polite))
         } else {
             let unix_secs = self.clock().unix_secs;
-            Nature::Rude(Rude::new(&mut self.dice, is_stream, unix_secs))
+            Nature::Rude(Box::new(Rude::new(&mut self.dice, is_stream, unix_secs)))
         };
         self.clients.push(Client { nature, local, path, connection: None, lives_left: 2, active: true, wake_at: 0 });
         self.by_path.insert(path, index);

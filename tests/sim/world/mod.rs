@@ -26,7 +26,7 @@ const HAPPENINGS_MAX: u64 = 100_000;
 #[derive(Debug)]
 enum Nature {
     Polite(Box<Polite>),
-    Rude(Rude),
+    Rude(Box<Rude>),
 }
 
 #[derive(Debug)]
