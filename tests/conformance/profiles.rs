@@ -44,6 +44,7 @@ const PROFILES: &[Profile] = &[
             Need::NoClassic,
             Need::Alpn,
             Need::SameMachine,
+            Need::MobilityForbidden,
         ],
         one_at_a_time: false,
     },
@@ -109,6 +110,12 @@ const PROFILES: &[Profile] = &[
         ],
         meets: &[Need::SharedSecret, Need::QuotaOfTwo],
         one_at_a_time: true,
+    },
+    Profile {
+        name: "mobility",
+        changes: &[("relay.addresses", "[\"127.0.77.20\"]"), ("allocations.mobility", "true")],
+        meets: &[Need::Mobility, Need::SecondUser],
+        one_at_a_time: false,
     },
     Profile {
         name: "no software",
