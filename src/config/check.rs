@@ -104,6 +104,7 @@ impl Checker<'_> {
             },
             turn: Arc::new(turn),
             tls,
+            proxies: self.proxies(&written.proxy_protocol, &listen),
             listen,
         };
         Config {

@@ -2,7 +2,8 @@
 //!
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
 //! and out ([`SendBatch`]), what became of them ([`NetworkError`]), TCP listeners and the buffers of one connection
-//! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and
+//! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), what load balancers write in
+//! front ([`proxy_protocol`]), the two clocks ([`clock`]), and
 //! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
 //! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
@@ -15,6 +16,7 @@ mod certificate;
 pub mod clock;
 mod error;
 mod error_queue;
+pub mod proxy_protocol;
 mod receive;
 mod send;
 mod stream;
@@ -30,6 +32,7 @@ pub(crate) use certificate::tests::make as make_certificate;
 pub use certificate::{Identity, IdentityError, IdentityFile};
 pub use error::{SocketErrorKind, SocketErrors};
 pub use error_queue::NetworkError;
+pub use proxy_protocol::ProxyRefusal;
 pub use receive::{ReceiveBatch, Received};
 pub use send::{Datagram, SendBatch};
 pub use stream::{ClientStream, ReadBuffers, Received as StreamReceived};

@@ -174,6 +174,17 @@ impl ReceiveBatch {
         Packet::new(self.slot_mut(slot), MESSAGE_START..MESSAGE_START + len, ip)
     }
 
+    /// Takes `count` bytes off the front of the message in a slot.
+    ///
+    /// # Panics
+    /// If the slot is not in use, or its message is shorter.
+    pub fn drop_front(&mut self, slot: usize, count: usize) {
+        let Received { len, .. } = self.received(slot);
+        let rest = MESSAGE_START + count..MESSAGE_START + len;
+        self.slot_mut(slot).copy_within(rest, MESSAGE_START);
+        self.received[slot].len -= count;
+    }
+
     /// All bytes of a slot: what a verdict's ranges refer to.
     pub fn slot(&self, slot: usize) -> &[u8] {
         &self.memory.as_slice()[slot * STRIDE..][..STRIDE]

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::shard::{HandshakeFailure, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
+use crate::shard::{HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
 use crate::turn::{self, EndReason, Reason, Rejection};
 
@@ -181,6 +181,11 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
                 ([("reason", "not_binding")], shell.connections_not_binding),
                 ([("reason", "idle")], shell.connections_idle),
             ],
+        ),
+        counter(
+            "hairpin_proxy_protocol_refusals_total",
+            "Connections and datagrams not served because of the PROXY header that they have or lack, by reason.",
+            labelled("reason", ProxyRefusal::ALL, ProxyRefusal::label, &shell.proxy_refusals),
         ),
         counter(
             "hairpin_shard_restarts_total",

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::net::{HandshakeFailure, SocketErrors};
+use crate::net::{HandshakeFailure, ProxyRefusal, SocketErrors};
 use crate::turn;
 
 /// Sums of the shell of one shard, since it was started; a restart after a panic does not reset them.
@@ -43,6 +43,8 @@ pub struct ShellCounters {
     pub connections_not_binding: u64,
     /// Connections closed because nothing came for too long.
     pub connections_idle: u64,
+    /// What came through a proxy, or should have, and was not served, as in [`ProxyRefusal::ALL`].
+    pub proxy_refusals: [u64; ProxyRefusal::ALL.len()],
     /// How often a panic has cost this shard its allocations.
     pub shard_restarts: u64,
     /// Time not spent waiting, in nanoseconds.
@@ -94,7 +96,9 @@ pub struct TlsCounters {
     pub refused: u64,
     /// Part of the total of [`ShellCounters::socket_errors`].
     pub socket_errors: SocketErrors,
-    /// Handshakes not over yet.
+    /// Part of the total of [`ShellCounters::proxy_refusals`].
+    pub proxy_refusals: [u64; ProxyRefusal::ALL.len()],
+    /// Handshakes, and what comes before them, not over yet.
     pub in_progress: usize,
 }
 
@@ -108,6 +112,7 @@ impl Snapshot {
     pub(super) fn add_tls(&mut self, tls: TlsCounters) {
         self.total.shell.connections_refused += tls.refused;
         add_each(&mut self.total.shell.socket_errors.0, &tls.socket_errors.0);
+        add_each(&mut self.total.shell.proxy_refusals, &tls.proxy_refusals);
         self.tls = tls;
     }
 }
@@ -142,6 +147,7 @@ impl ShellCounters {
             connections_broken_tls,
             connections_not_binding,
             connections_idle,
+            proxy_refusals,
             shard_restarts,
             busy_nanos,
         } = other;
@@ -161,6 +167,7 @@ impl ShellCounters {
         self.connections_broken_tls += connections_broken_tls;
         self.connections_not_binding += connections_not_binding;
         self.connections_idle += connections_idle;
+        add_each(&mut self.proxy_refusals, proxy_refusals);
         self.shard_restarts += shard_restarts;
         self.busy_nanos += busy_nanos;
     }

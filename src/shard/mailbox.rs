@@ -12,6 +12,7 @@ use crossbeam_queue::{ArrayQueue, SegQueue};
 use mio::Waker;
 
 use super::connections::{Accepted, Moving};
+use super::routes::Route;
 use super::supervisor::Bounds;
 use crate::turn::{self, FiveTuple, IpFields};
 
@@ -57,6 +58,8 @@ pub(super) enum Label {
         path: FiveTuple,
         /// The other shard.
         carrier: u16,
+        /// How to answer: listeners have the same places in all shards.
+        route: Route,
     },
 }
 

@@ -5,8 +5,9 @@
 //! is locked or shared. May import `stun`, `turn` and `net`. Protocol decisions are in `turn`; system calls in `net`.
 //!
 //! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
-//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` (where TLS clients come from). Tables: `listeners.rs`, `relays.rs`,
-//! `connections.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
+//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` and
+//! `opening.rs` (where TLS clients and those behind proxies come from). Tables: `listeners.rs`, `relays.rs`,
+//! `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
 
 mod connections;
 mod counters;
@@ -15,10 +16,12 @@ mod effects;
 mod handshakes;
 mod listeners;
 mod mailbox;
+mod opening;
 mod packets;
 mod reactor;
 mod record;
 mod relays;
+mod routes;
 mod start;
 mod streams;
 mod supervisor;
@@ -27,11 +30,12 @@ mod tests;
 mod token;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
@@ -39,7 +43,9 @@ pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
 pub use self::start::{Skipped, StartError};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
-pub use crate::net::{HandshakeFailure, Identity, IdentityError, IdentityFile, SocketErrorKind, SocketErrors};
+pub use crate::net::{
+    HandshakeFailure, Identity, IdentityError, IdentityFile, ProxyRefusal, SocketErrorKind, SocketErrors,
+};
 
 use self::counters::Slot;
 use self::directory::Directory;
@@ -59,6 +65,8 @@ pub struct Settings {
     pub listen: Vec<ListenAddress>,
     /// What TLS listeners need; without it there can be none.
     pub tls: Option<Tls>,
+    /// What listeners behind proxies need.
+    pub proxies: Proxies,
     /// Bounds for clients on TCP and TLS.
     pub connections: ConnectionLimits,
     /// SO_RCVBUF and SO_SNDBUF asked for on every UDP socket of a listener, in bytes.
@@ -80,11 +88,30 @@ pub struct ListenAddress {
     pub address: SocketAddr,
     /// A failure to bind is fatal. Built-in defaults are not required, so that a machine without IPv6 still serves.
     pub required: bool,
+    /// What is special about it.
+    pub options: ListenOptions,
+}
+
+/// What is special about one address to listen on; by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Only proxies come here, each connection or datagram with a header of the PROXY protocol that names the client.
+    pub proxy_protocol: bool,
+    /// On TCP: clients may speak TLS or not, told apart by their first byte (MUX-7983-7-03).
+    pub tls_too: bool,
+}
+
+impl ListenAddress {
+    /// Whether clients see a certificate here.
+    pub fn speaks_tls(&self) -> bool {
+        self.transport == turn::Transport::Tls || self.options.tls_too
+    }
 }
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.transport.label(), self.address)
+        write!(f, "{} {}", self.transport.label(), self.address)?;
+        if self.options.proxy_protocol { f.write_str(" behind proxies") } else { Ok(()) }
     }
 }
 
@@ -95,6 +122,22 @@ pub struct Tls {
     pub identity: Arc<Identity>,
     /// From accepting a connection to the end of its handshake.
     pub handshake_timeout: Duration,
+}
+
+/// Who may say in front of a connection or datagram whose it is.
+#[derive(Clone, Debug)]
+pub struct Proxies {
+    /// Their addresses.
+    pub prefixes: Arc<[IpNet]>,
+    /// From accepting a connection to the end of its header.
+    pub header_timeout: Duration,
+}
+
+impl Proxies {
+    /// Whether this is the address of one.
+    fn include(&self, ip: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&ip))
+    }
 }
 
 /// Bounds for clients on TCP and TLS.
@@ -128,12 +171,12 @@ pub struct Shards {
     mailboxes: Arc<[Mailbox]>,
     slots: Arc<[Slot]>,
     threads: Vec<JoinHandle<()>>,
-    tls: Option<TlsThread>,
+    handshakes: Option<HandshakeThread>,
 }
 
 /// The thread of the handshakes.
 #[derive(Debug)]
-struct TlsThread {
+struct HandshakeThread {
     shared: Arc<handshakes::Shared>,
     waker: Waker,
     thread: JoinHandle<()>,
@@ -166,7 +209,7 @@ impl Shards {
             mailboxes: mailboxes.into(),
             slots: (0..count).map(|_| Slot::default()).collect(),
             threads: Vec::with_capacity(usize::from(count)),
-            tls: None,
+            handshakes: None,
         };
         let bounds = Bounds::of(&settings);
         for (index, (poll, sockets)) in polls.into_iter().zip(bound.shards).enumerate() {
@@ -181,6 +224,7 @@ impl Shards {
                 directory: Arc::clone(&shards.directory),
                 batch: ReceiveBatch::new().map_err(StartError::system("memory for packets"))?,
                 bounds,
+                proxies: settings.proxies.clone(),
                 config: Arc::clone(&settings.turn),
                 is_draining: false,
                 counters: ShellCounters::default(),
@@ -192,32 +236,39 @@ impl Shards {
                 .map_err(StartError::system("a thread"))?;
             shards.threads.push(thread);
         }
-        if !bound.tls.is_empty() {
-            let tls = settings.tls.expect("whoever asks for TLS listeners gives a certificate");
-            shards.tls = Some(shards.start_tls(tls, bound.tls)?);
+        if !bound.openings.is_empty() {
+            shards.handshakes = Some(shards.start_handshakes(settings.tls, settings.proxies, bound.openings)?);
         }
         Ok(shards)
     }
 
-    fn start_tls(&self, tls: Tls, listeners: Vec<TcpListener>) -> Result<TlsThread, StartError> {
+    fn start_handshakes(
+        &self,
+        tls: Option<Tls>,
+        proxies: Proxies,
+        listeners: Vec<(ListenAddress, TcpListener)>,
+    ) -> Result<HandshakeThread, StartError> {
+        let needs_tls = listeners.iter().any(|(listen, _)| listen.speaks_tls());
+        assert!(tls.is_some() || !needs_tls, "whoever asks for TLS listeners gives a certificate");
         let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
         let waker =
             Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
-        let shared = Arc::new(handshakes::Shared::new(tls.identity));
-        let home = handshakes::Home::new(
+        let handshake_timeout = tls.as_ref().map_or(proxies.header_timeout, |tls| tls.handshake_timeout);
+        let shared = Arc::new(handshakes::Shared::new(tls.map(|tls| tls.identity)));
+        let home = handshakes::Home {
             poll,
             listeners,
-            Arc::clone(&shared),
-            Arc::clone(&self.directory),
-            Arc::clone(&self.mailboxes),
-            tls.handshake_timeout,
-        )
-        .map_err(StartError::system("events of a listener"))?;
+            shared: Arc::clone(&shared),
+            directory: Arc::clone(&self.directory),
+            mailboxes: Arc::clone(&self.mailboxes),
+            bounds: handshakes::Bounds { proxies, handshake_timeout },
+        };
+        let home = home.register().map_err(StartError::system("events of a listener"))?;
         let thread = std::thread::Builder::new()
             .name("hairpin-tls".into())
             .spawn(move || handshakes::run(home))
             .map_err(StartError::system("a thread"))?;
-        Ok(TlsThread { shared, waker, thread })
+        Ok(HandshakeThread { shared, waker, thread })
     }
 
     /// Where clients are served, with actual ports.
@@ -240,8 +291,8 @@ impl Shards {
 
     /// Shows new TLS clients this certificate from now on. Nothing happens to those that are connected.
     pub fn set_identity(&self, identity: Arc<Identity>) {
-        if let Some(tls) = &self.tls {
-            tls.shared.set_identity(identity);
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.shared.set_identity(identity);
         }
     }
 
@@ -259,8 +310,8 @@ impl Shards {
     /// old.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::of(&*self.slots);
-        if let Some(tls) = &self.tls {
-            snapshot.add_tls(tls.shared.counters());
+        if let Some(handshakes) = &self.handshakes {
+            snapshot.add_tls(handshakes.shared.counters());
         }
         snapshot
     }
@@ -281,7 +332,7 @@ impl Shards {
     }
 
     fn stop(&mut self) {
-        if let Some(TlsThread { shared, waker, thread }) = self.tls.take() {
+        if let Some(HandshakeThread { shared, waker, thread }) = self.handshakes.take() {
             shared.stop();
             // An event counter that has been written once cannot be full.
             if waker.wake().is_err() || thread.join().is_err() {

@@ -7,7 +7,9 @@ use std::ops::Range;
 use super::listeners::Kind;
 use super::mailbox::Label;
 use super::reactor::Shard;
-use crate::net::{BATCH, Datagram, clock};
+use super::routes::Route;
+use crate::net::proxy_protocol::{self, Carrier};
+use crate::net::{BATCH, Datagram, ProxyRefusal, clock};
 use crate::turn::{FiveTuple, IpFields, Packet, RelayId, Transport, Verdict};
 
 /// With less room than this a batch is sent before more is read, so that no socket is read in crumbs.
@@ -41,10 +43,10 @@ enum Via {
 /// Who gets the reply, if there is one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asker {
-    /// The sender of a datagram that came to this listener.
-    Listener(usize, FiveTuple),
-    /// The sender of a datagram that came to this listener's twin in another shard.
-    Elsewhere(usize, FiveTuple),
+    /// The sender of a datagram, and whom the machine knows it as.
+    Sender(Route, FiveTuple),
+    /// The sender of a datagram that another shard has read.
+    Elsewhere(Route),
     /// The client of this connection.
     Connection(usize),
     /// Peers and other relays are never answered.
@@ -71,13 +73,52 @@ impl Shard<'_> {
         };
         let drops = self.home.batch.queue_drops();
         self.home.counters.receive_queue_drops += new_drops(&mut listener.queue_drops, drops);
+        let options = listener.options;
         self.begin_batch(count);
         for slot in first..first + count {
             let received = self.home.batch.received(slot);
             let path = FiveTuple { transport: Transport::Udp, client: received.from, server: received.to };
-            self.serve_client(path, slot, Asker::Listener(index, path));
+            let route = Route { listener: index, to: received.from, from: received.to };
+            if options.proxy_protocol {
+                self.serve_proxied(path, slot, route);
+                continue;
+            }
+            self.serve_client(path, slot, Asker::Sender(route, path));
         }
         count == room
+    }
+
+    /// Takes the proxy's header off, and serves what is behind it as coming from the client that it names.
+    fn serve_proxied(&mut self, mut path: FiveTuple, slot: usize, route: Route) {
+        let header = if self.home.proxies.include(route.to.ip()) {
+            proxy_protocol::parse(self.home.batch.packet(slot).message(), Carrier::Datagram)
+        } else {
+            Err(ProxyRefusal::Untrusted)
+        };
+        let refusal = match header {
+            Ok(Some(header)) => {
+                self.home.batch.drop_front(slot, header.len);
+                if let Some(addresses) = header.addresses {
+                    path = FiveTuple { client: addresses.client, server: addresses.server, ..path };
+                }
+                self.routes.learn(path, route);
+                return self.serve_client(path, slot, Asker::Sender(route, path));
+            }
+            Ok(None) => ProxyRefusal::Missing,
+            Err(refusal) => refusal,
+        };
+        self.home.counters.proxy_refusals[refusal as usize] += 1;
+    }
+
+    /// The way to a client over UDP.
+    pub(super) fn route_to(&self, path: &FiveTuple) -> Option<Route> {
+        if self.home.listeners.has_proxies()
+            && let Some(route) = self.routes.get(path)
+        {
+            return Some(route);
+        }
+        let listener = self.home.listeners.udp_for(path.server)?;
+        Some(Route { listener, to: path.client, from: path.server })
     }
 
     /// Tells the machine what became of datagrams that a relay has sent; whether there may be more to tell.
@@ -161,17 +202,17 @@ impl Shard<'_> {
                     self.carry_out(verdict, slot, Asker::Nobody);
                     self.drain_effects();
                 }
-                Label::Client { path, carrier } => match self.home.listeners.udp_for(path.server) {
-                    Some(listener) => {
-                        let slot = self.insert(path.client, path.server, &parcel.bytes, parcel.ip);
-                        let mut packet = self.home.batch.packet(slot);
-                        let (clock, reply) = (self.clock, &mut self.reply);
-                        let verdict = self.server.from_carrier(clock, carrier, path, &mut packet, reply);
-                        self.carry_out(verdict, slot, Asker::Elsewhere(listener, path));
-                        self.drain_effects();
+                Label::Client { path, carrier, route } => {
+                    if self.home.listeners.has_proxies() {
+                        self.routes.learn(path, route);
                     }
-                    None => self.home.counters.unsendable += 1,
-                },
+                    let slot = self.insert(path.client, path.server, &parcel.bytes, parcel.ip);
+                    let mut packet = self.home.batch.packet(slot);
+                    let (clock, reply) = (self.clock, &mut self.reply);
+                    let verdict = self.server.from_carrier(clock, carrier, path, &mut packet, reply);
+                    self.carry_out(verdict, slot, Asker::Elsewhere(route));
+                    self.drain_effects();
+                }
             }
             self.home.mailbox().give_back(parcel.bytes);
         }
@@ -213,32 +254,30 @@ impl Shard<'_> {
             Verdict::ToPeer { from, to, bytes, ip } => {
                 self.outgoing.push(Outgoing { via: Via::Relay(from), to, source: None, slot, bytes, ip })
             }
-            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Udp => {
-                match self.home.listeners.udp_for(to.server) {
-                    Some(listener) => self.queue_to_client(listener, to, slot, bytes, ip),
-                    None => self.home.counters.unsendable += 1,
-                }
-            }
+            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Udp => match self.route_to(&to) {
+                Some(route) => self.queue_to_client(route, slot, bytes, ip),
+                None => self.home.counters.unsendable += 1,
+            },
             Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
             Verdict::ToRelay { shard, relayed, from, bytes, ip } => {
                 self.post(shard, Label::Relayed { relayed, from }, slot, bytes, ip);
             }
             Verdict::NotMine { shard } => match asker {
-                Asker::Listener(_, path) => {
+                Asker::Sender(route, path) => {
                     let packet = self.home.batch.packet(slot);
                     let (bytes, ip) = (packet.range(), packet.ip());
                     let carrier = self.home.place.index;
-                    self.post(shard, Label::Client { path, carrier }, slot, bytes, ip);
+                    self.post(shard, Label::Client { path, carrier, route }, slot, bytes, ip);
                 }
                 Asker::Connection(index) => self.send_away(index, shard),
                 Asker::Elsewhere(..) | Asker::Nobody => self.home.counters.unsendable += 1,
             },
             Verdict::Reply { len } => match asker {
-                Asker::Listener(listener, path) | Asker::Elsewhere(listener, path) => {
+                Asker::Sender(route, _) | Asker::Elsewhere(route) => {
                     // The question is not needed any more; its slot keeps the answer until the batch is sent.
                     let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
                     self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
-                    self.queue_to_client(listener, path, slot, bytes, IpFields::default());
+                    self.queue_to_client(route, slot, bytes, IpFields::default());
                 }
                 Asker::Connection(index) => self.answer_stream(index, len),
                 Asker::Nobody => {}
@@ -256,34 +295,33 @@ impl Shard<'_> {
         }
     }
 
-    fn queue_to_client(&mut self, listener: usize, to: FiveTuple, slot: usize, bytes: Range<usize>, ip: IpFields) {
+    fn queue_to_client(&mut self, route: Route, slot: usize, bytes: Range<usize>, ip: IpFields) {
         self.outgoing.push(Outgoing {
-            via: Via::Listener(listener),
-            to: to.client,
-            source: self.source_at(listener, to.server),
+            via: Via::Listener(route.listener),
+            to: route.to,
+            source: self.source_at(route),
             slot,
             bytes,
             ip,
         });
     }
 
-    /// STUN-8489-6.3.1.2-01: what to tell the socket so that the datagram leaves from `server`.
-    fn source_at(&self, listener: usize, server: SocketAddr) -> Option<SocketAddr> {
-        match &self.home.listeners.get(listener).kind {
-            Kind::Udp(socket) if socket.is_wildcard() => Some(server),
+    /// STUN-8489-6.3.1.2-01: what to tell the socket so that the datagram leaves from where it was sent to.
+    fn source_at(&self, route: Route) -> Option<SocketAddr> {
+        match &self.home.listeners.get(route.listener).kind {
+            Kind::Udp(socket) if socket.is_wildcard() => Some(route.from),
             _ => None,
         }
     }
 
     /// Sends a message that lies in no slot, at once.
     pub(super) fn send_now(&mut self, to: FiveTuple, bytes: &[u8]) {
-        let Some(listener) = self.home.listeners.udp_for(to.server) else {
+        let Some(route) = self.route_to(&to) else {
             self.home.counters.unsendable += 1;
             return;
         };
-        let datagram =
-            Datagram { to: to.client, source: self.source_at(listener, to.server), bytes, ip: IpFields::default() };
-        if let Kind::Udp(socket) = &self.home.listeners.get(listener).kind {
+        let datagram = Datagram { to: route.to, source: self.source_at(route), bytes, ip: IpFields::default() };
+        if let Kind::Udp(socket) = &self.home.listeners.get(route.listener).kind {
             let counters = &mut self.home.counters;
             let sent = self.sender.send(socket, [datagram], &mut counters.socket_errors);
             counters.send_batches += sent.calls;

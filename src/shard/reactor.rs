@@ -14,6 +14,7 @@ use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Outgoing;
 use super::relays::Relays;
+use super::routes::Routes;
 use super::supervisor::{Home, random_seed};
 use super::token::Source;
 use crate::net::{BATCH, ReadBuffers, SendBatch, clock};
@@ -37,6 +38,8 @@ pub(super) struct Shard<'h> {
     pub(super) server: Server,
     pub(super) relays: Relays,
     pub(super) connections: Connections,
+    /// Ways back to clients behind proxies.
+    pub(super) routes: Routes,
     pub(super) clock: Clock,
     /// Sockets that may have more to read, served in turn.
     pub(super) ready: VecDeque<Source>,
@@ -84,15 +87,18 @@ impl<'h> Shard<'h> {
         }
         home.batch.clear();
         let hash_seed = random_seed();
-        let hash_seeds = std::array::from_fn(|word| {
+        let [a, b, c, d] = std::array::from_fn(|word| {
             u64::from_ne_bytes(*hash_seed[word * 8..].first_chunk().expect("four words of eight bytes"))
         });
+        // Seeds keep clients from choosing addresses and ports that collide.
+        let hasher = ahash::RandomState::with_seeds(a, b, c, d);
         let clock = clock::read();
         Self {
             home,
             server,
             relays: Relays::default(),
-            connections: Connections::new(hash_seeds),
+            connections: Connections::new(hasher.clone()),
+            routes: Routes::new(hasher),
             clock,
             ready: VecDeque::with_capacity(EVENTS_MAX),
             is_mailbox_queued: false,

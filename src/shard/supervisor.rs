@@ -8,12 +8,12 @@ use std::time::Duration;
 use mio::Poll;
 use tracing::error;
 
-use super::Settings;
 use super::counters::{ShellCounters, Slot};
 use super::directory::Directory;
 use super::listeners::Listeners;
 use super::mailbox::{Command, Mailbox};
 use super::reactor::Shard;
+use super::{Proxies, Settings};
 use crate::net::{ReceiveBatch, clock};
 use crate::turn::{self, ShardIndex};
 
@@ -29,6 +29,7 @@ pub(super) struct Home {
     pub(super) directory: Arc<Directory>,
     pub(super) batch: ReceiveBatch,
     pub(super) bounds: Bounds,
+    pub(super) proxies: Proxies,
     /// The latest, for the next server.
     pub(super) config: Arc<turn::Config>,
     pub(super) is_draining: bool,

@@ -58,7 +58,9 @@ use std::sync::Arc;
 
 pub use access_token::{TokenKey, TokenKeys};
 pub use behavior::{BehaviorDiscovery, ServerAddress};
-pub use config::{Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex};
+pub use config::{
+    Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex,
+};
 pub use counters::{Counters, EndReason, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;

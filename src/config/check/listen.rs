@@ -1,13 +1,14 @@
 //! `[listen]` and `[admin]`: where clients, metrics and health checks come in.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use super::Checker;
 use super::relay::Ports;
+use super::{Checker, MINUTE};
 use crate::config::Written;
 use crate::config::values::{self, Mistake};
 use crate::config::written;
-use crate::shard::ListenAddress;
+use crate::shard::{self, ListenAddress, ListenOptions};
 use crate::turn::{self, Transport};
 
 const STUN_PORT: u16 = 3478;
@@ -24,22 +25,35 @@ impl Checker<'_> {
     ) -> Vec<ListenAddress> {
         let defaults = written::Listen::default();
         let mut listen = Vec::new();
-        for (transport, key, texts, default, port) in [
+        for (transport, key, entries, default, port) in [
             (Transport::Udp, "listen.udp", &written.listen.udp, &defaults.udp, STUN_PORT),
             (Transport::Tcp, "listen.tcp", &written.listen.tcp, &defaults.tcp, STUN_PORT),
             (Transport::Tls, "listen.tls", &written.listen.tls, &defaults.tls, TLS_PORT),
         ] {
-            let is_default = texts == default;
-            for (index, text) in texts.iter().enumerate() {
+            let is_default = entries == default;
+            for (index, entry) in entries.iter().enumerate() {
                 let key = format!("{key}[{index}]");
-                let Some(address) = self.accept(&key, values::socket_address(text, port)) else {
+                let (text, options, address_key) = match entry {
+                    written::ListenEntry::Address(text) => (text, ListenOptions::default(), key.clone()),
+                    written::ListenEntry::Table(table) => {
+                        (&table.address, self.options(&key, transport, table), format!("{key}.address"))
+                    }
+                };
+                let Some(address) = self.accept(address_key, values::socket_address(text, port)) else {
                     continue;
                 };
+                if options.proxy_protocol && written.proxy_protocol.from.is_empty() {
+                    let wrong = "only proxies are served here, and there are none";
+                    let fix =
+                        "write the load balancers' addresses, like from = [\"10.0.0.0/24\"], into [proxy_protocol]";
+                    self.problem(format!("{key}.proxy_protocol"), Mistake::new(wrong, fix));
+                }
                 let entry = ListenAddress {
                     transport,
                     address,
                     // The defaults may be too much for a machine without IPv6; what was chosen must work.
                     required: !(is_default && address.is_ipv6()),
+                    options,
                 };
                 if entry.required {
                     self.local(&key, address);
@@ -54,6 +68,36 @@ impl Checker<'_> {
             self.problem("listen.udp", Mistake::new("there is nothing to listen on", fix));
         }
         listen
+    }
+
+    fn options(&mut self, key: &str, transport: Transport, table: &written::ListenTable) -> ListenOptions {
+        if table.tls && transport != Transport::Tcp {
+            let wrong = "tls = true belongs to a TCP listener, which then speaks both";
+            self.problem(format!("{key}.tls"), Mistake::new(wrong, "move the entry to listen.tcp, or remove the key"));
+        }
+        ListenOptions { proxy_protocol: table.proxy_protocol, tls_too: table.tls && transport == Transport::Tcp }
+    }
+
+    /// `[proxy_protocol]`
+    pub(super) fn proxies(&mut self, written: &written::ProxyProtocol, listen: &[ListenAddress]) -> shard::Proxies {
+        let timeout = self.duration("proxy_protocol.header_timeout", &written.header_timeout, 1..=MINUTE);
+        let prefixes: Vec<_> = written
+            .from
+            .iter()
+            .enumerate()
+            .filter_map(|(index, text)| self.accept(format!("proxy_protocol.from[{index}]"), values::prefix(text)))
+            .collect();
+        let is_wanted = listen.iter().any(|entry| entry.options.proxy_protocol);
+        if !is_wanted && !written.from.is_empty() {
+            self.note(
+                "proxy_protocol.from",
+                "no listener has proxy_protocol = true, so nobody is asked who a client is.",
+            );
+        }
+        if prefixes.iter().any(|prefix| prefix.prefix_len() == 0) {
+            self.note("proxy_protocol.from", "everybody may claim to be anybody: write the proxies' addresses only.");
+        }
+        shard::Proxies { prefixes: prefixes.into(), header_timeout: Duration::from_secs(timeout.into()) }
     }
 
     pub(super) fn admin(&mut self, text: &str, listen: &[ListenAddress]) -> Option<SocketAddr> {

@@ -10,7 +10,6 @@ use crate::config::CertificateFiles;
 use crate::config::values::Mistake;
 use crate::config::written;
 use crate::shard::{self, Identity, IdentityFile, ListenAddress};
-use crate::turn::Transport;
 
 impl Checker<'_> {
     /// What the shards need, and the files to watch.
@@ -20,7 +19,7 @@ impl Checker<'_> {
         listen: &[ListenAddress],
     ) -> (Option<shard::Tls>, Option<CertificateFiles>) {
         let timeout = self.duration("tls.handshake_timeout", &written.handshake_timeout, 1..=MINUTE);
-        let is_wanted = listen.iter().any(|entry| entry.transport == Transport::Tls);
+        let is_wanted = listen.iter().any(ListenAddress::speaks_tls);
         let missing = match (written.certificate.is_empty(), written.key.is_empty()) {
             (false, false) => None,
             (true, true) if !is_wanted => return (None, None),
@@ -29,7 +28,11 @@ impl Checker<'_> {
         };
         if let Some(key) = missing {
             // The listeners are why it is missed, or else the other file.
-            let at = if is_wanted { "listen.tls" } else { key };
+            let at = match listen.iter().any(|entry| entry.options.tls_too) {
+                true => "listen.tcp",
+                false if is_wanted => "listen.tls",
+                false => key,
+            };
             let wrong = match key {
                 "tls.key" => "there is a certificate but no private key for it",
                 _ if is_wanted => "TLS clients want to see a certificate, and there is none",

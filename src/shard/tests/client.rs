@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::super::{ConnectionLimits, ListenAddress, Quotas, Settings, Shards, Snapshot, Tls};
+use super::super::{ConnectionLimits, ListenAddress, ListenOptions, Proxies, Quotas, Settings, Shards, Snapshot, Tls};
 use crate::net::{Identity, make_certificate};
 use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
@@ -50,11 +50,17 @@ pub(super) fn config() -> Config {
 }
 
 pub(super) fn settings(count: u16) -> Settings {
-    let listen = |transport| ListenAddress { transport, address: "127.0.0.1:0".parse().unwrap(), required: true };
+    let listen = |transport| ListenAddress {
+        transport,
+        address: "127.0.0.1:0".parse().unwrap(),
+        required: true,
+        options: ListenOptions::default(),
+    };
     Settings {
         count,
         listen: Transport::ALL.map(listen).into(),
         tls: Some(Tls { identity: Arc::new(identity(&CERTIFICATE)), handshake_timeout: Duration::from_secs(10) }),
+        proxies: Proxies { prefixes: ["127.0.0.0/8".parse().unwrap()].into(), header_timeout: Duration::from_secs(10) },
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
@@ -143,6 +149,8 @@ pub(super) struct Client {
     name: &'static str,
     nonce: Vec<u8>,
     unread: Vec<u8>,
+    /// What stands in front of each datagram.
+    prefix: Vec<u8>,
 }
 
 impl Client {
@@ -179,11 +187,21 @@ impl Client {
     }
 
     fn new(socket: Socket) -> Self {
-        Self { socket, name: "alice", nonce: Vec::new(), unread: Vec::new() }
+        Self { socket, name: "alice", nonce: Vec::new(), unread: Vec::new(), prefix: Vec::new() }
     }
 
     pub(super) fn named(mut self, name: &'static str) -> Self {
         self.name = name;
+        self
+    }
+
+    /// What a proxy writes: once in front of a connection, or in front of each datagram from now on.
+    pub(super) fn behind(mut self, header: &[u8]) -> Self {
+        match &mut self.socket {
+            Socket::Udp(_) => self.prefix = header.into(),
+            Socket::Tcp(socket) => socket.write_all(header).unwrap(),
+            Socket::Tls(socket) => socket.sock.write_all(header).unwrap(),
+        }
         self
     }
 
@@ -219,7 +237,10 @@ impl Client {
 
     pub(super) fn send(&mut self, bytes: &[u8]) {
         match &mut self.socket {
-            Socket::Udp(socket) => assert_eq!(socket.send(bytes).unwrap(), bytes.len()),
+            Socket::Udp(socket) => {
+                let datagram = [&self.prefix, bytes].concat();
+                assert_eq!(socket.send(&datagram).unwrap(), datagram.len());
+            }
             Socket::Tcp(socket) => socket.write_all(bytes).unwrap(),
             Socket::Tls(socket) => socket.write_all(bytes).unwrap(),
         }

@@ -5,6 +5,7 @@ mod classic;
 mod client;
 mod dual;
 mod mobility;
+mod proxies;
 mod reservations;
 mod streams;
 mod tls;
