@@ -48,6 +48,8 @@ section! {
         tls: Tls = Tls::default(),
         /// Which proxies may say who a client is.
         proxy_protocol: ProxyProtocol = ProxyProtocol::default(),
+        /// What happens to TLS clients that are not for us.
+        pass_through: PassThrough = PassThrough::default(),
         /// Where relayed addresses come from.
         relay: Relay = Relay::default(),
         /// Who may allocate.
@@ -98,6 +100,24 @@ section! {
         proxy_protocol: bool = false,
         /// In `listen.tcp`: TLS is spoken as well.
         tls: bool = false,
+        /// With TLS: the web server that gets what is not for us.
+        pass_through: String = String::new(),
+    }
+}
+
+section! {
+    /// `[pass_through]`
+    PassThrough {
+        /// Names that are ours; empty: those in the certificate.
+        names: Vec<String> = Vec::new(),
+        /// Tell the web server who the client is.
+        proxy_protocol: bool = false,
+        /// At the same time.
+        connections: i64 = 4_096,
+        /// The longest the web server may take to accept.
+        connect_timeout: String = "5s".into(),
+        /// The longest silence.
+        idle: String = "10m".into(),
     }
 }
 

@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 mod certificate;
+mod client_hello;
 pub mod clock;
 mod error;
 mod error_queue;
@@ -30,6 +31,7 @@ mod udp;
 #[cfg(test)]
 pub(crate) use certificate::tests::make as make_certificate;
 pub use certificate::{Identity, IdentityError, IdentityFile};
+pub use client_hello::{CLIENT_HELLO_LEN_MAX, ClientHello, Look, OfferedProtocols};
 pub use error::{SocketErrorKind, SocketErrors};
 pub use error_queue::NetworkError;
 pub use proxy_protocol::ProxyRefusal;

@@ -27,7 +27,7 @@ use super::mailbox::{Command, Mailbox};
 use super::opening::{Failure, Opening, Progress};
 use super::start::explain;
 use super::token::Source;
-use super::{ListenAddress, Proxies};
+use super::{ListenAddress, PassThrough, PassedOn, Proxies};
 use crate::net::{ClientStream, Identity, ProxyRefusal, SocketErrorKind, clock, tcp};
 use crate::turn::{FiveTuple, Now};
 
@@ -86,11 +86,14 @@ pub(super) struct Home {
     /// Of all shards.
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) bounds: Bounds,
+    /// Takes what is not for us.
+    pub(super) pass_on: Box<dyn Fn(PassedOn) + Send>,
 }
 
 /// What does not change while the thread runs.
 pub(super) struct Bounds {
     pub(super) proxies: Proxies,
+    pub(super) pass_through: PassThrough,
     /// From the first byte that may be the client's to the end of the handshake.
     pub(super) handshake_timeout: Duration,
 }
@@ -283,10 +286,12 @@ impl<'h> Handshakes<'h> {
         if Source::connection(index, pending.generation) != Source::connection(index, generation) {
             return;
         }
-        match pending.opening.go_on(self.home.shared.identity().as_deref(), is_read_closed) {
+        let rules = &self.home.bounds.pass_through;
+        match pending.opening.go_on(self.home.shared.identity().as_deref(), rules, is_read_closed) {
             Ok(Progress::Waiting) => {}
             Ok(Progress::Next) => self.put_off(index),
             Ok(Progress::Open { stream, binding_only }) => self.hand_over(index, stream, binding_only),
+            Ok(Progress::PassOn { stream, to }) => self.pass_on(index, stream, to),
             Err(why) => {
                 if let Some(opening) = self.take(index) {
                     self.fail(opening.path.client, why);
@@ -319,6 +324,18 @@ impl<'h> Handshakes<'h> {
         self.next_shard = shard + 1;
         let accepted = Accepted { stream, path, held, binding_only };
         self.home.mailboxes[shard].command(Command::Adopt(Box::new(accepted)));
+    }
+
+    /// Gives a connection, untouched, to whoever is to answer it.
+    fn pass_on(&mut self, index: usize, mut stream: TcpStream, to: SocketAddr) {
+        let Some(Opening { path, held, .. }) = self.take(index) else {
+            return;
+        };
+        if let Err(error) = self.home.poll.registry().deregister(&mut stream) {
+            return self.fail(path.client, Failure::Socket(error));
+        }
+        let FiveTuple { client, server, .. } = path;
+        (self.home.pass_on)(PassedOn { stream: stream.into(), client, server, to, _held: held });
     }
 
     /// Counts the end of a connection that had no messages.

@@ -43,12 +43,13 @@ pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
 pub use self::start::{Skipped, StartError};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
+pub use crate::net::proxy_protocol::write as write_proxy_header;
 pub use crate::net::{
     HandshakeFailure, Identity, IdentityError, IdentityFile, ProxyRefusal, SocketErrorKind, SocketErrors,
 };
 
 use self::counters::Slot;
-use self::directory::Directory;
+use self::directory::{ConnectionHeld, Directory};
 use self::listeners::Listeners;
 use self::mailbox::{Command, Mailbox};
 use self::supervisor::{Bounds, Home};
@@ -67,6 +68,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// What listeners behind proxies need.
     pub proxies: Proxies,
+    /// What listeners need that pass connections on.
+    pub pass_through: PassThrough,
     /// Bounds for clients on TCP and TLS.
     pub connections: ConnectionLimits,
     /// SO_RCVBUF and SO_SNDBUF asked for on every UDP socket of a listener, in bytes.
@@ -99,6 +102,8 @@ pub struct ListenOptions {
     pub proxy_protocol: bool,
     /// On TCP: clients may speak TLS or not, told apart by their first byte (MUX-7983-7-03).
     pub tls_too: bool,
+    /// With TLS: who answers ClientHellos that are not for us ([`PassThrough`]).
+    pub pass_through: Option<SocketAddr>,
 }
 
 impl ListenAddress {
@@ -138,6 +143,27 @@ impl Proxies {
     fn include(&self, ip: IpAddr) -> bool {
         self.prefixes.iter().any(|prefix| prefix.contains(&ip))
     }
+}
+
+/// Which ClientHellos are for us where a listener passes the others on.
+#[derive(Clone, Debug, Default)]
+pub struct PassThrough {
+    /// Our names, in lower case; empty means those that the certificate is good for.
+    pub names: Arc<[String]>,
+}
+
+/// A connection that is not for us. It counts as one until this is dropped.
+#[derive(Debug)]
+pub struct PassedOn {
+    /// Accepted and nonblocking; nothing that its client has sent was taken off it.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub client: SocketAddr,
+    /// What the client has connected to.
+    pub server: SocketAddr,
+    /// Who is to answer ([`ListenOptions::pass_through`]).
+    pub to: SocketAddr,
+    _held: ConnectionHeld,
 }
 
 /// Bounds for clients on TCP and TLS.
@@ -189,6 +215,15 @@ impl Shards {
     /// An address that is required cannot be bound, or none can, or the system has no more threads, descriptors or
     /// memory. Nothing is left running then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        Self::start_with(settings, drop)
+    }
+
+    /// The same, with somebody who takes connections that are not for us. He is called on the thread of the handshakes,
+    /// and must not take long.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(settings: Settings, pass_on: impl Fn(PassedOn) + Send + 'static) -> Result<Self, StartError> {
         let count = settings.count.max(1);
         let bound = start::bind(&settings.listen, count, settings.socket_buffer_bytes)?;
         getrandom::u64().map_err(std::io::Error::from).map_err(StartError::system("random numbers"))?;
@@ -237,7 +272,15 @@ impl Shards {
             shards.threads.push(thread);
         }
         if !bound.openings.is_empty() {
-            shards.handshakes = Some(shards.start_handshakes(settings.tls, settings.proxies, bound.openings)?);
+            let handshake_timeout =
+                settings.tls.as_ref().map_or(settings.proxies.header_timeout, |tls| tls.handshake_timeout);
+            let bounds = handshakes::Bounds {
+                proxies: settings.proxies,
+                pass_through: settings.pass_through,
+                handshake_timeout,
+            };
+            let thread = shards.start_handshakes(settings.tls, bounds, bound.openings, Box::new(pass_on))?;
+            shards.handshakes = Some(thread);
         }
         Ok(shards)
     }
@@ -245,15 +288,15 @@ impl Shards {
     fn start_handshakes(
         &self,
         tls: Option<Tls>,
-        proxies: Proxies,
+        bounds: handshakes::Bounds,
         listeners: Vec<(ListenAddress, TcpListener)>,
+        pass_on: Box<dyn Fn(PassedOn) + Send>,
     ) -> Result<HandshakeThread, StartError> {
         let needs_tls = listeners.iter().any(|(listen, _)| listen.speaks_tls());
         assert!(tls.is_some() || !needs_tls, "whoever asks for TLS listeners gives a certificate");
         let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
         let waker =
             Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
-        let handshake_timeout = tls.as_ref().map_or(proxies.header_timeout, |tls| tls.handshake_timeout);
         let shared = Arc::new(handshakes::Shared::new(tls.map(|tls| tls.identity)));
         let home = handshakes::Home {
             poll,
@@ -261,7 +304,8 @@ impl Shards {
             shared: Arc::clone(&shared),
             directory: Arc::clone(&self.directory),
             mailboxes: Arc::clone(&self.mailboxes),
-            bounds: handshakes::Bounds { proxies, handshake_timeout },
+            bounds,
+            pass_on,
         };
         let home = home.register().map_err(StartError::system("events of a listener"))?;
         let thread = std::thread::Builder::new()

@@ -3,13 +3,17 @@
 
 use std::io::{self, Read};
 use std::mem;
+use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 
-use super::ListenAddress;
 use super::directory::{ConnectionHeld, ConnectionRefusal};
+use super::{ListenAddress, ListenOptions, PassThrough};
 use crate::net::proxy_protocol::{self, Carrier, HEADER_LEN_MAX};
-use crate::net::{ClientStream, Handshake, HandshakeFailure, Identity, ProxyRefusal, TlsStream, tcp};
+use crate::net::{
+    CLIENT_HELLO_LEN_MAX, ClientHello, ClientStream, Handshake, HandshakeFailure, Identity, Look, OfferedProtocols,
+    ProxyRefusal, TlsStream, tcp,
+};
 use crate::turn::{FiveTuple, Transport};
 
 /// A connection without messages yet.
@@ -18,7 +22,7 @@ pub(super) struct Opening {
     pub(super) path: FiveTuple,
     /// Counted for the client as soon as that is known, before only for the whole server.
     pub(super) held: ConnectionHeld,
-    tls_too: bool,
+    options: ListenOptions,
     stage: Stage,
 }
 
@@ -29,6 +33,8 @@ enum Stage {
     FirstByte(TcpStream),
     /// Without TLS there is nothing to wait for.
     Plain(TcpStream),
+    /// The client's first message is to say who answers it.
+    Hello(TcpStream, SocketAddr),
     Handshake(Box<TlsStream>),
     /// It is over, well or not.
     Over,
@@ -45,6 +51,12 @@ pub(super) enum Progress {
         stream: ClientStream,
         /// Binding and nothing else (ALPN-7443-2-04).
         binding_only: bool,
+    },
+    /// It is not for us: somebody else is to answer what waits on it.
+    PassOn {
+        stream: TcpStream,
+        /// Who.
+        to: SocketAddr,
     },
 }
 
@@ -65,7 +77,7 @@ impl Opening {
         held: ConnectionHeld,
         identity: Option<&Identity>,
     ) -> Result<Self, Failure> {
-        let mut this = Self { path, held, tls_too: listen.options.tls_too, stage: Stage::Over };
+        let mut this = Self { path, held, options: listen.options, stage: Stage::Over };
         this.stage =
             if listen.options.proxy_protocol { Stage::Header(stream) } else { this.after_header(stream, identity)? };
         Ok(this)
@@ -74,14 +86,21 @@ impl Opening {
     /// The connection, for events. `None` when it is over.
     pub(super) fn tcp(&mut self) -> Option<&mut TcpStream> {
         match &mut self.stage {
-            Stage::Header(stream) | Stage::FirstByte(stream) | Stage::Plain(stream) => Some(stream),
+            Stage::Header(stream) | Stage::FirstByte(stream) | Stage::Plain(stream) | Stage::Hello(stream, _) => {
+                Some(stream)
+            }
             Stage::Handshake(stream) => Some(stream.tcp()),
             Stage::Over => None,
         }
     }
 
     /// Goes on as far as what has come allows. `is_read_closed` says that nothing more will.
-    pub(super) fn go_on(&mut self, identity: Option<&Identity>, is_read_closed: bool) -> Result<Progress, Failure> {
+    pub(super) fn go_on(
+        &mut self,
+        identity: Option<&Identity>,
+        rules: &PassThrough,
+        is_read_closed: bool,
+    ) -> Result<Progress, Failure> {
         let mut progress = Progress::Waiting;
         loop {
             match mem::replace(&mut self.stage, Stage::Over) {
@@ -114,6 +133,17 @@ impl Opening {
                     Handshake::Done { binding_only } => {
                         return Ok(Progress::Open { stream: ClientStream::Tls(stream), binding_only });
                     }
+                },
+                Stage::Hello(stream, to) => match look(&stream, is_read_closed)? {
+                    Look::Incomplete => {
+                        self.stage = Stage::Hello(stream, to);
+                        return Ok(progress);
+                    }
+                    Look::Whole(hello) if !rules.is_for_us(&hello, identity) => {
+                        return Ok(Progress::PassOn { stream, to });
+                    }
+                    // What cannot be read is answered with an alert.
+                    Look::Whole(_) | Look::Unreadable => self.stage = self.shake_hands(stream, identity)?,
                 },
                 Stage::Plain(stream) => {
                     return Ok(Progress::Open { stream: ClientStream::Tcp(stream), binding_only: false });
@@ -153,7 +183,7 @@ impl Opening {
 
     fn after_header(&mut self, stream: TcpStream, identity: Option<&Identity>) -> Result<Stage, Failure> {
         match self.path.transport {
-            _ if self.tls_too => Ok(Stage::FirstByte(stream)),
+            _ if self.options.tls_too => Ok(Stage::FirstByte(stream)),
             Transport::Tls => self.begin(stream, identity),
             _ => Ok(Stage::Plain(stream)),
         }
@@ -162,8 +192,49 @@ impl Opening {
     /// MUX-7983-7-03
     fn begin(&mut self, stream: TcpStream, identity: Option<&Identity>) -> Result<Stage, Failure> {
         self.path.transport = Transport::Tls;
+        match self.options.pass_through {
+            Some(to) => Ok(Stage::Hello(stream, to)),
+            None => self.shake_hands(stream, identity),
+        }
+    }
+
+    fn shake_hands(&self, stream: TcpStream, identity: Option<&Identity>) -> Result<Stage, Failure> {
         let identity = identity.expect("whoever asks for TLS listeners gives a certificate");
         let stream = TlsStream::new(stream, identity).map_err(|_| Failure::Handshake(HandshakeFailure::Protocol))?;
         Ok(Stage::Handshake(Box::new(stream)))
+    }
+}
+
+/// Looks at the ClientHello, which stays where it is.
+fn look(stream: &TcpStream, is_read_closed: bool) -> Result<Look, Failure> {
+    let mut bytes = [0; CLIENT_HELLO_LEN_MAX];
+    let count = match tcp::peek(stream, &mut bytes).map_err(Failure::Socket)? {
+        None => return Ok(Look::Incomplete),
+        Some(0) => return Err(Failure::Handshake(HandshakeFailure::Closed)),
+        Some(count) => count,
+    };
+    if !TlsStream::is_client_hello(bytes[0]) {
+        return Err(Failure::Handshake(HandshakeFailure::NotTls));
+    }
+    match ClientHello::look(&bytes[..count]) {
+        Look::Incomplete if is_read_closed => Err(Failure::Handshake(HandshakeFailure::Closed)),
+        Look::Incomplete if count == bytes.len() => Err(Failure::Handshake(HandshakeFailure::Protocol)),
+        look => Ok(look),
+    }
+}
+
+impl PassThrough {
+    /// Who answers. The application protocol is the surest sign, then the name. A client with neither, or with our name
+    /// and no protocol, is one of ours: web clients offer theirs, and browsers offer none for `turns:`.
+    fn is_for_us(&self, hello: &ClientHello, identity: Option<&Identity>) -> bool {
+        let is_our_name = |name: &str| match &*self.names {
+            [] => identity.is_some_and(|identity| identity.is_for(name)),
+            names => names.iter().any(|ours| ours == name),
+        };
+        match hello.protocols {
+            OfferedProtocols::Stun => true,
+            OfferedProtocols::Foreign => false,
+            OfferedProtocols::None => hello.server_name.as_deref().is_none_or(is_our_name),
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! `[listen]` and `[admin]`: where clients, metrics and health checks come in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::relay::Ports;
-use super::{Checker, MINUTE};
-use crate::config::Written;
+use super::{Checker, DAY, MINUTE, TABLE_MAX};
 use crate::config::values::{self, Mistake};
 use crate::config::written;
+use crate::config::{PassThrough, Written};
 use crate::shard::{self, ListenAddress, ListenOptions};
 use crate::turn::{self, Transport};
 
@@ -15,6 +15,8 @@ const STUN_PORT: u16 = 3478;
 /// TURN-8656-5-13.
 const TLS_PORT: u16 = 5349;
 const ADMIN_PORT: u16 = 9641;
+/// Where a web server may listen that has left 443 to us; only for suggestions.
+const WEB_PORT: u16 = 8443;
 
 impl Checker<'_> {
     pub(super) fn listen(
@@ -75,7 +77,63 @@ impl Checker<'_> {
             let wrong = "tls = true belongs to a TCP listener, which then speaks both";
             self.problem(format!("{key}.tls"), Mistake::new(wrong, "move the entry to listen.tcp, or remove the key"));
         }
-        ListenOptions { proxy_protocol: table.proxy_protocol, tls_too: table.tls && transport == Transport::Tcp }
+        let tls_too = table.tls && transport == Transport::Tcp;
+        let has_tls = transport == Transport::Tls || tls_too;
+        let mut pass_through = None;
+        if !table.pass_through.is_empty() {
+            let key = format!("{key}.pass_through");
+            if !has_tls {
+                let wrong = "who is meant can be read from TLS only, and there is none here";
+                self.problem(
+                    &*key,
+                    Mistake::new(wrong, "move the entry to listen.tls, or add tls = true in listen.tcp"),
+                );
+            }
+            pass_through = self.accept(&*key, values::socket_address(&table.pass_through, WEB_PORT));
+            if pass_through.is_some_and(|to| to.ip().is_unspecified() || to.port() == 0) {
+                let wrong = format!("nobody can connect to {}", table.pass_through);
+                let fix = format!("write where the web server listens, like \"127.0.0.1:{WEB_PORT}\"");
+                self.problem(key, Mistake::new(wrong, fix));
+            }
+        }
+        ListenOptions { proxy_protocol: table.proxy_protocol, tls_too, pass_through }
+    }
+
+    /// `[pass_through]`: for the shards, and for whoever carries the bytes.
+    pub(super) fn pass_through(
+        &mut self,
+        written: &written::PassThrough,
+        listen: &[ListenAddress],
+    ) -> (shard::PassThrough, PassThrough) {
+        let is_wanted = listen.iter().any(|entry| entry.options.pass_through.is_some());
+        let mut names = Vec::new();
+        for (index, name) in written.names.iter().enumerate() {
+            let is_name = name.parse::<IpAddr>().is_err() && name.contains('.') && !name.contains(['*', ':', '/', ' ']);
+            if !is_name {
+                let wrong = format!("\"{name}\" is not the name of one server");
+                let fix = "write the name in your turns: URLs, without a port, like \"turn.example.org\"";
+                self.problem(format!("pass_through.names[{index}]"), Mistake::new(wrong, fix));
+            }
+            names.push(name.to_ascii_lowercase());
+        }
+        if !is_wanted && *written != written::PassThrough::default() {
+            self.note("pass_through", "no listener has pass_through = \"…\", so nothing is passed on.");
+        }
+        // A loop would grow until something bursts.
+        let clash =
+            |to: SocketAddr| listen.iter().any(|entry| entry.transport.is_stream() && overlap(entry.address, to));
+        if let Some(to) = listen.iter().filter_map(|entry| entry.options.pass_through).find(|to| clash(*to)) {
+            let wrong = format!("{to} is one of the server's own listeners");
+            self.problem("pass_through", Mistake::new(wrong, "write where the web server listens"));
+        }
+        let secs = |secs: u32| Duration::from_secs(secs.into());
+        let carrier = PassThrough {
+            proxy_protocol: written.proxy_protocol,
+            connections: self.count("pass_through.connections", written.connections, 1..=TABLE_MAX),
+            connect_timeout: secs(self.duration("pass_through.connect_timeout", &written.connect_timeout, 1..=MINUTE)),
+            idle: secs(self.duration("pass_through.idle", &written.idle, 5..=DAY)),
+        };
+        (shard::PassThrough { names: names.into() }, carrier)
     }
 
     /// `[proxy_protocol]`

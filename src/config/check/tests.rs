@@ -83,6 +83,12 @@ const REFUSED: &[(&str, Complaint)] = &[
         "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", proxy_protocol = true }]",
         (2, "listen.tcp[0].proxy_protocol", "there are none", "load balancers"),
     ),
+    (
+        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", pass_through = \"127.0.0.1:80\" }]",
+        (2, "listen.tcp[0].pass_through", "from TLS only", "listen.tls"),
+    ),
+    ("[pass_through]\nnames = [\"*.example.org\"]", (2, "pass_through.names[0]", "one server", "turn.example.org")),
+    ("[pass_through]\nconnections = 0", (2, "pass_through.connections", "out of bounds", "from 1 to")),
     ("[proxy_protocol]\nfrom = [\"10.0.0.1/8\"]", (2, "proxy_protocol.from[0]", "bits set", "10.0.0.0/8")),
     ("[listen]\nudp = []\ntcp = []", (2, "listen.udp", "nothing to listen on", "remove the key")),
     ("[listen]\ntcp = [\"[::1]:5\", \"[::1]:5\"]", (2, "listen.tcp[1]", "listed twice", "remove one")),
@@ -397,6 +403,7 @@ fn what_is_probably_not_meant_is_noted() {
         ("[[redirect.alternates]]\naddresses = [\"8.8.4.4\"]", "8.8.4.4 is this server itself"),
         ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
         ("[proxy_protocol]\nfrom = [\"10.0.0.0/8\"]", "no listener has proxy_protocol"),
+        ("[pass_through]\nidle = \"5m\"", "nothing is passed on"),
         (
             "[listen]\nudp = [{ address = \"0.0.0.0:3478\", proxy_protocol = true }]\n\
              [proxy_protocol]\nfrom = [\"0.0.0.0/0\"]",
@@ -542,7 +549,8 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 14] = [
+    let sections: [(&str, &[&str]); 15] = [
+        ("pass_through", written::PassThrough::KEYS),
         ("listen", written::Listen::KEYS),
         ("proxy_protocol", written::ProxyProtocol::KEYS),
         ("relay", written::Relay::KEYS),

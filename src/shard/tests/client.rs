@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::super::{ConnectionLimits, ListenAddress, ListenOptions, Proxies, Quotas, Settings, Shards, Snapshot, Tls};
+use super::super::{
+    ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Proxies, Quotas, Settings, Shards, Snapshot, Tls,
+};
 use crate::net::{Identity, make_certificate};
 use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
@@ -61,6 +63,7 @@ pub(super) fn settings(count: u16) -> Settings {
         listen: Transport::ALL.map(listen).into(),
         tls: Some(Tls { identity: Arc::new(identity(&CERTIFICATE)), handshake_timeout: Duration::from_secs(10) }),
         proxies: Proxies { prefixes: ["127.0.0.0/8".parse().unwrap()].into(), header_timeout: Duration::from_secs(10) },
+        pass_through: PassThrough::default(),
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,

@@ -217,7 +217,7 @@ fn connections_count_for_the_client_behind_the_proxy() {
 fn mux_7983_7_03_tls_and_plain_tcp_share_a_port() {
     for proxied in [false, true] {
         let mut settings = settings(2);
-        let options = ListenOptions { tls_too: true, proxy_protocol: proxied };
+        let options = ListenOptions { tls_too: true, proxy_protocol: proxied, pass_through: None };
         settings.listen.iter_mut().for_each(|listen| listen.options.proxy_protocol = proxied);
         settings.listen.retain(|listen| listen.transport == Transport::Tcp);
         settings.listen[0].options = options;
