@@ -88,7 +88,7 @@ impl Checker<'_> {
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),
         };
-        let (tls, certificate) = self.tls(&written.tls, &listen);
+        let (tls, certificate) = self.tls(&written.tls, &written.limits, &listen);
         let (rules, pass_through) = self.pass_through(&written.pass_through, &listen);
         let shards = shard::Settings {
             count: threads,

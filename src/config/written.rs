@@ -88,6 +88,8 @@ section! {
         tcp: Vec<ListenEntry> = addresses(["0.0.0.0:3478", "[::]:3478"]),
         /// TLS addresses with port; none, since there is no certificate either.
         tls: Vec<ListenEntry> = Vec::new(),
+        /// DTLS addresses with port.
+        dtls: Vec<ListenEntry> = Vec::new(),
     }
 }
 
@@ -100,6 +102,8 @@ section! {
         proxy_protocol: bool = false,
         /// In `listen.tcp`: TLS is spoken as well.
         tls: bool = false,
+        /// In `listen.udp`: DTLS is spoken as well.
+        dtls: bool = false,
         /// With TLS: the web server that gets what is not for us.
         pass_through: String = String::new(),
     }
@@ -270,6 +274,8 @@ section! {
         connection_idle: String = "1m".into(),
         /// Unauthenticated answers a second to one network.
         answers_per_prefix: i64 = 500,
+        /// DTLS handshakes at the same time.
+        dtls_handshakes: i64 = 1_024,
         /// Work between the protocol machine and its shard.
         pending_effects: i64 = 4_096,
     }

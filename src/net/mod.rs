@@ -15,6 +15,8 @@
 mod certificate;
 mod client_hello;
 pub mod clock;
+#[cfg(feature = "dtls")]
+pub mod dtls;
 mod error;
 mod error_queue;
 pub mod proxy_protocol;

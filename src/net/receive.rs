@@ -174,6 +174,23 @@ impl ReceiveBatch {
         Packet::new(self.slot_mut(slot), MESSAGE_START..MESSAGE_START + len, ip)
     }
 
+    /// The message in a slot, to be read only.
+    ///
+    /// # Panics
+    /// If the slot is not in use.
+    pub fn message(&self, slot: usize) -> &[u8] {
+        &self.slot(slot)[MESSAGE_START..][..self.received(slot).len]
+    }
+
+    /// Puts another message in the place of the one in a slot.
+    ///
+    /// # Panics
+    /// If the slot is not in use, or the message is longer than [`FRAME_LEN_MAX`].
+    pub fn replace(&mut self, slot: usize, message: &[u8]) {
+        self.slot_mut(slot)[MESSAGE_START..][..MESSAGE_LEN_MAX][..message.len()].copy_from_slice(message);
+        self.received[slot].len = message.len();
+    }
+
     /// Takes `count` bytes off the front of the message in a slot.
     ///
     /// # Panics

@@ -45,10 +45,46 @@ pub struct ShellCounters {
     pub connections_idle: u64,
     /// What came through a proxy, or should have, and was not served, as in [`ProxyRefusal::ALL`].
     pub proxy_refusals: [u64; ProxyRefusal::ALL.len()],
+    /// ClientHellos of DTLS answered with a cookie.
+    pub dtls_cookies: u64,
+    /// Datagrams to DTLS listeners, and messages to DTLS clients, that were dropped, as in [`DtlsDrop::ALL`].
+    pub dtls_drops: [u64; DtlsDrop::ALL.len()],
     /// How often a panic has cost this shard its allocations.
     pub shard_restarts: u64,
     /// Time not spent waiting, in nanoseconds.
     pub busy_nanos: u64,
+}
+
+/// Why something was dropped where DTLS is spoken; a metric label each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtlsDrop {
+    /// Not DTLS, on a listener that speaks nothing else.
+    NotDtls,
+    /// Neither a ClientHello that could be understood nor a record.
+    Malformed,
+    /// A record from somebody without association or handshake: strangers, and clients of a server before a restart.
+    NoAssociation,
+    /// More waits for the thread of the handshakes than may.
+    Overflow,
+    /// A message that fits no record (DTLS-7350-3-08).
+    Oversized,
+}
+
+impl DtlsDrop {
+    /// Every reason.
+    pub const ALL: &'static [Self] =
+        &[Self::NotDtls, Self::Malformed, Self::NoAssociation, Self::Overflow, Self::Oversized];
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotDtls => "not_dtls",
+            Self::Malformed => "malformed",
+            Self::NoAssociation => "no_association",
+            Self::Overflow => "overflow",
+            Self::Oversized => "oversized",
+        }
+    }
 }
 
 /// Everything of one shard, or of all.
@@ -148,6 +184,8 @@ impl ShellCounters {
             connections_not_binding,
             connections_idle,
             proxy_refusals,
+            dtls_cookies,
+            dtls_drops,
             shard_restarts,
             busy_nanos,
         } = other;
@@ -168,6 +206,8 @@ impl ShellCounters {
         self.connections_not_binding += connections_not_binding;
         self.connections_idle += connections_idle;
         add_each(&mut self.proxy_refusals, proxy_refusals);
+        self.dtls_cookies += dtls_cookies;
+        add_each(&mut self.dtls_drops, dtls_drops);
         self.shard_restarts += shard_restarts;
         self.busy_nanos += busy_nanos;
     }

@@ -29,6 +29,7 @@ impl Shard<'_> {
                 Effect::Send { to, bytes } => match to.transport {
                     Transport::Udp => self.send_now(to, &bytes),
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
+                    Transport::Dtls => self.send_to_association(&to, &bytes),
                 },
                 Effect::Tell { shard, letter } => {
                     let from = self.home.place.index;
@@ -104,6 +105,7 @@ impl Shard<'_> {
     }
 
     fn count_allocation(&mut self, path: &FiveTuple, is_more: bool) {
+        self.associations.count_allocation(path, is_more, self.clock.now);
         if is_more {
             self.routes.hold(path);
         } else {

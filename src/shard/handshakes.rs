@@ -16,16 +16,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Waker};
 use tracing::{debug, error, warn};
 
 use super::connections::Accepted;
 use super::counters::TlsCounters;
 use super::directory::Directory;
+use super::dtls::{self, Arrival};
 use super::mailbox::{Command, Mailbox};
 use super::opening::{Failure, Opening, Progress};
 use super::start::explain;
+use super::supervisor::random_seed;
 use super::token::Source;
 use super::{ListenAddress, PassThrough, PassedOn, Proxies};
 use crate::net::{ClientStream, Identity, ProxyRefusal, SocketErrorKind, clock, tcp};
@@ -37,6 +40,9 @@ const EVENTS_MAX: usize = 256;
 /// Connections accepted from one listener in one round.
 const ACCEPTS_PER_TURN: usize = 64;
 
+/// Datagrams of DTLS handshakes that may wait; beyond, they are lost, and their clients send them again.
+const ARRIVALS_MAX: usize = 1024;
+
 /// Pause after running out of descriptors, and after a panic.
 const PAUSE_SECS: u32 = 1;
 
@@ -47,11 +53,40 @@ pub(super) struct Shared {
     identity: Mutex<Option<Arc<Identity>>>,
     counters: Mutex<TlsCounters>,
     is_stopping: AtomicBool,
+    /// Datagrams of DTLS handshakes.
+    arrivals: ArrayQueue<Arrival>,
+    /// Of the cookies that come before those.
+    cookie_key: [u8; 32],
+    waker: Waker,
 }
 
 impl Shared {
-    pub(super) fn new(identity: Option<Arc<Identity>>) -> Self {
-        Self { identity: Mutex::new(identity), counters: Mutex::default(), is_stopping: AtomicBool::new(false) }
+    pub(super) fn new(identity: Option<Arc<Identity>>, waker: Waker) -> Self {
+        Self {
+            identity: Mutex::new(identity),
+            counters: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+            arrivals: ArrayQueue::new(ARRIVALS_MAX),
+            cookie_key: random_seed(),
+            waker,
+        }
+    }
+
+    /// Leaves a datagram of a handshake; whether there was room.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) fn arrive(&self, arrival: Arrival) -> bool {
+        let arrived = self.arrivals.push(arrival).is_ok();
+        // An event counter that cannot be written to is being read.
+        let _ = self.waker.wake();
+        arrived
+    }
+
+    pub(super) fn next_arrival(&self) -> Option<Arrival> {
+        self.arrivals.pop()
+    }
+
+    pub(super) const fn cookie_key(&self) -> [u8; 32] {
+        self.cookie_key
     }
 
     pub(super) fn set_identity(&self, identity: Arc<Identity>) {
@@ -62,17 +97,18 @@ impl Shared {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The thread ends when it is woken next.
+    /// The thread ends soon.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
+        let _ = self.waker.wake();
     }
 
-    fn identity(&self) -> Option<Arc<Identity>> {
+    pub(super) fn identity(&self) -> Option<Arc<Identity>> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A few times for each connection, so that a lock does no harm.
-    fn count(&self, count: impl FnOnce(&mut TlsCounters)) {
+    pub(super) fn count(&self, count: impl FnOnce(&mut TlsCounters)) {
         count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -96,6 +132,9 @@ pub(super) struct Bounds {
     pub(super) pass_through: PassThrough,
     /// From the first byte that may be the client's to the end of the handshake.
     pub(super) handshake_timeout: Duration,
+    /// DTLS handshakes at the same time.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) dtls_handshakes: usize,
 }
 
 impl Home {
@@ -105,6 +144,12 @@ impl Home {
             self.poll.registry().register(listener, Source::Listener(index).token(), Interest::READABLE)?;
         }
         Ok(self)
+    }
+
+    /// When something is over that begins now and may last this long.
+    pub(super) fn end_of(&self, timeout: Duration) -> Now {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        Now(clock::monotonic().0.saturating_add(nanos))
     }
 }
 
@@ -143,6 +188,9 @@ struct Handshakes<'h> {
     ready: Vec<usize>,
     accept_again: Option<Now>,
     next_shard: usize,
+    dtls: dtls::Handshakes,
+    /// Datagrams may have been left over.
+    has_arrivals: bool,
 }
 
 impl<'h> Handshakes<'h> {
@@ -158,6 +206,8 @@ impl<'h> Handshakes<'h> {
             ready,
             accept_again: None,
             next_shard: 0,
+            dtls: dtls::Handshakes::new(),
+            has_arrivals: true,
         }
     }
 
@@ -188,16 +238,17 @@ impl<'h> Handshakes<'h> {
                 }
             }
             self.expire(now);
+            self.has_arrivals = self.dtls.serve(self.home);
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.has_arrivals {
             return Some(Duration::ZERO);
         }
         let now = clock::monotonic();
         let deadline = self.deadlines.peek().map(|Reverse((due, ..))| *due);
-        [deadline, self.accept_again]
+        [deadline, self.accept_again, self.dtls.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -267,16 +318,11 @@ impl<'h> Handshakes<'h> {
             true => self.home.bounds.proxies.header_timeout,
             false => self.home.bounds.handshake_timeout,
         };
-        let due = self.end_of(timeout);
+        let due = self.home.end_of(timeout);
         self.deadlines.push(Reverse((due, index, generation)));
         self.table[index] = Some(Pending { opening, generation, due });
         self.home.shared.count(|counters| counters.in_progress += 1);
         // What the client has sent already is announced by an event.
-    }
-
-    fn end_of(&self, timeout: Duration) -> Now {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        Now(clock::monotonic().0.saturating_add(nanos))
     }
 
     fn go_on(&mut self, index: usize, generation: u32, is_read_closed: bool) {
@@ -302,7 +348,7 @@ impl<'h> Handshakes<'h> {
 
     /// The proxy has said its part; now it is the client's time.
     fn put_off(&mut self, index: usize) {
-        let due = self.end_of(self.home.bounds.handshake_timeout);
+        let due = self.home.end_of(self.home.bounds.handshake_timeout);
         if let Some(pending) = &mut self.table[index] {
             pending.due = due;
             self.deadlines.push(Reverse((due, index, pending.generation)));

@@ -12,6 +12,8 @@
 mod connections;
 mod counters;
 mod directory;
+#[cfg_attr(not(feature = "dtls"), path = "without_dtls.rs")]
+mod dtls;
 mod effects;
 mod handshakes;
 mod listeners;
@@ -36,10 +38,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
-pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
+pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
 pub use self::start::{Skipped, StartError};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
@@ -104,12 +105,19 @@ pub struct ListenOptions {
     pub tls_too: bool,
     /// With TLS: who answers ClientHellos that are not for us ([`PassThrough`]).
     pub pass_through: Option<SocketAddr>,
+    /// On UDP: clients may speak DTLS or not, told apart by their first byte (DTLS-7350-3-05).
+    pub dtls_too: bool,
 }
 
 impl ListenAddress {
     /// Whether clients see a certificate here.
     pub fn speaks_tls(&self) -> bool {
         self.transport == turn::Transport::Tls || self.options.tls_too
+    }
+
+    /// Whether clients see one here over UDP. Only in builds with the feature `dtls`.
+    pub fn speaks_dtls(&self) -> bool {
+        self.transport == turn::Transport::Dtls || self.options.dtls_too
     }
 }
 
@@ -127,6 +135,8 @@ pub struct Tls {
     pub identity: Arc<Identity>,
     /// From accepting a connection to the end of its handshake.
     pub handshake_timeout: Duration,
+    /// DTLS handshakes at the same time, at most.
+    pub dtls_handshakes: usize,
 }
 
 /// Who may say in front of a connection or datagram whose it is.
@@ -204,7 +214,6 @@ pub struct Shards {
 #[derive(Debug)]
 struct HandshakeThread {
     shared: Arc<handshakes::Shared>,
-    waker: Waker,
     thread: JoinHandle<()>,
 }
 
@@ -247,6 +256,26 @@ impl Shards {
             handshakes: None,
         };
         let bounds = Bounds::of(&settings);
+        let needs_certificate = |listen: &ListenAddress| listen.speaks_tls() || listen.speaks_dtls();
+        let needs_certificate = shards.listening.iter().any(needs_certificate);
+        assert!(settings.tls.is_some() || !needs_certificate, "whoever asks for TLS listeners gives a certificate");
+        let handshake_bounds = handshakes::Bounds {
+            proxies: settings.proxies.clone(),
+            pass_through: settings.pass_through,
+            handshake_timeout: settings
+                .tls
+                .as_ref()
+                .map_or(settings.proxies.header_timeout, |tls| tls.handshake_timeout),
+            dtls_handshakes: settings.tls.as_ref().map_or(0, |tls| tls.dtls_handshakes),
+        };
+        let handshakes = if needs_certificate || !bound.openings.is_empty() {
+            let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
+            let waker =
+                Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
+            Some((poll, Arc::new(handshakes::Shared::new(settings.tls.map(|tls| tls.identity), waker))))
+        } else {
+            None
+        };
         for (index, (poll, sockets)) in polls.into_iter().zip(bound.shards).enumerate() {
             let listeners =
                 Listeners::new(sockets, poll.registry()).map_err(StartError::system("events of a listener"))?;
@@ -260,6 +289,8 @@ impl Shards {
                 batch: ReceiveBatch::new().map_err(StartError::system("memory for packets"))?,
                 bounds,
                 proxies: settings.proxies.clone(),
+                handshakes: handshakes.as_ref().map(|(_, shared)| Arc::clone(shared)),
+                handshake_secs: u32::try_from(handshake_bounds.handshake_timeout.as_secs() + 1).unwrap_or(u32::MAX),
                 config: Arc::clone(&settings.turn),
                 is_draining: false,
                 counters: ShellCounters::default(),
@@ -271,48 +302,24 @@ impl Shards {
                 .map_err(StartError::system("a thread"))?;
             shards.threads.push(thread);
         }
-        if !bound.openings.is_empty() {
-            let handshake_timeout =
-                settings.tls.as_ref().map_or(settings.proxies.header_timeout, |tls| tls.handshake_timeout);
-            let bounds = handshakes::Bounds {
-                proxies: settings.proxies,
-                pass_through: settings.pass_through,
-                handshake_timeout,
+        if let Some((poll, shared)) = handshakes {
+            let home = handshakes::Home {
+                poll,
+                listeners: bound.openings,
+                shared: Arc::clone(&shared),
+                directory: Arc::clone(&shards.directory),
+                mailboxes: Arc::clone(&shards.mailboxes),
+                bounds: handshake_bounds,
+                pass_on: Box::new(pass_on),
             };
-            let thread = shards.start_handshakes(settings.tls, bounds, bound.openings, Box::new(pass_on))?;
-            shards.handshakes = Some(thread);
+            let home = home.register().map_err(StartError::system("events of a listener"))?;
+            let thread = std::thread::Builder::new()
+                .name("hairpin-tls".into())
+                .spawn(move || handshakes::run(home))
+                .map_err(StartError::system("a thread"))?;
+            shards.handshakes = Some(HandshakeThread { shared, thread });
         }
         Ok(shards)
-    }
-
-    fn start_handshakes(
-        &self,
-        tls: Option<Tls>,
-        bounds: handshakes::Bounds,
-        listeners: Vec<(ListenAddress, TcpListener)>,
-        pass_on: Box<dyn Fn(PassedOn) + Send>,
-    ) -> Result<HandshakeThread, StartError> {
-        let needs_tls = listeners.iter().any(|(listen, _)| listen.speaks_tls());
-        assert!(tls.is_some() || !needs_tls, "whoever asks for TLS listeners gives a certificate");
-        let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
-        let waker =
-            Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
-        let shared = Arc::new(handshakes::Shared::new(tls.map(|tls| tls.identity)));
-        let home = handshakes::Home {
-            poll,
-            listeners,
-            shared: Arc::clone(&shared),
-            directory: Arc::clone(&self.directory),
-            mailboxes: Arc::clone(&self.mailboxes),
-            bounds,
-            pass_on,
-        };
-        let home = home.register().map_err(StartError::system("events of a listener"))?;
-        let thread = std::thread::Builder::new()
-            .name("hairpin-tls".into())
-            .spawn(move || handshakes::run(home))
-            .map_err(StartError::system("a thread"))?;
-        Ok(HandshakeThread { shared, waker, thread })
     }
 
     /// Where clients are served, with actual ports.
@@ -376,10 +383,9 @@ impl Shards {
     }
 
     fn stop(&mut self) {
-        if let Some(HandshakeThread { shared, waker, thread }) = self.handshakes.take() {
+        if let Some(HandshakeThread { shared, thread }) = self.handshakes.take() {
             shared.stop();
-            // An event counter that has been written once cannot be full.
-            if waker.wake().is_err() || thread.join().is_err() {
+            if thread.join().is_err() {
                 tracing::error!(event = "tls_lost", "the thread of the handshakes did not end well");
             }
         }

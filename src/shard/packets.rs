@@ -4,12 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use super::counters::DtlsDrop;
 use super::listeners::Kind;
 use super::mailbox::Label;
 use super::reactor::Shard;
 use super::routes::Route;
 use crate::net::proxy_protocol::{self, Carrier};
 use crate::net::{BATCH, Datagram, ProxyRefusal, clock};
+use crate::stun::FirstByte;
 use crate::turn::{FiveTuple, IpFields, Packet, RelayId, Transport, Verdict};
 
 /// With less room than this a batch is sent before more is read, so that no socket is read in crumbs.
@@ -73,41 +75,56 @@ impl Shard<'_> {
         };
         let drops = self.home.batch.queue_drops();
         self.home.counters.receive_queue_drops += new_drops(&mut listener.queue_drops, drops);
-        let options = listener.options;
+        let listen = listener.listen;
+        let speaks_dtls = listen.speaks_dtls();
         self.begin_batch(count);
         for slot in first..first + count {
             let received = self.home.batch.received(slot);
             let path = FiveTuple { transport: Transport::Udp, client: received.from, server: received.to };
             let route = Route { listener: index, to: received.from, from: received.to };
-            if options.proxy_protocol {
-                self.serve_proxied(path, slot, route);
-                continue;
+            let path = match listen.options.proxy_protocol {
+                false => path,
+                true => match self.proxied_path(path, slot, route) {
+                    Ok(path) => path,
+                    Err(refusal) => {
+                        self.home.counters.proxy_refusals[refusal as usize] += 1;
+                        continue;
+                    }
+                },
+            };
+            if speaks_dtls && self.is_record(slot) {
+                self.serve_record(FiveTuple { transport: Transport::Dtls, ..path }, slot, route);
+            } else if listen.transport == Transport::Udp {
+                self.serve_client(path, slot, Asker::Sender(route, path));
+            } else {
+                self.home.counters.dtls_drops[DtlsDrop::NotDtls as usize] += 1;
             }
-            self.serve_client(path, slot, Asker::Sender(route, path));
+        }
+        if speaks_dtls {
+            self.serve_late();
         }
         count == room
     }
 
-    /// Takes the proxy's header off, and serves what is behind it as coming from the client that it names.
-    fn serve_proxied(&mut self, mut path: FiveTuple, slot: usize, route: Route) {
-        let header = if self.home.proxies.include(route.to.ip()) {
-            proxy_protocol::parse(self.home.batch.packet(slot).message(), Carrier::Datagram)
-        } else {
-            Err(ProxyRefusal::Untrusted)
+    /// MUX-7983-7-01, DTLS-7350-3-05
+    fn is_record(&self, slot: usize) -> bool {
+        self.home.batch.message(slot).first().is_some_and(|first| FirstByte::classify(*first) == FirstByte::Dtls)
+    }
+
+    /// Takes the proxy's header off; the path of the client that it names.
+    fn proxied_path(&mut self, path: FiveTuple, slot: usize, route: Route) -> Result<FiveTuple, ProxyRefusal> {
+        if !self.home.proxies.include(route.to.ip()) {
+            return Err(ProxyRefusal::Untrusted);
+        }
+        let header = proxy_protocol::parse(self.home.batch.message(slot), Carrier::Datagram)?;
+        let header = header.ok_or(ProxyRefusal::Missing)?;
+        self.home.batch.drop_front(slot, header.len);
+        let path = match header.addresses {
+            Some(addresses) => FiveTuple { client: addresses.client, server: addresses.server, ..path },
+            None => path,
         };
-        let refusal = match header {
-            Ok(Some(header)) => {
-                self.home.batch.drop_front(slot, header.len);
-                if let Some(addresses) = header.addresses {
-                    path = FiveTuple { client: addresses.client, server: addresses.server, ..path };
-                }
-                self.routes.learn(path, route);
-                return self.serve_client(path, slot, Asker::Sender(route, path));
-            }
-            Ok(None) => ProxyRefusal::Missing,
-            Err(refusal) => refusal,
-        };
-        self.home.counters.proxy_refusals[refusal as usize] += 1;
+        self.routes.learn(path, route);
+        Ok(path)
     }
 
     /// The way to a client over UDP.
@@ -258,11 +275,16 @@ impl Shard<'_> {
                 Some(route) => self.queue_to_client(route, slot, bytes, ip),
                 None => self.home.counters.unsendable += 1,
             },
+            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Dtls => {
+                self.relay_to_association(&to, slot, bytes, ip);
+            }
             Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
             Verdict::ToRelay { shard, relayed, from, bytes, ip } => {
                 self.post(shard, Label::Relayed { relayed, from }, slot, bytes, ip);
             }
             Verdict::NotMine { shard } => match asker {
+                // An association cannot leave the shard that the kernel has chosen for it.
+                Asker::Sender(_, FiveTuple { transport: Transport::Dtls, .. }) => self.home.counters.unsendable += 1,
                 Asker::Sender(route, path) => {
                     let packet = self.home.batch.packet(slot);
                     let (bytes, ip) = (packet.range(), packet.ip());
@@ -273,10 +295,13 @@ impl Shard<'_> {
                 Asker::Elsewhere(..) | Asker::Nobody => self.home.counters.unsendable += 1,
             },
             Verdict::Reply { len } => match asker {
+                Asker::Sender(_, path) if path.transport == Transport::Dtls => {
+                    // The question is not needed any more; its slot keeps the answer until it is encrypted and sent.
+                    let bytes = self.reply_in_slot(slot, len);
+                    self.relay_to_association(&path, slot, bytes, IpFields::default());
+                }
                 Asker::Sender(route, _) | Asker::Elsewhere(route) => {
-                    // The question is not needed any more; its slot keeps the answer until the batch is sent.
-                    let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
-                    self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
+                    let bytes = self.reply_in_slot(slot, len);
                     self.queue_to_client(route, slot, bytes, IpFields::default());
                 }
                 Asker::Connection(index) => self.answer_stream(index, len),
@@ -293,6 +318,19 @@ impl Shard<'_> {
             Ok(()) => self.to_wake.push(shard),
             Err(_) => self.home.counters.mailbox_overflows += 1,
         }
+    }
+
+    fn reply_in_slot(&mut self, slot: usize, len: usize) -> Range<usize> {
+        let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
+        self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
+        bytes
+    }
+
+    /// Puts a datagram into a slot and queues it.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) fn queue_in_slot(&mut self, route: Route, slot: usize, datagram: &[u8], ip: IpFields) {
+        self.home.batch.slot_mut(slot)[..datagram.len()].copy_from_slice(datagram);
+        self.queue_to_client(route, slot, 0..datagram.len(), ip);
     }
 
     fn queue_to_client(&mut self, route: Route, slot: usize, bytes: Range<usize>, ip: IpFields) {
@@ -320,6 +358,11 @@ impl Shard<'_> {
             self.home.counters.unsendable += 1;
             return;
         };
+        self.send_by(route, bytes);
+    }
+
+    /// The same by a way that is known.
+    pub(super) fn send_by(&mut self, route: Route, bytes: &[u8]) {
         let datagram = Datagram { to: route.to, source: self.source_at(route), bytes, ip: IpFields::default() };
         if let Kind::Udp(socket) = &self.home.listeners.get(route.listener).kind {
             let counters = &mut self.home.counters;

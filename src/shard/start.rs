@@ -103,7 +103,7 @@ pub(super) struct Bound {
     pub(super) listening: Vec<ListenAddress>,
     pub(super) skipped: Vec<Skipped>,
     /// For each shard a socket for each address in `listening`.
-    pub(super) shards: Vec<Vec<(ListenOptions, Kind)>>,
+    pub(super) shards: Vec<Vec<(ListenAddress, Kind)>>,
     /// Listeners whose connections begin with something else than messages, one for each address, for the thread of the
     /// handshakes.
     pub(super) openings: Vec<(ListenAddress, TcpListener)>,
@@ -132,7 +132,7 @@ pub(super) fn bind(listen: &[ListenAddress], shards: u16, buffer_bytes: usize) -
             Ok((address, sockets)) => {
                 bound.listening.push(address);
                 for (shard, socket) in bound.shards.iter_mut().zip(sockets) {
-                    shard.push((listen.options, socket));
+                    shard.push((address, socket));
                 }
             }
             Err(source) if listen.required => return Err(StartError::Bind { listen, source }),
@@ -149,7 +149,7 @@ pub(super) fn bind(listen: &[ListenAddress], shards: u16, buffer_bytes: usize) -
 fn bind_group(listen: ListenAddress, shards: u16, buffer_bytes: usize) -> io::Result<(ListenAddress, Vec<Kind>)> {
     let mut sockets = Vec::with_capacity(usize::from(shards));
     let address = match listen.transport {
-        Transport::Udp => {
+        Transport::Udp | Transport::Dtls => {
             let first = UdpSocket::listener(listen.address, buffer_bytes)?;
             let address = first.local_address();
             for _ in 1..shards {

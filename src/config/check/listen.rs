@@ -31,6 +31,8 @@ impl Checker<'_> {
             (Transport::Udp, "listen.udp", &written.listen.udp, &defaults.udp, STUN_PORT),
             (Transport::Tcp, "listen.tcp", &written.listen.tcp, &defaults.tcp, STUN_PORT),
             (Transport::Tls, "listen.tls", &written.listen.tls, &defaults.tls, TLS_PORT),
+            // DTLS-7350-3-06
+            (Transport::Dtls, "listen.dtls", &written.listen.dtls, &defaults.dtls, TLS_PORT),
         ] {
             let is_default = entries == default;
             for (index, entry) in entries.iter().enumerate() {
@@ -57,6 +59,10 @@ impl Checker<'_> {
                     required: !(is_default && address.is_ipv6()),
                     options,
                 };
+                if entry.speaks_dtls() && !cfg!(feature = "dtls") {
+                    let fix = "build it with `cargo build --release --features dtls`, or remove this";
+                    self.problem(&*key, Mistake::new("this hairpin was built without DTLS", fix));
+                }
                 if entry.required {
                     self.local(&key, address);
                 }
@@ -65,7 +71,8 @@ impl Checker<'_> {
                 listen.push(entry);
             }
         }
-        if written.listen.udp.is_empty() && written.listen.tcp.is_empty() && written.listen.tls.is_empty() {
+        let lists = [&written.listen.udp, &written.listen.tcp, &written.listen.tls, &written.listen.dtls];
+        if lists.iter().all(|list| list.is_empty()) {
             let fix = format!("write udp = [\"0.0.0.0:{STUN_PORT}\", \"[::]:{STUN_PORT}\"], or remove the key");
             self.problem("listen.udp", Mistake::new("there is nothing to listen on", fix));
         }
@@ -96,7 +103,12 @@ impl Checker<'_> {
                 self.problem(key, Mistake::new(wrong, fix));
             }
         }
-        ListenOptions { proxy_protocol: table.proxy_protocol, tls_too, pass_through }
+        if table.dtls && transport != Transport::Udp {
+            let wrong = "dtls = true belongs to a UDP listener, which then speaks both";
+            self.problem(format!("{key}.dtls"), Mistake::new(wrong, "move the entry to listen.udp, or remove the key"));
+        }
+        let dtls_too = table.dtls && transport == Transport::Udp;
+        ListenOptions { proxy_protocol: table.proxy_protocol, tls_too, pass_through, dtls_too }
     }
 
     /// `[pass_through]`: for the shards, and for whoever carries the bytes.
@@ -220,8 +232,7 @@ impl Checker<'_> {
             relay.bind == entry.address.ip()
                 || (entry.address.ip().is_unspecified() && relay.bind.is_ipv4() == entry.address.is_ipv4())
         };
-        if entry.transport == Transport::Udp && ports.contains(entry.address.port()) && relays.iter().any(same_address)
-        {
+        if !entry.transport.is_stream() && ports.contains(entry.address.port()) && relays.iter().any(same_address) {
             let port = entry.address.port();
             self.problem(
                 key,

@@ -10,6 +10,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::super::{
     ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Proxies, Quotas, Settings, Shards, Snapshot, Tls,
 };
+#[cfg(feature = "dtls")]
+use super::dtls_client::DtlsClient;
 use crate::net::{Identity, make_certificate};
 use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
@@ -19,7 +21,7 @@ use crate::turn::{
 };
 
 pub(super) const REALM: &str = "example.org";
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn config() -> Config {
     let relay = |ip: &str| RelayAddress { bind: ip.parse().unwrap(), advertise: ip.parse().unwrap() };
@@ -51,6 +53,12 @@ pub(super) fn config() -> Config {
     }
 }
 
+/// Every transport that this build speaks.
+pub(super) const TRANSPORTS: &[Transport] = match Transport::ALL {
+    [udp, tcp, tls, dtls] if cfg!(feature = "dtls") => &[udp, tcp, tls, dtls],
+    [udp, tcp, tls, _] => &[udp, tcp, tls],
+};
+
 pub(super) fn settings(count: u16) -> Settings {
     let listen = |transport| ListenAddress {
         transport,
@@ -60,8 +68,12 @@ pub(super) fn settings(count: u16) -> Settings {
     };
     Settings {
         count,
-        listen: Transport::ALL.map(listen).into(),
-        tls: Some(Tls { identity: Arc::new(identity(&CERTIFICATE)), handshake_timeout: Duration::from_secs(10) }),
+        listen: TRANSPORTS.iter().copied().map(listen).collect(),
+        tls: Some(Tls {
+            identity: Arc::new(identity(&CERTIFICATE)),
+            handshake_timeout: Duration::from_secs(10),
+            dtls_handshakes: 1000,
+        }),
         proxies: Proxies { prefixes: ["127.0.0.0/8".parse().unwrap()].into(), header_timeout: Duration::from_secs(10) },
         pass_through: PassThrough::default(),
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
@@ -145,6 +157,8 @@ enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    #[cfg(feature = "dtls")]
+    Dtls(DtlsClient),
 }
 
 pub(super) struct Client {
@@ -186,6 +200,30 @@ impl Client {
             Transport::Udp => Self::udp(server),
             Transport::Tcp => Self::tcp(server),
             Transport::Tls => Self::tls(server),
+            Transport::Dtls => Self::dtls(server),
+        }
+    }
+
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls(server: SocketAddr) -> Self {
+        Self::dtls_with(DtlsClient::new(server, &CERTIFICATE.0, |_| {}))
+    }
+
+    #[cfg(not(feature = "dtls"))]
+    pub(super) fn dtls(_: SocketAddr) -> Self {
+        panic!("this build does not speak DTLS")
+    }
+
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls_with(client: DtlsClient) -> Self {
+        Self::new(Socket::Dtls(client))
+    }
+
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls_client(&mut self) -> &mut DtlsClient {
+        match &mut self.socket {
+            Socket::Dtls(client) => client,
+            _ => panic!("not a DTLS client"),
         }
     }
 
@@ -204,6 +242,8 @@ impl Client {
             Socket::Udp(_) => self.prefix = header.into(),
             Socket::Tcp(socket) => socket.write_all(header).unwrap(),
             Socket::Tls(socket) => socket.sock.write_all(header).unwrap(),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => client.stream.get_mut().prefix = header.into(),
         }
         self
     }
@@ -213,6 +253,8 @@ impl Client {
             Socket::Udp(socket) => socket.local_addr().unwrap(),
             Socket::Tcp(socket) => socket.local_addr().unwrap(),
             Socket::Tls(socket) => socket.sock.local_addr().unwrap(),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => client.stream.get_ref().socket.local_addr().unwrap(),
         }
     }
 
@@ -227,7 +269,7 @@ impl Client {
         match &self.socket {
             Socket::Tcp(socket) => socket,
             Socket::Tls(socket) => &socket.sock,
-            Socket::Udp(_) => panic!("a UDP client"),
+            _ => panic!("a client of datagrams"),
         }
     }
 
@@ -246,6 +288,8 @@ impl Client {
             }
             Socket::Tcp(socket) => socket.write_all(bytes).unwrap(),
             Socket::Tls(socket) => socket.write_all(bytes).unwrap(),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => client.send(bytes),
         }
     }
 
@@ -258,6 +302,8 @@ impl Client {
     pub(super) fn try_receive(&mut self) -> Option<Vec<u8>> {
         let socket: &mut dyn Read = match &mut self.socket {
             Socket::Udp(socket) => return Some(receive(socket).0),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => return client.receive(),
             Socket::Tcp(socket) => socket,
             Socket::Tls(socket) => socket,
         };

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::client::{Answer, Client, address, peer, receive, settings, wait_for};
+use super::client::{Answer, Client, TRANSPORTS, address, peer, receive, settings, wait_for};
 use super::*;
 use crate::net::ProxyRefusal;
 
@@ -44,7 +44,7 @@ fn refusals(snapshot: &Snapshot, why: ProxyRefusal) -> u64 {
 fn proxied_clients_are_served_under_their_own_address() {
     let shards = Shards::start(behind_proxies(2)).unwrap();
     let peer = peer();
-    for transport in Transport::ALL {
+    for &transport in TRANSPORTS {
         let mut client = Client::of(&shards, transport).behind(&header(transport, CLIENT));
         assert_eq!(mapped(&mut client), CLIENT.parse().unwrap());
         let relayed = client.allocate();
@@ -159,7 +159,7 @@ fn headers_cut_anywhere_are_understood() {
 fn health_checks_of_proxies_are_answered() {
     let shards = Shards::start(behind_proxies(1)).unwrap();
     let local = [&header(Transport::Tcp, CLIENT)[..12], &[0x20, 0, 0, 0]].concat();
-    for transport in Transport::ALL {
+    for &transport in TRANSPORTS {
         let mut proxy = Client::of(&shards, transport).behind(&local);
         assert_eq!(mapped(&mut proxy), proxy.local_address());
     }
@@ -217,7 +217,7 @@ fn connections_count_for_the_client_behind_the_proxy() {
 fn mux_7983_7_03_tls_and_plain_tcp_share_a_port() {
     for proxied in [false, true] {
         let mut settings = settings(2);
-        let options = ListenOptions { tls_too: true, proxy_protocol: proxied, pass_through: None };
+        let options = ListenOptions { tls_too: true, proxy_protocol: proxied, ..ListenOptions::default() };
         settings.listen.iter_mut().for_each(|listen| listen.options.proxy_protocol = proxied);
         settings.listen.retain(|listen| listen.transport == Transport::Tcp);
         settings.listen[0].options = options;
