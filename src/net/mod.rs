@@ -3,12 +3,12 @@
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
 //! and out ([`SendBatch`]), what became of them ([`NetworkError`]), TCP listeners and the buffers of one connection
 //! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), what load balancers write in
-//! front ([`proxy_protocol`]), the two clocks ([`clock`]), and
+//! front ([`proxy_protocol`]), DTLS with the feature of that name (`dtls`), the two clocks ([`clock`]), and
 //! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
 //! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
 //!
-//! Every `unsafe` block is in `sys.rs`, `receive.rs`, `send.rs` or `error_queue.rs`; the rest of this room would do without.
+//! Every `unsafe` block is in `sys.rs`, `receive.rs`, `send.rs`, `error_queue.rs` or `dtls/association.rs`; the rest of this room would do without.
 
 #![allow(unsafe_code)]
 

@@ -136,6 +136,7 @@ async fn live(
         udp = addresses(&listening, Transport::Udp),
         tcp = addresses(&listening, Transport::Tcp),
         tls = addresses(&listening, Transport::Tls),
+        dtls = addresses(&listening, Transport::Dtls),
         admin = admin_address.map_or("off".into(), |address| address.to_string()),
         "listening"
     );

@@ -6,7 +6,7 @@
 //!
 //! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
 //! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` and
-//! `opening.rs` (where TLS clients and those behind proxies come from). Tables: `listeners.rs`, `relays.rs`,
+//! `opening.rs` (where TLS clients and those behind proxies come from), `dtls/` (a feature). Tables: `listeners.rs`, `relays.rs`,
 //! `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
 
 mod connections;
