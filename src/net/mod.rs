@@ -19,6 +19,8 @@ pub mod clock;
 pub mod dtls;
 mod error;
 mod error_queue;
+#[cfg(test)]
+mod headers;
 pub mod proxy_protocol;
 mod receive;
 mod send;
@@ -36,6 +38,8 @@ pub use certificate::{Identity, IdentityError, IdentityFile};
 pub use client_hello::{CLIENT_HELLO_LEN_MAX, ClientHello, Look, OfferedProtocols};
 pub use error::{SocketErrorKind, SocketErrors};
 pub use error_queue::NetworkError;
+#[cfg(test)]
+pub(crate) use headers::{receive_with_header, tell_headers};
 pub use proxy_protocol::ProxyRefusal;
 pub use receive::{ReceiveBatch, Received};
 pub use send::{Datagram, SendBatch};

@@ -8,6 +8,7 @@ mod dtls;
 #[cfg(feature = "dtls")]
 mod dtls_client;
 mod dual;
+mod headers;
 mod mobility;
 mod proxies;
 mod reservations;
@@ -75,8 +76,9 @@ fn stun_8489_12_02_all_transports_answer_on_a_port_of_their_own_choice() {
     shards.shut_down();
 }
 
+/// TURN-8656-3.1-01: over each transport that this build has.
 #[test]
-fn data_passes_both_ways_and_the_end_closes_the_relay() {
+fn turn_8656_3_1_01_data_passes_both_ways_and_the_end_closes_the_relay() {
     let shards = Shards::start(settings(1)).unwrap();
     let peer = peer();
     for &transport in TRANSPORTS {
