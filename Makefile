@@ -2,13 +2,14 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit conformance conformance-tables fuzz fuzz-long lab lab-unprivileged
+.PHONY: help run test install lint doc unit dtls conformance conformance-tables fuzz fuzz-long lab lab-unprivileged
 
 help:
 	@echo "make run    run the server with its built-in defaults"
 	@echo "make test   install what the tests need, then run all of them"
 	@echo "make lint   formatting, clippy, documentation"
 	@echo "make unit   every test but the lab's"
+	@echo "make dtls   the same with DTLS, which needs libssl-dev"
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
 	@echo "make lab    the lab: browsers behind NATs calling each other"
 	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
@@ -18,7 +19,7 @@ run:
 	$(CARGO) run --release
 
 # The lab comes last: its summary closes the run.
-test: install lint unit conformance fuzz lab-unprivileged lab
+test: install lint unit dtls conformance fuzz lab-unprivileged lab
 
 install:
 	@.ci/install
@@ -32,6 +33,17 @@ doc:
 
 unit:
 	$(CARGO) test --workspace --locked
+
+# The feature has no effect on what the other tests see, so its own and those over all transports are enough.
+dtls:
+	@if pkg-config --exists openssl 2>/dev/null; then $(MAKE) --no-print-directory dtls-tests; \
+	else echo "SKIP DTLS: OpenSSL's headers are missing (packages libssl-dev and pkg-config)"; fi
+
+.PHONY: dtls-tests
+dtls-tests:
+	$(CARGO) clippy --all-targets --features dtls --locked -- -D warnings
+	$(CARGO) test --features dtls --locked --lib
+	$(CARGO) test --features dtls --locked --test interop dtls
 
 # More arguments, like ARGUMENTS="--only TURN-8656 --transcripts": tests/conformance/main.rs lists them.
 conformance:

@@ -9,7 +9,7 @@ use super::ice_servers::{configuration, reachable_at, uris};
 use crate::config::{Note, TimeLimited};
 use crate::ops::Running;
 use crate::shard::ListenAddress;
-use crate::turn::{PeerPolicy, RelayAddress, Transport};
+use crate::turn::{PeerPolicy, RelayAddress};
 
 /// What the configuration knows; the rest is known when the server runs.
 pub(super) struct Facts {
@@ -86,7 +86,7 @@ fn shortcomings(facts: &Facts, running: &Running<'_>) -> Vec<String> {
         "The secret behind these credentials was made up, and {whereabouts} make one yourself (openssl rand -hex 32), \
          and put it into auth.secrets or auth.secret_files."
     )];
-    if !running.listening.iter().any(|entry| entry.transport == Transport::Tls) {
+    if !running.listening.iter().any(ListenAddress::speaks_tls) {
         lines.push(
             "There is no TLS: networks that let nothing else out cannot be served, and eavesdroppers see who talks to \
              whom. With a certificate, write it into [tls], and addresses into listen.tls."
@@ -119,7 +119,8 @@ fn is_public(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::{SharedSecret, TimeLimitedForm};
+    use crate::shard::ListenOptions;
+    use crate::turn::{SharedSecret, TimeLimitedForm, Transport};
 
     /// `relay` is one address, or two with a slash between: bound and advertised.
     fn printed(relay: &str, listen: &[&str]) -> String {
@@ -142,6 +143,7 @@ mod tests {
                 transport: Transport::Udp,
                 address: address.parse().unwrap(),
                 required: false,
+                options: ListenOptions::default(),
             })
             .collect();
         let running = Running { listening: &listen, skipped: &[], admin: None, identity: None };

@@ -78,6 +78,7 @@ fn records(host: &str, domain: &str, settings: &shard::Settings) -> String {
             Transport::Udp => discovery?.udp,
             Transport::Tcp => discovery?.tcp,
             Transport::Tls => discovery?.tls,
+            Transport::Dtls => None,
         };
         ports.map(|[_, second]| second)
     };

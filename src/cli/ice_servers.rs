@@ -34,6 +34,8 @@ pub(super) fn configuration(uris: Vec<String>, credential: &TimeLimited) -> Conf
 pub(super) fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
     let port_of =
         |transport| listen.iter().find(|entry| entry.transport == transport).map(|entry| entry.address.port());
+    // A TCP listener that speaks TLS as well will do where there is none of TLS alone.
+    let tls_too = || listen.iter().find(|entry| entry.speaks_tls()).map(|entry| entry.address.port());
     let host = bracketed(host);
     let mut uris = Vec::new();
     // URI-7065-3-03: browsers reject a `stun:` URI with a transport.
@@ -43,7 +45,9 @@ pub(super) fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Ident
     }
     // URI-7065: the scheme says TLS, the transport what is under it.
     uris.extend(
-        port_of(Transport::Tls).map(|port| format!("turns:{}:{port}?transport=tcp", tls_host(&host, identity))),
+        port_of(Transport::Tls)
+            .or_else(tls_too)
+            .map(|port| format!("turns:{}:{port}?transport=tcp", tls_host(&host, identity))),
     );
     uris
 }
@@ -56,12 +60,12 @@ fn tls_host<'h>(host: &'h str, identity: Option<&'h Identity>) -> &'h str {
     identity.dns_names().iter().find(|name| !name.starts_with('*')).map_or(host, String::as_str)
 }
 
-/// Of all listeners those that packets to this address reach.
+/// Of all listeners those that packets to this address reach. To those behind proxies no client comes by itself.
 pub(super) fn reachable_at(host: std::net::IpAddr, listen: &[ListenAddress]) -> Vec<ListenAddress> {
     let reaches = |address: SocketAddr| {
         address.ip() == host || (address.ip().is_unspecified() && address.is_ipv4() == host.is_ipv4())
     };
-    listen.iter().copied().filter(|entry| reaches(entry.address)).collect()
+    listen.iter().copied().filter(|entry| reaches(entry.address) && !entry.options.proxy_protocol).collect()
 }
 
 /// IPv6 addresses stand in brackets in URIs.
@@ -75,6 +79,7 @@ fn bracketed(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::ListenOptions;
 
     #[test]
     fn turns_uris_have_a_name_that_is_in_the_certificate() {
@@ -95,7 +100,12 @@ mod tests {
     fn uri_7064_3_01_what_is_printed_can_be_read() {
         use crate::cli::uri::Uri;
         let listen: Vec<ListenAddress> = Transport::ALL
-            .map(|transport| ListenAddress { transport, address: "0.0.0.0:3478".parse().unwrap(), required: true })
+            .map(|transport| ListenAddress {
+                transport,
+                address: "0.0.0.0:3478".parse().unwrap(),
+                required: true,
+                options: ListenOptions::default(),
+            })
             .into();
         for host in ["turn.example.org", "192.0.2.1", "2001:db8::1"] {
             let printed = uris(host, &listen, None);
@@ -110,8 +120,12 @@ mod tests {
     /// URI-7064-3-01: scheme, host and port, and nothing else; RFC 7065 has a transport behind them.
     #[test]
     fn uri_7064_3_01_and_7065_forms() {
-        let entry =
-            |transport, address: &str| ListenAddress { transport, address: address.parse().unwrap(), required: true };
+        let entry = |transport, address: &str| ListenAddress {
+            transport,
+            address: address.parse().unwrap(),
+            required: true,
+            options: ListenOptions::default(),
+        };
         let both = [entry(Transport::Udp, "0.0.0.0:3478"), entry(Transport::Tcp, "0.0.0.0:443")];
         assert_eq!(
             uris("turn.example.org", &both, None),
@@ -124,6 +138,12 @@ mod tests {
         assert_eq!(uris("::1", &both[1..], None), ["turn:[::1]:443?transport=tcp"]);
         let tls = entry(Transport::Tls, "0.0.0.0:5349");
         assert_eq!(uris("10.0.0.1", &[tls], None), ["turns:10.0.0.1:5349?transport=tcp"]);
+        let both_on_one =
+            ListenAddress { options: ListenOptions { tls_too: true, ..ListenOptions::default() }, ..both[1] };
+        assert_eq!(
+            uris("10.0.0.1", &[both_on_one], None),
+            ["turn:10.0.0.1:443?transport=tcp", "turns:10.0.0.1:443?transport=tcp"]
+        );
         let v6 = entry(Transport::Udp, "[::]:3478");
         assert_eq!(reachable_at("::1".parse().unwrap(), &[both[0], v6]), [v6]);
         assert_eq!(reachable_at("10.0.0.1".parse().unwrap(), &[both[0], v6]), [both[0]]);

@@ -88,7 +88,8 @@ impl Checker<'_> {
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),
         };
-        let (tls, certificate) = self.tls(&written.tls, &listen);
+        let (tls, certificate) = self.tls(&written.tls, &written.limits, &listen);
+        let (rules, pass_through) = self.pass_through(&written.pass_through, &listen);
         let shards = shard::Settings {
             count: threads,
             connections: self.connection_limits(&written.limits),
@@ -104,6 +105,8 @@ impl Checker<'_> {
             },
             turn: Arc::new(turn),
             tls,
+            proxies: self.proxies(&written.proxy_protocol, &listen),
+            pass_through: rules,
             listen,
         };
         Config {
@@ -112,6 +115,7 @@ impl Checker<'_> {
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
             certificate,
             digests: BTreeMap::new(),
+            pass_through,
             secret_is_made_up,
             notes: std::mem::take(&mut self.notes),
             shards,

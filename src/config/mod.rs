@@ -45,6 +45,8 @@ pub struct Config {
     pub shards: shard::Settings,
     /// The files of the certificate, if there is one; `shards` has what was in them.
     pub certificate: Option<CertificateFiles>,
+    /// How connections are carried that are not for us.
+    pub pass_through: PassThrough,
     /// Where to serve metrics and health, if anywhere.
     pub admin: Option<std::net::SocketAddr>,
     /// What to log and how.
@@ -77,6 +79,19 @@ pub struct CertificateFiles {
     pub certificate: std::path::PathBuf,
     /// The private key.
     pub key: std::path::PathBuf,
+}
+
+/// How connections are carried to a web server that shares a port with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassThrough {
+    /// Write a PROXY header of version 2 first, with the client's address.
+    pub proxy_protocol: bool,
+    /// At the same time; more are closed at once.
+    pub connections: usize,
+    /// For the web server to accept.
+    pub connect_timeout: Duration,
+    /// Silence in both directions after which a connection is closed.
+    pub idle: Duration,
 }
 
 /// What to log and how.

@@ -31,8 +31,8 @@ macro_rules! section {
     };
 }
 
-fn strings<const N: usize>(values: [&str; N]) -> Vec<String> {
-    values.map(String::from).into()
+fn addresses<const N: usize>(values: [&str; N]) -> Vec<ListenEntry> {
+    values.map(|address| ListenEntry::Address(address.into())).into()
 }
 
 section! {
@@ -46,6 +46,10 @@ section! {
         listen: Listen = Listen::default(),
         /// What TLS clients get to see.
         tls: Tls = Tls::default(),
+        /// Which proxies may say who a client is.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::default(),
+        /// What happens to TLS clients that are not for us.
+        pass_through: PassThrough = PassThrough::default(),
         /// Where relayed addresses come from.
         relay: Relay = Relay::default(),
         /// Who may allocate.
@@ -79,11 +83,55 @@ section! {
     /// `[listen]`
     Listen {
         /// UDP addresses with port.
-        udp: Vec<String> = strings(["0.0.0.0:3478", "[::]:3478"]),
+        udp: Vec<ListenEntry> = addresses(["0.0.0.0:3478", "[::]:3478"]),
         /// TCP addresses with port.
-        tcp: Vec<String> = strings(["0.0.0.0:3478", "[::]:3478"]),
+        tcp: Vec<ListenEntry> = addresses(["0.0.0.0:3478", "[::]:3478"]),
         /// TLS addresses with port; none, since there is no certificate either.
-        tls: Vec<String> = Vec::new(),
+        tls: Vec<ListenEntry> = Vec::new(),
+        /// DTLS addresses with port.
+        dtls: Vec<ListenEntry> = Vec::new(),
+    }
+}
+
+section! {
+    /// The long form of an entry of `[listen]`.
+    ListenTable {
+        /// Address with port.
+        address: String = String::new(),
+        /// Everything comes through a proxy that says who the client is.
+        proxy_protocol: bool = false,
+        /// In `listen.tcp`: TLS is spoken as well.
+        tls: bool = false,
+        /// In `listen.udp`: DTLS is spoken as well.
+        dtls: bool = false,
+        /// With TLS: the web server that gets what is not for us.
+        pass_through: String = String::new(),
+    }
+}
+
+section! {
+    /// `[pass_through]`
+    PassThrough {
+        /// Names that are ours; empty: those in the certificate.
+        names: Vec<String> = Vec::new(),
+        /// Tell the web server who the client is.
+        proxy_protocol: bool = false,
+        /// At the same time.
+        connections: i64 = 4_096,
+        /// The longest the web server may take to accept.
+        connect_timeout: String = "5s".into(),
+        /// The longest silence.
+        idle: String = "10m".into(),
+    }
+}
+
+section! {
+    /// `[proxy_protocol]`
+    ProxyProtocol {
+        /// Prefixes of the proxies.
+        from: Vec<String> = Vec::new(),
+        /// The longest a proxy may take for its header.
+        header_timeout: String = "5s".into(),
     }
 }
 
@@ -226,6 +274,8 @@ section! {
         connection_idle: String = "1m".into(),
         /// Unauthenticated answers a second to one network.
         answers_per_prefix: i64 = 500,
+        /// DTLS handshakes at the same time.
+        dtls_handshakes: i64 = 1_024,
         /// Work between the protocol machine and its shard.
         pending_effects: i64 = 4_096,
     }
@@ -366,27 +416,54 @@ pub enum RelayAddress {
     Mapped(Mapped),
 }
 
+/// An entry of `listen.udp` and the like: an address alone, or with options.
+#[derive(Clone, PartialEq)]
+pub enum ListenEntry {
+    /// `"0.0.0.0:3478"`
+    Address(String),
+    /// `{ address = "0.0.0.0:3478", proxy_protocol = true }`
+    Table(ListenTable),
+}
+
 impl<'de> Deserialize<'de> for RelayAddress {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Not `#[serde(untagged)]`: that forgets which key inside the table was wrong.
-        struct EitherForm;
+        deserializer.deserialize_any(EitherForm {
+            expecting: "an address in quotes, or a table { bind = \"…\", advertise = \"…\" }",
+            text: Self::Same,
+            table: Self::Mapped,
+        })
+    }
+}
 
-        impl<'de> Visitor<'de> for EitherForm {
-            type Value = RelayAddress;
+impl<'de> Deserialize<'de> for ListenEntry {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EitherForm {
+            expecting: "an address with port in quotes, or a table { address = \"…\", … }",
+            text: Self::Address,
+            table: Self::Table,
+        })
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address in quotes, or a table { bind = \"…\", advertise = \"…\" }")
-            }
+/// Text, or a table. Not `#[serde(untagged)]`: that forgets which key inside the table was wrong.
+struct EitherForm<T, Table> {
+    expecting: &'static str,
+    text: fn(String) -> T,
+    table: fn(Table) -> T,
+}
 
-            fn visit_str<E>(self, value: &str) -> Result<RelayAddress, E> {
-                Ok(RelayAddress::Same(value.into()))
-            }
+impl<'de, T, Table: Deserialize<'de>> Visitor<'de> for EitherForm<T, Table> {
+    type Value = T;
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RelayAddress, A::Error> {
-                Mapped::deserialize(MapAccessDeserializer::new(map)).map(RelayAddress::Mapped)
-            }
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
 
-        deserializer.deserialize_any(EitherForm)
+    fn visit_str<E>(self, value: &str) -> Result<T, E> {
+        Ok((self.text)(value.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        Table::deserialize(MapAccessDeserializer::new(map)).map(self.table)
     }
 }

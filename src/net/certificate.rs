@@ -20,6 +20,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A certificate chain with its private key, ready to serve.
 pub struct Identity {
     pub(super) config: Arc<ServerConfig>,
+    #[cfg(feature = "dtls")]
+    pub(super) dtls: super::dtls::Context,
     leaf: CertificateDer<'static>,
     dns_names: Vec<String>,
     expiry: Expiry,
@@ -106,6 +108,8 @@ impl Identity {
         let dns_names = parsed.valid_dns_names().map(str::to_owned).collect();
         let expiry = expiry(&leaf).ok_or_else(not_x509)?;
 
+        #[cfg(feature = "dtls")]
+        let key_pem = key;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
             let is_encrypted = key.windows(9).any(|word| word == b"ENCRYPTED");
             match is_encrypted {
@@ -145,7 +149,17 @@ impl Identity {
         // outlive the certificate it began with.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), leaf, dns_names, expiry })
+        #[cfg(feature = "dtls")]
+        let dtls = super::dtls::context(certificate, key_pem)
+            .map_err(|why| bad_key(format!("OpenSSL does not take certificate and key: {why}"), KEY_FIX))?;
+        Ok(Self {
+            config: Arc::new(config),
+            #[cfg(feature = "dtls")]
+            dtls,
+            leaf,
+            dns_names,
+            expiry,
+        })
     }
 
     /// When the certificate expires.

@@ -2,19 +2,26 @@
 //!
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
 //! and out ([`SendBatch`]), what became of them ([`NetworkError`]), TCP listeners and the buffers of one connection
-//! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), the two clocks ([`clock`]), and
+//! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), what load balancers write in
+//! front ([`proxy_protocol`]), DTLS with the feature of that name (`dtls`), the two clocks ([`clock`]), and
 //! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
 //! the protocol and knows nothing of allocations; which socket belongs to whom is in `shard`.
 //!
-//! Every `unsafe` block is in `sys.rs`, `receive.rs`, `send.rs` or `error_queue.rs`; the rest of this room would do without.
+//! Every `unsafe` block is in `sys.rs`, `receive.rs`, `send.rs`, `error_queue.rs` or `dtls/association.rs`; the rest of this room would do without.
 
 #![allow(unsafe_code)]
 
 mod certificate;
+mod client_hello;
 pub mod clock;
+#[cfg(feature = "dtls")]
+pub mod dtls;
 mod error;
 mod error_queue;
+#[cfg(test)]
+mod headers;
+pub mod proxy_protocol;
 mod receive;
 mod send;
 mod stream;
@@ -28,8 +35,12 @@ mod udp;
 #[cfg(test)]
 pub(crate) use certificate::tests::make as make_certificate;
 pub use certificate::{Identity, IdentityError, IdentityFile};
+pub use client_hello::{CLIENT_HELLO_LEN_MAX, ClientHello, Look, OfferedProtocols};
 pub use error::{SocketErrorKind, SocketErrors};
 pub use error_queue::NetworkError;
+#[cfg(test)]
+pub(crate) use headers::{receive_with_header, tell_headers};
+pub use proxy_protocol::ProxyRefusal;
 pub use receive::{ReceiveBatch, Received};
 pub use send::{Datagram, SendBatch};
 pub use stream::{ClientStream, ReadBuffers, Received as StreamReceived};

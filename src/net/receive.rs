@@ -174,6 +174,34 @@ impl ReceiveBatch {
         Packet::new(self.slot_mut(slot), MESSAGE_START..MESSAGE_START + len, ip)
     }
 
+    /// The message in a slot, to be read only.
+    ///
+    /// # Panics
+    /// If the slot is not in use.
+    pub fn message(&self, slot: usize) -> &[u8] {
+        &self.slot(slot)[MESSAGE_START..][..self.received(slot).len]
+    }
+
+    /// Puts another message in the place of the one in a slot.
+    ///
+    /// # Panics
+    /// If the slot is not in use, or the message is longer than [`FRAME_LEN_MAX`].
+    pub fn replace(&mut self, slot: usize, message: &[u8]) {
+        self.slot_mut(slot)[MESSAGE_START..][..MESSAGE_LEN_MAX][..message.len()].copy_from_slice(message);
+        self.received[slot].len = message.len();
+    }
+
+    /// Takes `count` bytes off the front of the message in a slot.
+    ///
+    /// # Panics
+    /// If the slot is not in use, or its message is shorter.
+    pub fn drop_front(&mut self, slot: usize, count: usize) {
+        let Received { len, .. } = self.received(slot);
+        let rest = MESSAGE_START + count..MESSAGE_START + len;
+        self.slot_mut(slot).copy_within(rest, MESSAGE_START);
+        self.received[slot].len -= count;
+    }
+
     /// All bytes of a slot: what a verdict's ranges refer to.
     pub fn slot(&self, slot: usize) -> &[u8] {
         &self.memory.as_slice()[slot * STRIDE..][..STRIDE]

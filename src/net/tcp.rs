@@ -70,6 +70,22 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     )
 }
 
+/// Looks at what has come without taking it: how many bytes were copied, zero at the end of the stream; `None` if there
+/// is nothing yet. More bytes make another event, although none was taken.
+///
+/// # Errors
+/// Whatever the system says; the connection is gone.
+pub fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match stream.peek(buffer) {
+            Ok(count) => return Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The start of a message whose end has not arrived yet. Empty, and then without memory, between messages.
 #[derive(Debug, Default)]
 pub struct PartialMessage {

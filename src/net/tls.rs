@@ -135,6 +135,11 @@ impl TlsStream {
         Ok(Self { tcp, session, handshake_bytes: 0 })
     }
 
+    /// Whether the first byte of a connection is that of a TLS client (MUX-7983-7-03).
+    pub const fn is_client_hello(first: u8) -> bool {
+        first == HANDSHAKE_RECORD
+    }
+
     /// The connection under it.
     pub fn tcp(&mut self) -> &mut TcpStream {
         &mut self.tcp

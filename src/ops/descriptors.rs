@@ -3,15 +3,19 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-use crate::shard;
+use crate::config::Config;
 
 /// Listeners, epoll, logs, the admin port.
 const OTHERS: u64 = 256;
 
 /// Raises the limit of this process as far as it may, and says if that is not enough for what is configured.
-pub(super) fn make_room(settings: &shard::Settings) {
+pub(super) fn make_room(config: &Config) {
+    let settings = &config.shards;
     // An allocation with both families has two sockets, but few have.
     let wanted = settings.quotas.allocations as u64 + settings.connections.total as u64 + OTHERS;
+    // Each has a second one towards the web server.
+    let passes_on = settings.listen.iter().any(|entry| entry.options.pass_through.is_some());
+    let wanted = wanted + if passes_on { config.pass_through.connections as u64 } else { 0 };
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };

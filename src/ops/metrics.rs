@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::shard::{HandshakeFailure, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
+use crate::shard::{DtlsDrop, HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
 use crate::turn::{self, EndReason, Reason, Rejection};
 
@@ -183,6 +183,21 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
             ],
         ),
         counter(
+            "hairpin_proxy_protocol_refusals_total",
+            "Connections and datagrams not served because of the PROXY header that they have or lack, by reason.",
+            labelled("reason", ProxyRefusal::ALL, ProxyRefusal::label, &shell.proxy_refusals),
+        ),
+        counter(
+            "hairpin_dtls_cookies_total",
+            "ClientHellos of DTLS answered with a cookie, which costs no memory. Every handshake has one.",
+            [([], shell.dtls_cookies)],
+        ),
+        counter(
+            "hairpin_dtls_dropped_total",
+            "Datagrams to DTLS listeners, and messages to DTLS clients, that were dropped, by reason.",
+            labelled("reason", DtlsDrop::ALL, DtlsDrop::label, &shell.dtls_drops),
+        ),
+        counter(
             "hairpin_shard_restarts_total",
             "Panics that cost a shard its allocations. Each is a bug: please report the log line.",
             [([], shell.shard_restarts)],
@@ -195,13 +210,13 @@ fn tls(counters: &TlsCounters, families: &mut Vec<MetricFamily>) {
     families.extend([
         gauge(
             "hairpin_tls_handshakes_in_progress",
-            "TLS handshakes begun and not over.",
+            "TLS and DTLS handshakes begun and not over.",
             [([], counters.in_progress as f64)],
         ),
-        counter("hairpin_tls_handshakes_total", "TLS handshakes that ended well.", [([], counters.completed)]),
+        counter("hairpin_tls_handshakes_total", "TLS and DTLS handshakes that ended well.", [([], counters.completed)]),
         counter(
             "hairpin_tls_handshake_failures_total",
-            "TLS handshakes that did not, by reason.",
+            "TLS and DTLS handshakes that did not, by reason.",
             labelled("reason", HandshakeFailure::ALL, HandshakeFailure::label, &counters.failures),
         ),
     ]);

@@ -12,10 +12,13 @@ use crate::config::{Config, Errors};
 
 /// Keys, and sections with a dot behind, that count only at start: what they make cannot be taken away from clients that
 /// use it.
-const ONLY_AT_START: [&str; 7] = [
+const ONLY_AT_START: [&str; 10] = [
     "threads",
     "listen.",
     "nat_discovery.",
+    "proxy_protocol.",
+    "pass_through.",
+    "limits.dtls_handshakes",
     "sockets.listen_buffer",
     "tls.handshake_timeout",
     "admin.listen",

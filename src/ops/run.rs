@@ -16,6 +16,7 @@ use super::certificates::Certificates;
 use super::descriptors;
 use super::logging::LogLevel;
 use super::metrics::ShardCollector;
+use super::pass_through::Carrier;
 use super::reload::{Load, Reload};
 use super::signals::{Signals, Wish};
 use crate::config::Config;
@@ -74,7 +75,7 @@ impl std::error::Error for RunError {}
 /// If the server could not be started. Once it has, it ends well.
 pub fn run(config: Config, log_level: LogLevel, load: Load, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
     info!(version = env!("CARGO_PKG_VERSION"), threads = config.shards.count, "starting");
-    descriptors::make_room(&config.shards);
+    descriptors::make_room(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::ControlPlane)?;
     let result = runtime.block_on(live(config, log_level, load, ready));
     // A shard that hangs must not keep the process from ending.
@@ -94,7 +95,10 @@ async fn live(
         None => None,
     };
     let identity = config.shards.tls.as_ref().map(|tls| Arc::clone(&tls.identity));
-    let shards = Shards::start(config.shards.clone()).map_err(RunError::Shards)?;
+    let (carrier, entrance) = Carrier::new(config.pass_through);
+    // Without a control plane that is left to carry it a connection is closed.
+    let pass_on = move |passed| drop(entrance.send(passed));
+    let shards = Shards::start_with(config.shards.clone(), pass_on).map_err(RunError::Shards)?;
     let listening = shards.listening().to_vec();
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
@@ -109,12 +113,14 @@ async fn live(
         let registry = Registry::new();
         let source = shards.clone();
         registry.register(Box::new(ShardCollector::new(move || source.snapshot()))).expect("the first collector");
+        carrier.register(&registry);
         if let Some(certificates) = &certificates {
             registry.register(Box::new(certificates.gauge())).expect("another name");
         }
         let sources = Sources { registry, readiness: watched };
         tokio::spawn(admin::serve(listener, sources));
     }
+    tokio::spawn(carrier.run());
     if let Some(certificates) = certificates {
         let shards = shards.clone();
         let show = move |identity: Arc<Identity>| {
@@ -130,6 +136,7 @@ async fn live(
         udp = addresses(&listening, Transport::Udp),
         tcp = addresses(&listening, Transport::Tcp),
         tls = addresses(&listening, Transport::Tls),
+        dtls = addresses(&listening, Transport::Dtls),
         admin = admin_address.map_or("off".into(), |address| address.to_string()),
         "listening"
     );

@@ -102,15 +102,9 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// `seeds` keep clients from choosing ports that collide.
-    pub(super) fn new(seeds: [u64; 4]) -> Self {
-        let [a, b, c, d] = seeds;
-        Self {
-            table: Vec::new(),
-            free: Vec::new(),
-            by_path: HashMap::with_hasher(ahash::RandomState::with_seeds(a, b, c, d)),
-            generation: 0,
-        }
+    /// None yet.
+    pub(super) fn new(hasher: ahash::RandomState) -> Self {
+        Self { table: Vec::new(), free: Vec::new(), by_path: HashMap::with_hasher(hasher), generation: 0 }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::net::{HandshakeFailure, SocketErrors};
+use crate::net::{HandshakeFailure, ProxyRefusal, SocketErrors};
 use crate::turn;
 
 /// Sums of the shell of one shard, since it was started; a restart after a panic does not reset them.
@@ -43,10 +43,48 @@ pub struct ShellCounters {
     pub connections_not_binding: u64,
     /// Connections closed because nothing came for too long.
     pub connections_idle: u64,
+    /// What came through a proxy, or should have, and was not served, as in [`ProxyRefusal::ALL`].
+    pub proxy_refusals: [u64; ProxyRefusal::ALL.len()],
+    /// ClientHellos of DTLS answered with a cookie.
+    pub dtls_cookies: u64,
+    /// Datagrams to DTLS listeners, and messages to DTLS clients, that were dropped, as in [`DtlsDrop::ALL`].
+    pub dtls_drops: [u64; DtlsDrop::ALL.len()],
     /// How often a panic has cost this shard its allocations.
     pub shard_restarts: u64,
     /// Time not spent waiting, in nanoseconds.
     pub busy_nanos: u64,
+}
+
+/// Why something was dropped where DTLS is spoken; a metric label each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtlsDrop {
+    /// Not DTLS, on a listener that speaks nothing else.
+    NotDtls,
+    /// Neither a ClientHello that could be understood nor a record.
+    Malformed,
+    /// A record from somebody without association or handshake: strangers, and clients of a server before a restart.
+    NoAssociation,
+    /// More waits for the thread of the handshakes than may.
+    Overflow,
+    /// A message that fits no record (DTLS-7350-3-08).
+    Oversized,
+}
+
+impl DtlsDrop {
+    /// Every reason.
+    pub const ALL: &'static [Self] =
+        &[Self::NotDtls, Self::Malformed, Self::NoAssociation, Self::Overflow, Self::Oversized];
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotDtls => "not_dtls",
+            Self::Malformed => "malformed",
+            Self::NoAssociation => "no_association",
+            Self::Overflow => "overflow",
+            Self::Oversized => "oversized",
+        }
+    }
 }
 
 /// Everything of one shard, or of all.
@@ -94,7 +132,9 @@ pub struct TlsCounters {
     pub refused: u64,
     /// Part of the total of [`ShellCounters::socket_errors`].
     pub socket_errors: SocketErrors,
-    /// Handshakes not over yet.
+    /// Part of the total of [`ShellCounters::proxy_refusals`].
+    pub proxy_refusals: [u64; ProxyRefusal::ALL.len()],
+    /// Handshakes, and what comes before them, not over yet.
     pub in_progress: usize,
 }
 
@@ -108,6 +148,7 @@ impl Snapshot {
     pub(super) fn add_tls(&mut self, tls: TlsCounters) {
         self.total.shell.connections_refused += tls.refused;
         add_each(&mut self.total.shell.socket_errors.0, &tls.socket_errors.0);
+        add_each(&mut self.total.shell.proxy_refusals, &tls.proxy_refusals);
         self.tls = tls;
     }
 }
@@ -142,6 +183,9 @@ impl ShellCounters {
             connections_broken_tls,
             connections_not_binding,
             connections_idle,
+            proxy_refusals,
+            dtls_cookies,
+            dtls_drops,
             shard_restarts,
             busy_nanos,
         } = other;
@@ -161,6 +205,9 @@ impl ShellCounters {
         self.connections_broken_tls += connections_broken_tls;
         self.connections_not_binding += connections_not_binding;
         self.connections_idle += connections_idle;
+        add_each(&mut self.proxy_refusals, proxy_refusals);
+        self.dtls_cookies += dtls_cookies;
+        add_each(&mut self.dtls_drops, dtls_drops);
         self.shard_restarts += shard_restarts;
         self.busy_nanos += busy_nanos;
     }

@@ -50,7 +50,8 @@ pub(super) struct AllocationHeld {
 #[derive(Debug)]
 pub(super) struct ConnectionHeld {
     directory: Arc<Directory>,
-    address: IpAddr,
+    /// Missing as long as a proxy has not said whose it is.
+    address: Option<IpAddr>,
 }
 
 impl Directory {
@@ -103,7 +104,29 @@ impl Directory {
             decrement(&self.addresses, &address);
             return Err(ConnectionRefusal::Total);
         }
-        Ok(ConnectionHeld { directory: Arc::clone(self), address })
+        Ok(ConnectionHeld { directory: Arc::clone(self), address: Some(address) })
+    }
+
+    /// Counts a connection of which it is not known yet whose it is.
+    pub(super) fn hold_unnamed(self: &Arc<Self>) -> Result<ConnectionHeld, ConnectionRefusal> {
+        if !increment_total(&self.connections, self.limits().connections.total) {
+            return Err(ConnectionRefusal::Total);
+        }
+        Ok(ConnectionHeld { directory: Arc::clone(self), address: None })
+    }
+}
+
+impl ConnectionHeld {
+    /// Counts it for this client from now on.
+    pub(super) fn name(&mut self, client: IpAddr) -> Result<(), ConnectionRefusal> {
+        debug_assert!(self.address.is_none(), "a connection has one client");
+        let address = site(client);
+        let limit = self.directory.limits().connections.per_address;
+        if !increment_below(&self.directory.addresses, address, limit) {
+            return Err(ConnectionRefusal::PerAddress);
+        }
+        self.address = Some(address);
+        Ok(())
     }
 }
 
@@ -117,7 +140,9 @@ impl Drop for AllocationHeld {
 impl Drop for ConnectionHeld {
     fn drop(&mut self) {
         self.directory.connections.fetch_sub(1, Ordering::Relaxed);
-        decrement(&self.directory.addresses, &self.address);
+        if let Some(address) = &self.address {
+            decrement(&self.directory.addresses, address);
+        }
     }
 }
 

@@ -29,6 +29,7 @@ impl Shard<'_> {
                 Effect::Send { to, bytes } => match to.transport {
                     Transport::Udp => self.send_now(to, &bytes),
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
+                    Transport::Dtls => self.send_to_association(&to, &bytes),
                 },
                 Effect::Tell { shard, letter } => {
                     let from = self.home.place.index;
@@ -75,7 +76,7 @@ impl Shard<'_> {
             return;
         };
         if let Some(path) = closed.path {
-            self.count_allocation(&path, |count| count.saturating_sub(1));
+            self.count_allocation(&path, false);
         }
     }
 
@@ -96,18 +97,25 @@ impl Shard<'_> {
             return;
         };
         if let Some(left) = std::mem::replace(&mut relay.path, path) {
-            self.count_allocation(&left, |count| count.saturating_sub(1));
+            self.count_allocation(&left, false);
         }
         if let Some(path) = path {
-            self.count_allocation(&path, |count| count + 1);
+            self.count_allocation(&path, true);
         }
     }
 
-    fn count_allocation(&mut self, path: &FiveTuple, change: impl FnOnce(usize) -> usize) {
+    fn count_allocation(&mut self, path: &FiveTuple, is_more: bool) {
+        self.associations.count_allocation(path, is_more, self.clock.now);
+        if is_more {
+            self.routes.hold(path);
+        } else {
+            self.routes.release(path);
+        }
         if let Some(index) = self.connections.index_of(path)
             && let Some(connection) = self.connections.get_mut(index)
         {
-            connection.allocations = change(connection.allocations);
+            connection.allocations =
+                if is_more { connection.allocations + 1 } else { connection.allocations.saturating_sub(1) };
             connection.last_message = self.clock.now;
         }
     }

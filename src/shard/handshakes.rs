@@ -1,12 +1,14 @@
-//! TLS handshakes, on a thread of their own.
+//! What comes before messages, TLS handshakes above all, on a thread of their own.
 //!
 //! A handshake costs a signature and a key exchange: measured 0.1 ms with ECDSA and 0.45 ms with RSA-2048, the time of
 //! dozens to hundreds of packets, and anybody may ask for one. So this thread accepts the connections of TLS listeners,
-//! and hands each to a shard, in turn, when messages can be exchanged on it. Whoever floods it with handshakes keeps
+//! and of others on which a proxy or the first byte has to say more (`opening.rs`), and hands each to a shard, in turn,
+//! when messages can be exchanged on it. Whoever floods it with handshakes keeps
 //! new TLS clients waiting, nobody's packets. What comes before the end of a handshake is bounded in time, in bytes, and
 //! by the limits for connections, which count from the moment a connection is accepted (abuse S6).
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,18 +16,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Waker};
 use tracing::{debug, error, warn};
 
 use super::connections::Accepted;
 use super::counters::TlsCounters;
-use super::directory::{ConnectionHeld, Directory};
+use super::directory::Directory;
+use super::dtls::{self, Arrival};
 use super::mailbox::{Command, Mailbox};
+use super::opening::{Failure, Opening, Progress};
 use super::start::explain;
+use super::supervisor::random_seed;
 use super::token::Source;
-use crate::net::{ClientStream, Handshake, HandshakeFailure, Identity, SocketErrorKind, TlsStream, clock, tcp};
-use crate::turn::{FiveTuple, Now, Transport};
+use super::{ListenAddress, PassThrough, PassedOn, Proxies};
+use crate::net::{ClientStream, Identity, ProxyRefusal, SocketErrorKind, clock, tcp};
+use crate::turn::{FiveTuple, Now};
 
 /// Sockets looked at in one round.
 const EVENTS_MAX: usize = 256;
@@ -33,42 +40,75 @@ const EVENTS_MAX: usize = 256;
 /// Connections accepted from one listener in one round.
 const ACCEPTS_PER_TURN: usize = 64;
 
+/// Datagrams of DTLS handshakes that may wait; beyond, they are lost, and their clients send them again.
+const ARRIVALS_MAX: usize = 1024;
+
 /// Pause after running out of descriptors, and after a panic.
 const PAUSE_SECS: u32 = 1;
 
 /// What others may reach while the thread runs.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// For the next handshake.
-    identity: Mutex<Arc<Identity>>,
+    /// For the next handshake; missing where nobody speaks TLS.
+    identity: Mutex<Option<Arc<Identity>>>,
     counters: Mutex<TlsCounters>,
     is_stopping: AtomicBool,
+    /// Datagrams of DTLS handshakes.
+    arrivals: ArrayQueue<Arrival>,
+    /// Of the cookies that come before those.
+    cookie_key: [u8; 32],
+    waker: Waker,
 }
 
 impl Shared {
-    pub(super) fn new(identity: Arc<Identity>) -> Self {
-        Self { identity: Mutex::new(identity), counters: Mutex::default(), is_stopping: AtomicBool::new(false) }
+    pub(super) fn new(identity: Option<Arc<Identity>>, waker: Waker) -> Self {
+        Self {
+            identity: Mutex::new(identity),
+            counters: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+            arrivals: ArrayQueue::new(ARRIVALS_MAX),
+            cookie_key: random_seed(),
+            waker,
+        }
+    }
+
+    /// Leaves a datagram of a handshake; whether there was room.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) fn arrive(&self, arrival: Arrival) -> bool {
+        let arrived = self.arrivals.push(arrival).is_ok();
+        // An event counter that cannot be written to is being read.
+        let _ = self.waker.wake();
+        arrived
+    }
+
+    pub(super) fn next_arrival(&self) -> Option<Arrival> {
+        self.arrivals.pop()
+    }
+
+    pub(super) const fn cookie_key(&self) -> [u8; 32] {
+        self.cookie_key
     }
 
     pub(super) fn set_identity(&self, identity: Arc<Identity>) {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
     }
 
     pub(super) fn counters(&self) -> TlsCounters {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The thread ends when it is woken next.
+    /// The thread ends soon.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
+        let _ = self.waker.wake();
     }
 
-    fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.identity.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A few times for each connection, so that a lock does no harm.
-    fn count(&self, count: impl FnOnce(&mut TlsCounters)) {
+    pub(super) fn count(&self, count: impl FnOnce(&mut TlsCounters)) {
         count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -76,28 +116,40 @@ impl Shared {
 /// Everything of the thread that outlives a panic.
 pub(super) struct Home {
     pub(super) poll: Poll,
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: Vec<(ListenAddress, TcpListener)>,
     pub(super) shared: Arc<Shared>,
     pub(super) directory: Arc<Directory>,
     /// Of all shards.
     pub(super) mailboxes: Arc<[Mailbox]>,
-    pub(super) timeout: Duration,
+    pub(super) bounds: Bounds,
+    /// Takes what is not for us.
+    pub(super) pass_on: Box<dyn Fn(PassedOn) + Send>,
+}
+
+/// What does not change while the thread runs.
+pub(super) struct Bounds {
+    pub(super) proxies: Proxies,
+    pub(super) pass_through: PassThrough,
+    /// From the first byte that may be the client's to the end of the handshake.
+    pub(super) handshake_timeout: Duration,
+    /// DTLS handshakes at the same time.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) dtls_handshakes: usize,
 }
 
 impl Home {
     /// Registers the listeners.
-    pub(super) fn new(
-        poll: Poll,
-        mut listeners: Vec<TcpListener>,
-        shared: Arc<Shared>,
-        directory: Arc<Directory>,
-        mailboxes: Arc<[Mailbox]>,
-        timeout: Duration,
-    ) -> io::Result<Self> {
-        for (index, listener) in listeners.iter_mut().enumerate() {
-            poll.registry().register(listener, Source::Listener(index).token(), Interest::READABLE)?;
+    pub(super) fn register(mut self) -> io::Result<Self> {
+        for (index, (_, listener)) in self.listeners.iter_mut().enumerate() {
+            self.poll.registry().register(listener, Source::Listener(index).token(), Interest::READABLE)?;
         }
-        Ok(Self { poll, listeners, shared, directory, mailboxes, timeout })
+        Ok(self)
+    }
+
+    /// When something is over that begins now and may last this long.
+    pub(super) fn end_of(&self, timeout: Duration) -> Now {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        Now(clock::monotonic().0.saturating_add(nanos))
     }
 }
 
@@ -117,12 +169,12 @@ pub(super) fn run(mut home: Home) {
     }
 }
 
-/// A connection whose handshake is not over.
+/// A connection without messages yet.
 struct Pending {
-    stream: Box<TlsStream>,
-    path: FiveTuple,
-    held: ConnectionHeld,
+    opening: Opening,
     generation: u32,
+    /// When it has to have come to its next stage.
+    due: Now,
 }
 
 struct Handshakes<'h> {
@@ -130,12 +182,15 @@ struct Handshakes<'h> {
     table: Vec<Option<Pending>>,
     free: Vec<usize>,
     generation: u32,
-    /// In the order of their ends, because all have the same time; those that are over already are skipped.
-    deadlines: VecDeque<(Now, usize, u32)>,
+    /// The earliest first; those that are over already, or were put off, are skipped.
+    deadlines: BinaryHeap<Reverse<(Now, usize, u32)>>,
     /// Listeners that may have more connections.
     ready: Vec<usize>,
     accept_again: Option<Now>,
     next_shard: usize,
+    dtls: dtls::Handshakes,
+    /// Datagrams may have been left over.
+    has_arrivals: bool,
 }
 
 impl<'h> Handshakes<'h> {
@@ -147,10 +202,12 @@ impl<'h> Handshakes<'h> {
             table: Vec::new(),
             free: Vec::new(),
             generation: 0,
-            deadlines: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
             ready,
             accept_again: None,
             next_shard: 0,
+            dtls: dtls::Handshakes::new(),
+            has_arrivals: true,
         }
     }
 
@@ -164,7 +221,9 @@ impl<'h> Handshakes<'h> {
             for event in &events {
                 match Source::of(event.token()) {
                     Source::Listener(index) if !self.ready.contains(&index) => self.ready.push(index),
-                    Source::Connection { index, generation } => self.go_on(index, generation),
+                    Source::Connection { index, generation } => {
+                        self.go_on(index, generation, event.is_read_closed() || event.is_error());
+                    }
                     _ => {}
                 }
             }
@@ -179,16 +238,17 @@ impl<'h> Handshakes<'h> {
                 }
             }
             self.expire(now);
+            self.has_arrivals = self.dtls.serve(self.home);
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.has_arrivals {
             return Some(Duration::ZERO);
         }
         let now = clock::monotonic();
-        let deadline = self.deadlines.front().map(|(due, ..)| *due);
-        [deadline, self.accept_again]
+        let deadline = self.deadlines.peek().map(|Reverse((due, ..))| *due);
+        [deadline, self.accept_again, self.dtls.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -198,8 +258,12 @@ impl<'h> Handshakes<'h> {
     /// Accepts what waits at a listener; whether there may be more.
     fn accept(&mut self, index: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
-            match self.home.listeners[index].accept() {
-                Ok((stream, client)) => self.admit(stream, client),
+            let (listen, listener) = &self.home.listeners[index];
+            match listener.accept() {
+                Ok((stream, client)) => {
+                    let listen = *listen;
+                    self.admit(&listen, stream, client);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     self.home.shared.count(|counters| counters.socket_errors.count(&error));
@@ -216,99 +280,146 @@ impl<'h> Handshakes<'h> {
         true
     }
 
-    fn admit(&mut self, stream: TcpStream, client: SocketAddr) {
-        let held = match self.home.directory.hold_connection(client.ip()) {
+    fn admit(&mut self, listen: &ListenAddress, stream: TcpStream, client: SocketAddr) {
+        let held = if !listen.options.proxy_protocol {
+            self.home.directory.hold_connection(client.ip())
+        } else if self.home.bounds.proxies.include(client.ip()) {
+            self.home.directory.hold_unnamed()
+        } else {
+            return self.fail(client, Failure::Proxy(ProxyRefusal::Untrusted));
+        };
+        let held = match held {
             Ok(held) => held,
-            Err(why) => {
-                self.home.shared.count(|counters| counters.refused += 1);
-                debug!(event = "connection_refused", client = %client, why = ?why);
-                return;
-            }
+            Err(why) => return self.fail(client, Failure::Refused(why)),
         };
-        let prepared = tcp::prepare(&stream).and_then(|()| stream.local_addr());
-        let server = match prepared {
+        let server = match tcp::prepare(&stream).and_then(|()| stream.local_addr()) {
             Ok(server) => server,
-            Err(error) => return self.home.shared.count(|counters| counters.socket_errors.count(&error)),
+            Err(error) => return self.fail(client, Failure::Socket(error)),
         };
-        let path = FiveTuple { transport: Transport::Tls, client, server };
-        let mut stream = match TlsStream::new(stream, &self.home.shared.identity()) {
-            Ok(stream) => Box::new(stream),
-            Err(why) => {
-                warn!(event = "handshake_failed", client = %client, why = %why);
-                return self.home.shared.count(|counters| counters.fail(HandshakeFailure::Protocol));
-            }
+        let path = FiveTuple { transport: listen.transport, client, server };
+        let mut opening = match Opening::new(stream, listen, path, held, self.home.shared.identity().as_deref()) {
+            Ok(opening) => opening,
+            Err(why) => return self.fail(client, why),
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() - 1
         });
         self.generation = self.generation.wrapping_add(1);
-        let source = Source::connection(index, self.generation);
+        let generation = self.generation;
+        let source = Source::connection(index, generation);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.home.poll.registry().register(stream.tcp(), source.token(), interest) {
+        let stream = opening.tcp().expect("it has just begun");
+        if let Err(error) = self.home.poll.registry().register(stream, source.token(), interest) {
             self.free.push(index);
-            return self.home.shared.count(|counters| counters.socket_errors.count(&error));
+            return self.fail(client, Failure::Socket(error));
         }
-        let timeout_nanos = u64::try_from(self.home.timeout.as_nanos()).unwrap_or(u64::MAX);
-        let due = Now(clock::monotonic().0.saturating_add(timeout_nanos));
-        self.deadlines.push_back((due, index, self.generation));
-        self.table[index] = Some(Pending { stream, path, held, generation: self.generation });
+        let timeout = match listen.options.proxy_protocol {
+            true => self.home.bounds.proxies.header_timeout,
+            false => self.home.bounds.handshake_timeout,
+        };
+        let due = self.home.end_of(timeout);
+        self.deadlines.push(Reverse((due, index, generation)));
+        self.table[index] = Some(Pending { opening, generation, due });
         self.home.shared.count(|counters| counters.in_progress += 1);
         // What the client has sent already is announced by an event.
     }
 
-    fn go_on(&mut self, index: usize, generation: u32) {
+    fn go_on(&mut self, index: usize, generation: u32, is_read_closed: bool) {
         let Some(pending) = self.table.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
         if Source::connection(index, pending.generation) != Source::connection(index, generation) {
             return;
         }
-        match pending.stream.handshake() {
-            Ok(Handshake::Going) => {}
-            Ok(Handshake::Done { binding_only }) => self.hand_over(index, binding_only),
-            Err(why) => self.fail(index, why),
+        let rules = &self.home.bounds.pass_through;
+        match pending.opening.go_on(self.home.shared.identity().as_deref(), rules, is_read_closed) {
+            Ok(Progress::Waiting) => {}
+            Ok(Progress::Next) => self.put_off(index),
+            Ok(Progress::Open { stream, binding_only }) => self.hand_over(index, stream, binding_only),
+            Ok(Progress::PassOn { stream, to }) => self.pass_on(index, stream, to),
+            Err(why) => {
+                if let Some(opening) = self.take(index) {
+                    self.fail(opening.path.client, why);
+                }
+            }
+        }
+    }
+
+    /// The proxy has said its part; now it is the client's time.
+    fn put_off(&mut self, index: usize) {
+        let due = self.home.end_of(self.home.bounds.handshake_timeout);
+        if let Some(pending) = &mut self.table[index] {
+            pending.due = due;
+            self.deadlines.push(Reverse((due, index, pending.generation)));
         }
     }
 
     /// Gives a connection to the next shard.
-    fn hand_over(&mut self, index: usize, binding_only: bool) {
-        let Some(Pending { mut stream, path, held, .. }) = self.take(index) else {
+    fn hand_over(&mut self, index: usize, mut stream: ClientStream, binding_only: bool) {
+        let Some(Opening { path, held, .. }) = self.take(index) else {
             return;
         };
         if let Err(error) = self.home.poll.registry().deregister(stream.tcp()) {
-            return self.home.shared.count(|counters| counters.socket_errors.count(&error));
+            return self.fail(path.client, Failure::Socket(error));
         }
-        self.home.shared.count(|counters| counters.completed += 1);
+        if matches!(stream, ClientStream::Tls(_)) {
+            self.home.shared.count(|counters| counters.completed += 1);
+        }
         let shard = self.next_shard % self.home.mailboxes.len();
         self.next_shard = shard + 1;
-        let accepted = Accepted { stream: ClientStream::Tls(stream), path, held, binding_only };
+        let accepted = Accepted { stream, path, held, binding_only };
         self.home.mailboxes[shard].command(Command::Adopt(Box::new(accepted)));
     }
 
-    fn fail(&mut self, index: usize, why: HandshakeFailure) {
-        if let Some(pending) = self.take(index) {
-            debug!(event = "handshake_failed", client = %pending.path.client, why = why.label());
-            self.home.shared.count(|counters| counters.fail(why));
+    /// Gives a connection, untouched, to whoever is to answer it.
+    fn pass_on(&mut self, index: usize, mut stream: TcpStream, to: SocketAddr) {
+        let Some(Opening { path, held, .. }) = self.take(index) else {
+            return;
+        };
+        if let Err(error) = self.home.poll.registry().deregister(&mut stream) {
+            return self.fail(path.client, Failure::Socket(error));
         }
+        let FiveTuple { client, server, .. } = path;
+        (self.home.pass_on)(PassedOn { stream: stream.into(), client, server, to, _held: held });
     }
 
-    fn take(&mut self, index: usize) -> Option<Pending> {
+    /// Counts the end of a connection that had no messages.
+    fn fail(&self, client: SocketAddr, why: Failure) {
+        self.home.shared.count(|counters| match why {
+            Failure::Proxy(why) => {
+                debug!(event = "proxy_refused", client = %client, why = why.label());
+                counters.proxy_refusals[why as usize] += 1;
+            }
+            Failure::Refused(why) => {
+                debug!(event = "connection_refused", client = %client, why = ?why);
+                counters.refused += 1;
+            }
+            Failure::Handshake(why) => {
+                debug!(event = "handshake_failed", client = %client, why = why.label());
+                counters.fail(why);
+            }
+            Failure::Socket(error) => counters.socket_errors.count(&error),
+        });
+    }
+
+    fn take(&mut self, index: usize) -> Option<Opening> {
         let pending = self.table[index].take()?;
         self.free.push(index);
         self.home.shared.count(|counters| counters.in_progress -= 1);
-        Some(pending)
+        Some(pending.opening)
     }
 
     fn expire(&mut self, now: Now) {
-        while let Some(&(due, index, generation)) = self.deadlines.front() {
-            let is_over = self.table[index].as_ref().is_none_or(|pending| pending.generation != generation);
+        while let Some(&Reverse((due, index, generation))) = self.deadlines.peek() {
+            let counts = |pending: &Pending| (pending.generation, pending.due) == (generation, due);
+            let is_over = !self.table[index].as_ref().is_some_and(counts);
             if !is_over && due > now {
                 return;
             }
-            self.deadlines.pop_front();
-            if !is_over {
-                self.fail(index, HandshakeFailure::Timeout);
+            self.deadlines.pop();
+            if !is_over && let Some(opening) = self.take(index) {
+                self.fail(opening.path.client, opening.timeout());
             }
         }
     }

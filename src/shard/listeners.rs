@@ -9,17 +9,20 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
+use super::ListenAddress;
 use super::token::Source;
 use crate::net::UdpSocket;
 
 #[derive(Debug)]
 pub(super) struct Listeners {
     all: Vec<Listener>,
+    has_proxies: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) kind: Kind,
+    pub(super) listen: ListenAddress,
     /// Whether it stands in the queue of sockets to read.
     pub(super) is_queued: bool,
     /// What the kernel last said it had dropped here.
@@ -34,9 +37,9 @@ pub(super) enum Kind {
 
 impl Listeners {
     /// Registers all of them.
-    pub(super) fn new(kinds: Vec<Kind>, registry: &Registry) -> io::Result<Self> {
+    pub(super) fn new(kinds: Vec<(ListenAddress, Kind)>, registry: &Registry) -> io::Result<Self> {
         let mut all = Vec::with_capacity(kinds.len());
-        for (index, mut kind) in kinds.into_iter().enumerate() {
+        for (index, (listen, mut kind)) in kinds.into_iter().enumerate() {
             let token = Source::Listener(index).token();
             match &mut kind {
                 Kind::Udp(socket) => {
@@ -44,9 +47,20 @@ impl Listeners {
                 }
                 Kind::Tcp(listener) => registry.register(listener, token, Interest::READABLE)?,
             }
-            all.push(Listener { kind, is_queued: false, queue_drops: 0 });
+            all.push(Listener { kind, listen, is_queued: false, queue_drops: 0 });
         }
-        Ok(Self { all })
+        let has_proxies = all.iter().any(|listener| listener.listen.options.proxy_protocol);
+        Ok(Self { all, has_proxies })
+    }
+
+    /// Whether clients come to any of them through a proxy.
+    pub(super) const fn has_proxies(&self) -> bool {
+        self.has_proxies
+    }
+
+    /// Whether clients speak DTLS to any of them.
+    pub(super) fn speak_dtls(&self) -> bool {
+        self.all.iter().any(|listener| listener.listen.speaks_dtls())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -12,6 +12,8 @@ use crossbeam_queue::{ArrayQueue, SegQueue};
 use mio::Waker;
 
 use super::connections::{Accepted, Moving};
+use super::dtls::News;
+use super::routes::Route;
 use super::supervisor::Bounds;
 use crate::turn::{self, FiveTuple, IpFields};
 
@@ -57,6 +59,8 @@ pub(super) enum Label {
         path: FiveTuple,
         /// The other shard.
         carrier: u16,
+        /// How to answer: listeners have the same places in all shards.
+        route: Route,
     },
 }
 
@@ -77,6 +81,9 @@ pub(super) enum Command {
     Drain,
     /// A connection whose TLS handshake is over.
     Adopt(Box<Accepted>),
+    /// About DTLS handshakes.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    Dtls(News),
     /// A connection whose client has business here ([`turn::Verdict::NotMine`]).
     MoveIn(Box<Moving>),
     ShutDown,

@@ -5,20 +5,25 @@
 //! is locked or shared. May import `stun`, `turn` and `net`. Protocol decisions are in `turn`; system calls in `net`.
 //!
 //! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
-//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` (where TLS clients come from). Tables: `listeners.rs`, `relays.rs`,
-//! `connections.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
+//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` and
+//! `opening.rs` (where TLS clients and those behind proxies come from), `dtls/` (a feature). Tables: `listeners.rs`, `relays.rs`,
+//! `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
 
 mod connections;
 mod counters;
 mod directory;
+#[cfg_attr(not(feature = "dtls"), path = "without_dtls.rs")]
+mod dtls;
 mod effects;
 mod handshakes;
 mod listeners;
 mod mailbox;
+mod opening;
 mod packets;
 mod reactor;
 mod record;
 mod relays;
+mod routes;
 mod start;
 mod streams;
 mod supervisor;
@@ -27,22 +32,25 @@ mod tests;
 mod token;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mio::net::TcpListener;
+use ipnet::IpNet;
 use mio::{Poll, Waker};
 
-pub use self::counters::{ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
+pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
 pub use self::start::{Skipped, StartError};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
-pub use crate::net::{HandshakeFailure, Identity, IdentityError, IdentityFile, SocketErrorKind, SocketErrors};
+pub use crate::net::proxy_protocol::write as write_proxy_header;
+pub use crate::net::{
+    HandshakeFailure, Identity, IdentityError, IdentityFile, ProxyRefusal, SocketErrorKind, SocketErrors,
+};
 
 use self::counters::Slot;
-use self::directory::Directory;
+use self::directory::{ConnectionHeld, Directory};
 use self::listeners::Listeners;
 use self::mailbox::{Command, Mailbox};
 use self::supervisor::{Bounds, Home};
@@ -59,6 +67,10 @@ pub struct Settings {
     pub listen: Vec<ListenAddress>,
     /// What TLS listeners need; without it there can be none.
     pub tls: Option<Tls>,
+    /// What listeners behind proxies need.
+    pub proxies: Proxies,
+    /// What listeners need that pass connections on.
+    pub pass_through: PassThrough,
     /// Bounds for clients on TCP and TLS.
     pub connections: ConnectionLimits,
     /// SO_RCVBUF and SO_SNDBUF asked for on every UDP socket of a listener, in bytes.
@@ -80,11 +92,39 @@ pub struct ListenAddress {
     pub address: SocketAddr,
     /// A failure to bind is fatal. Built-in defaults are not required, so that a machine without IPv6 still serves.
     pub required: bool,
+    /// What is special about it.
+    pub options: ListenOptions,
+}
+
+/// What is special about one address to listen on; by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Only proxies come here, each connection or datagram with a header of the PROXY protocol that names the client.
+    pub proxy_protocol: bool,
+    /// On TCP: clients may speak TLS or not, told apart by their first byte (MUX-7983-7-03).
+    pub tls_too: bool,
+    /// With TLS: who answers ClientHellos that are not for us ([`PassThrough`]).
+    pub pass_through: Option<SocketAddr>,
+    /// On UDP: clients may speak DTLS or not, told apart by their first byte (DTLS-7350-3-05).
+    pub dtls_too: bool,
+}
+
+impl ListenAddress {
+    /// Whether clients see a certificate here.
+    pub fn speaks_tls(&self) -> bool {
+        self.transport == turn::Transport::Tls || self.options.tls_too
+    }
+
+    /// Whether clients see one here over UDP. Only in builds with the feature `dtls`.
+    pub fn speaks_dtls(&self) -> bool {
+        self.transport == turn::Transport::Dtls || self.options.dtls_too
+    }
 }
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.transport.label(), self.address)
+        write!(f, "{} {}", self.transport.label(), self.address)?;
+        if self.options.proxy_protocol { f.write_str(" behind proxies") } else { Ok(()) }
     }
 }
 
@@ -95,6 +135,45 @@ pub struct Tls {
     pub identity: Arc<Identity>,
     /// From accepting a connection to the end of its handshake.
     pub handshake_timeout: Duration,
+    /// DTLS handshakes at the same time, at most.
+    pub dtls_handshakes: usize,
+}
+
+/// Who may say in front of a connection or datagram whose it is.
+#[derive(Clone, Debug)]
+pub struct Proxies {
+    /// Their addresses.
+    pub prefixes: Arc<[IpNet]>,
+    /// From accepting a connection to the end of its header.
+    pub header_timeout: Duration,
+}
+
+impl Proxies {
+    /// Whether this is the address of one.
+    fn include(&self, ip: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&ip))
+    }
+}
+
+/// Which ClientHellos are for us where a listener passes the others on.
+#[derive(Clone, Debug, Default)]
+pub struct PassThrough {
+    /// Our names, in lower case; empty means those that the certificate is good for.
+    pub names: Arc<[String]>,
+}
+
+/// A connection that is not for us. It counts as one until this is dropped.
+#[derive(Debug)]
+pub struct PassedOn {
+    /// Accepted and nonblocking; nothing that its client has sent was taken off it.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub client: SocketAddr,
+    /// What the client has connected to.
+    pub server: SocketAddr,
+    /// Who is to answer ([`ListenOptions::pass_through`]).
+    pub to: SocketAddr,
+    _held: ConnectionHeld,
 }
 
 /// Bounds for clients on TCP and TLS.
@@ -128,14 +207,13 @@ pub struct Shards {
     mailboxes: Arc<[Mailbox]>,
     slots: Arc<[Slot]>,
     threads: Vec<JoinHandle<()>>,
-    tls: Option<TlsThread>,
+    handshakes: Option<HandshakeThread>,
 }
 
 /// The thread of the handshakes.
 #[derive(Debug)]
-struct TlsThread {
+struct HandshakeThread {
     shared: Arc<handshakes::Shared>,
-    waker: Waker,
     thread: JoinHandle<()>,
 }
 
@@ -146,6 +224,15 @@ impl Shards {
     /// An address that is required cannot be bound, or none can, or the system has no more threads, descriptors or
     /// memory. Nothing is left running then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        Self::start_with(settings, drop)
+    }
+
+    /// The same, with somebody who takes connections that are not for us. He is called on the thread of the handshakes,
+    /// and must not take long.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(settings: Settings, pass_on: impl Fn(PassedOn) + Send + 'static) -> Result<Self, StartError> {
         let count = settings.count.max(1);
         let bound = start::bind(&settings.listen, count, settings.socket_buffer_bytes)?;
         getrandom::u64().map_err(std::io::Error::from).map_err(StartError::system("random numbers"))?;
@@ -166,9 +253,29 @@ impl Shards {
             mailboxes: mailboxes.into(),
             slots: (0..count).map(|_| Slot::default()).collect(),
             threads: Vec::with_capacity(usize::from(count)),
-            tls: None,
+            handshakes: None,
         };
         let bounds = Bounds::of(&settings);
+        let needs_certificate = |listen: &ListenAddress| listen.speaks_tls() || listen.speaks_dtls();
+        let needs_certificate = shards.listening.iter().any(needs_certificate);
+        assert!(settings.tls.is_some() || !needs_certificate, "whoever asks for TLS listeners gives a certificate");
+        let handshake_bounds = handshakes::Bounds {
+            proxies: settings.proxies.clone(),
+            pass_through: settings.pass_through,
+            handshake_timeout: settings
+                .tls
+                .as_ref()
+                .map_or(settings.proxies.header_timeout, |tls| tls.handshake_timeout),
+            dtls_handshakes: settings.tls.as_ref().map_or(0, |tls| tls.dtls_handshakes),
+        };
+        let handshakes = if needs_certificate || !bound.openings.is_empty() {
+            let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
+            let waker =
+                Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
+            Some((poll, Arc::new(handshakes::Shared::new(settings.tls.map(|tls| tls.identity), waker))))
+        } else {
+            None
+        };
         for (index, (poll, sockets)) in polls.into_iter().zip(bound.shards).enumerate() {
             let listeners =
                 Listeners::new(sockets, poll.registry()).map_err(StartError::system("events of a listener"))?;
@@ -181,6 +288,9 @@ impl Shards {
                 directory: Arc::clone(&shards.directory),
                 batch: ReceiveBatch::new().map_err(StartError::system("memory for packets"))?,
                 bounds,
+                proxies: settings.proxies.clone(),
+                handshakes: handshakes.as_ref().map(|(_, shared)| Arc::clone(shared)),
+                handshake_secs: u32::try_from(handshake_bounds.handshake_timeout.as_secs() + 1).unwrap_or(u32::MAX),
                 config: Arc::clone(&settings.turn),
                 is_draining: false,
                 counters: ShellCounters::default(),
@@ -192,32 +302,24 @@ impl Shards {
                 .map_err(StartError::system("a thread"))?;
             shards.threads.push(thread);
         }
-        if !bound.tls.is_empty() {
-            let tls = settings.tls.expect("whoever asks for TLS listeners gives a certificate");
-            shards.tls = Some(shards.start_tls(tls, bound.tls)?);
+        if let Some((poll, shared)) = handshakes {
+            let home = handshakes::Home {
+                poll,
+                listeners: bound.openings,
+                shared: Arc::clone(&shared),
+                directory: Arc::clone(&shards.directory),
+                mailboxes: Arc::clone(&shards.mailboxes),
+                bounds: handshake_bounds,
+                pass_on: Box::new(pass_on),
+            };
+            let home = home.register().map_err(StartError::system("events of a listener"))?;
+            let thread = std::thread::Builder::new()
+                .name("hairpin-tls".into())
+                .spawn(move || handshakes::run(home))
+                .map_err(StartError::system("a thread"))?;
+            shards.handshakes = Some(HandshakeThread { shared, thread });
         }
         Ok(shards)
-    }
-
-    fn start_tls(&self, tls: Tls, listeners: Vec<TcpListener>) -> Result<TlsThread, StartError> {
-        let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
-        let waker =
-            Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
-        let shared = Arc::new(handshakes::Shared::new(tls.identity));
-        let home = handshakes::Home::new(
-            poll,
-            listeners,
-            Arc::clone(&shared),
-            Arc::clone(&self.directory),
-            Arc::clone(&self.mailboxes),
-            tls.handshake_timeout,
-        )
-        .map_err(StartError::system("events of a listener"))?;
-        let thread = std::thread::Builder::new()
-            .name("hairpin-tls".into())
-            .spawn(move || handshakes::run(home))
-            .map_err(StartError::system("a thread"))?;
-        Ok(TlsThread { shared, waker, thread })
     }
 
     /// Where clients are served, with actual ports.
@@ -240,8 +342,8 @@ impl Shards {
 
     /// Shows new TLS clients this certificate from now on. Nothing happens to those that are connected.
     pub fn set_identity(&self, identity: Arc<Identity>) {
-        if let Some(tls) = &self.tls {
-            tls.shared.set_identity(identity);
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.shared.set_identity(identity);
         }
     }
 
@@ -259,8 +361,8 @@ impl Shards {
     /// old.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::of(&*self.slots);
-        if let Some(tls) = &self.tls {
-            snapshot.add_tls(tls.shared.counters());
+        if let Some(handshakes) = &self.handshakes {
+            snapshot.add_tls(handshakes.shared.counters());
         }
         snapshot
     }
@@ -281,10 +383,9 @@ impl Shards {
     }
 
     fn stop(&mut self) {
-        if let Some(TlsThread { shared, waker, thread }) = self.tls.take() {
+        if let Some(HandshakeThread { shared, thread }) = self.handshakes.take() {
             shared.stop();
-            // An event counter that has been written once cannot be full.
-            if waker.wake().is_err() || thread.join().is_err() {
+            if thread.join().is_err() {
                 tracing::error!(event = "tls_lost", "the thread of the handshakes did not end well");
             }
         }

@@ -4,10 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use super::counters::DtlsDrop;
 use super::listeners::Kind;
 use super::mailbox::Label;
 use super::reactor::Shard;
-use crate::net::{BATCH, Datagram, clock};
+use super::routes::Route;
+use crate::net::proxy_protocol::{self, Carrier};
+use crate::net::{BATCH, Datagram, ProxyRefusal, clock};
+use crate::stun::FirstByte;
 use crate::turn::{FiveTuple, IpFields, Packet, RelayId, Transport, Verdict};
 
 /// With less room than this a batch is sent before more is read, so that no socket is read in crumbs.
@@ -41,10 +45,10 @@ enum Via {
 /// Who gets the reply, if there is one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asker {
-    /// The sender of a datagram that came to this listener.
-    Listener(usize, FiveTuple),
-    /// The sender of a datagram that came to this listener's twin in another shard.
-    Elsewhere(usize, FiveTuple),
+    /// The sender of a datagram, and whom the machine knows it as.
+    Sender(Route, FiveTuple),
+    /// The sender of a datagram that another shard has read.
+    Elsewhere(Route),
     /// The client of this connection.
     Connection(usize),
     /// Peers and other relays are never answered.
@@ -71,13 +75,67 @@ impl Shard<'_> {
         };
         let drops = self.home.batch.queue_drops();
         self.home.counters.receive_queue_drops += new_drops(&mut listener.queue_drops, drops);
+        let listen = listener.listen;
+        let speaks_dtls = listen.speaks_dtls();
         self.begin_batch(count);
         for slot in first..first + count {
             let received = self.home.batch.received(slot);
             let path = FiveTuple { transport: Transport::Udp, client: received.from, server: received.to };
-            self.serve_client(path, slot, Asker::Listener(index, path));
+            let route = Route { listener: index, to: received.from, from: received.to };
+            let path = match listen.options.proxy_protocol {
+                false => path,
+                true => match self.proxied_path(path, slot, route) {
+                    Ok(path) => path,
+                    Err(refusal) => {
+                        self.home.counters.proxy_refusals[refusal as usize] += 1;
+                        continue;
+                    }
+                },
+            };
+            if speaks_dtls && self.is_record(slot) {
+                self.serve_record(FiveTuple { transport: Transport::Dtls, ..path }, slot, route);
+            } else if listen.transport == Transport::Udp {
+                self.serve_client(path, slot, Asker::Sender(route, path));
+            } else {
+                self.home.counters.dtls_drops[DtlsDrop::NotDtls as usize] += 1;
+            }
+        }
+        if speaks_dtls {
+            self.serve_late();
         }
         count == room
+    }
+
+    /// MUX-7983-7-01, DTLS-7350-3-05
+    fn is_record(&self, slot: usize) -> bool {
+        self.home.batch.message(slot).first().is_some_and(|first| FirstByte::classify(*first) == FirstByte::Dtls)
+    }
+
+    /// Takes the proxy's header off; the path of the client that it names.
+    fn proxied_path(&mut self, path: FiveTuple, slot: usize, route: Route) -> Result<FiveTuple, ProxyRefusal> {
+        if !self.home.proxies.include(route.to.ip()) {
+            return Err(ProxyRefusal::Untrusted);
+        }
+        let header = proxy_protocol::parse(self.home.batch.message(slot), Carrier::Datagram)?;
+        let header = header.ok_or(ProxyRefusal::Missing)?;
+        self.home.batch.drop_front(slot, header.len);
+        let path = match header.addresses {
+            Some(addresses) => FiveTuple { client: addresses.client, server: addresses.server, ..path },
+            None => path,
+        };
+        self.routes.learn(path, route);
+        Ok(path)
+    }
+
+    /// The way to a client over UDP.
+    pub(super) fn route_to(&self, path: &FiveTuple) -> Option<Route> {
+        if self.home.listeners.has_proxies()
+            && let Some(route) = self.routes.get(path)
+        {
+            return Some(route);
+        }
+        let listener = self.home.listeners.udp_for(path.server)?;
+        Some(Route { listener, to: path.client, from: path.server })
     }
 
     /// Tells the machine what became of datagrams that a relay has sent; whether there may be more to tell.
@@ -161,17 +219,17 @@ impl Shard<'_> {
                     self.carry_out(verdict, slot, Asker::Nobody);
                     self.drain_effects();
                 }
-                Label::Client { path, carrier } => match self.home.listeners.udp_for(path.server) {
-                    Some(listener) => {
-                        let slot = self.insert(path.client, path.server, &parcel.bytes, parcel.ip);
-                        let mut packet = self.home.batch.packet(slot);
-                        let (clock, reply) = (self.clock, &mut self.reply);
-                        let verdict = self.server.from_carrier(clock, carrier, path, &mut packet, reply);
-                        self.carry_out(verdict, slot, Asker::Elsewhere(listener, path));
-                        self.drain_effects();
+                Label::Client { path, carrier, route } => {
+                    if self.home.listeners.has_proxies() {
+                        self.routes.learn(path, route);
                     }
-                    None => self.home.counters.unsendable += 1,
-                },
+                    let slot = self.insert(path.client, path.server, &parcel.bytes, parcel.ip);
+                    let mut packet = self.home.batch.packet(slot);
+                    let (clock, reply) = (self.clock, &mut self.reply);
+                    let verdict = self.server.from_carrier(clock, carrier, path, &mut packet, reply);
+                    self.carry_out(verdict, slot, Asker::Elsewhere(route));
+                    self.drain_effects();
+                }
             }
             self.home.mailbox().give_back(parcel.bytes);
         }
@@ -213,32 +271,38 @@ impl Shard<'_> {
             Verdict::ToPeer { from, to, bytes, ip } => {
                 self.outgoing.push(Outgoing { via: Via::Relay(from), to, source: None, slot, bytes, ip })
             }
-            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Udp => {
-                match self.home.listeners.udp_for(to.server) {
-                    Some(listener) => self.queue_to_client(listener, to, slot, bytes, ip),
-                    None => self.home.counters.unsendable += 1,
-                }
+            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Udp => match self.route_to(&to) {
+                Some(route) => self.queue_to_client(route, slot, bytes, ip),
+                None => self.home.counters.unsendable += 1,
+            },
+            Verdict::ToClient { to, bytes, ip } if to.transport == Transport::Dtls => {
+                self.relay_to_association(&to, slot, bytes, ip);
             }
             Verdict::ToClient { to, bytes, .. } => self.relay_to_stream(&to, slot, bytes),
             Verdict::ToRelay { shard, relayed, from, bytes, ip } => {
                 self.post(shard, Label::Relayed { relayed, from }, slot, bytes, ip);
             }
             Verdict::NotMine { shard } => match asker {
-                Asker::Listener(_, path) => {
+                // An association cannot leave the shard that the kernel has chosen for it.
+                Asker::Sender(_, FiveTuple { transport: Transport::Dtls, .. }) => self.home.counters.unsendable += 1,
+                Asker::Sender(route, path) => {
                     let packet = self.home.batch.packet(slot);
                     let (bytes, ip) = (packet.range(), packet.ip());
                     let carrier = self.home.place.index;
-                    self.post(shard, Label::Client { path, carrier }, slot, bytes, ip);
+                    self.post(shard, Label::Client { path, carrier, route }, slot, bytes, ip);
                 }
                 Asker::Connection(index) => self.send_away(index, shard),
                 Asker::Elsewhere(..) | Asker::Nobody => self.home.counters.unsendable += 1,
             },
             Verdict::Reply { len } => match asker {
-                Asker::Listener(listener, path) | Asker::Elsewhere(listener, path) => {
-                    // The question is not needed any more; its slot keeps the answer until the batch is sent.
-                    let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
-                    self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
-                    self.queue_to_client(listener, path, slot, bytes, IpFields::default());
+                Asker::Sender(_, path) if path.transport == Transport::Dtls => {
+                    // The question is not needed any more; its slot keeps the answer until it is encrypted and sent.
+                    let bytes = self.reply_in_slot(slot, len);
+                    self.relay_to_association(&path, slot, bytes, IpFields::default());
+                }
+                Asker::Sender(route, _) | Asker::Elsewhere(route) => {
+                    let bytes = self.reply_in_slot(slot, len);
+                    self.queue_to_client(route, slot, bytes, IpFields::default());
                 }
                 Asker::Connection(index) => self.answer_stream(index, len),
                 Asker::Nobody => {}
@@ -256,34 +320,51 @@ impl Shard<'_> {
         }
     }
 
-    fn queue_to_client(&mut self, listener: usize, to: FiveTuple, slot: usize, bytes: Range<usize>, ip: IpFields) {
+    fn reply_in_slot(&mut self, slot: usize, len: usize) -> Range<usize> {
+        let bytes = Packet::HEADROOM..Packet::HEADROOM + len;
+        self.home.batch.slot_mut(slot)[bytes.clone()].copy_from_slice(&self.reply[..len]);
+        bytes
+    }
+
+    /// Puts a datagram into a slot and queues it.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) fn queue_in_slot(&mut self, route: Route, slot: usize, datagram: &[u8], ip: IpFields) {
+        self.home.batch.slot_mut(slot)[..datagram.len()].copy_from_slice(datagram);
+        self.queue_to_client(route, slot, 0..datagram.len(), ip);
+    }
+
+    fn queue_to_client(&mut self, route: Route, slot: usize, bytes: Range<usize>, ip: IpFields) {
         self.outgoing.push(Outgoing {
-            via: Via::Listener(listener),
-            to: to.client,
-            source: self.source_at(listener, to.server),
+            via: Via::Listener(route.listener),
+            to: route.to,
+            source: self.source_at(route),
             slot,
             bytes,
             ip,
         });
     }
 
-    /// STUN-8489-6.3.1.2-01: what to tell the socket so that the datagram leaves from `server`.
-    fn source_at(&self, listener: usize, server: SocketAddr) -> Option<SocketAddr> {
-        match &self.home.listeners.get(listener).kind {
-            Kind::Udp(socket) if socket.is_wildcard() => Some(server),
+    /// STUN-8489-6.3.1.2-01: what to tell the socket so that the datagram leaves from where it was sent to.
+    fn source_at(&self, route: Route) -> Option<SocketAddr> {
+        match &self.home.listeners.get(route.listener).kind {
+            Kind::Udp(socket) if socket.is_wildcard() => Some(route.from),
             _ => None,
         }
     }
 
     /// Sends a message that lies in no slot, at once.
     pub(super) fn send_now(&mut self, to: FiveTuple, bytes: &[u8]) {
-        let Some(listener) = self.home.listeners.udp_for(to.server) else {
+        let Some(route) = self.route_to(&to) else {
             self.home.counters.unsendable += 1;
             return;
         };
-        let datagram =
-            Datagram { to: to.client, source: self.source_at(listener, to.server), bytes, ip: IpFields::default() };
-        if let Kind::Udp(socket) = &self.home.listeners.get(listener).kind {
+        self.send_by(route, bytes);
+    }
+
+    /// The same by a way that is known.
+    pub(super) fn send_by(&mut self, route: Route, bytes: &[u8]) {
+        let datagram = Datagram { to: route.to, source: self.source_at(route), bytes, ip: IpFields::default() };
+        if let Kind::Udp(socket) = &self.home.listeners.get(route.listener).kind {
             let counters = &mut self.home.counters;
             let sent = self.sender.send(socket, [datagram], &mut counters.socket_errors);
             counters.send_batches += sent.calls;

@@ -10,10 +10,12 @@ use tracing::warn;
 
 use super::connections::Connections;
 use super::counters::add_machine;
+use super::dtls::Associations;
 use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Outgoing;
 use super::relays::Relays;
+use super::routes::Routes;
 use super::supervisor::{Home, random_seed};
 use super::token::Source;
 use crate::net::{BATCH, ReadBuffers, SendBatch, clock};
@@ -37,6 +39,10 @@ pub(super) struct Shard<'h> {
     pub(super) server: Server,
     pub(super) relays: Relays,
     pub(super) connections: Connections,
+    /// Clients over DTLS.
+    pub(super) associations: Associations,
+    /// Ways back to clients behind proxies.
+    pub(super) routes: Routes,
     pub(super) clock: Clock,
     /// Sockets that may have more to read, served in turn.
     pub(super) ready: VecDeque<Source>,
@@ -84,15 +90,21 @@ impl<'h> Shard<'h> {
         }
         home.batch.clear();
         let hash_seed = random_seed();
-        let hash_seeds = std::array::from_fn(|word| {
+        let [a, b, c, d] = std::array::from_fn(|word| {
             u64::from_ne_bytes(*hash_seed[word * 8..].first_chunk().expect("four words of eight bytes"))
         });
+        // Seeds keep clients from choosing addresses and ports that collide.
+        let hasher = ahash::RandomState::with_seeds(a, b, c, d);
+        let speaks_dtls = home.listeners.speak_dtls();
+        let cookie_key = home.handshakes.as_ref().filter(|_| speaks_dtls).map(|shared| shared.cookie_key());
         let clock = clock::read();
         Self {
             home,
             server,
             relays: Relays::default(),
-            connections: Connections::new(hash_seeds),
+            connections: Connections::new(hasher.clone()),
+            associations: Associations::new(hasher.clone(), cookie_key),
+            routes: Routes::new(hasher),
             clock,
             ready: VecDeque::with_capacity(EVENTS_MAX),
             is_mailbox_queued: false,
@@ -137,6 +149,7 @@ impl<'h> Shard<'h> {
         }
         self.flush();
         self.finish_connections();
+        self.finish_associations();
         self.publish();
     }
 
@@ -158,7 +171,7 @@ impl<'h> Shard<'h> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let sweep = (self.connections.len() > 0).then_some(self.next_sweep);
+        let sweep = self.has_clients().then_some(self.next_sweep);
         [self.server.next_timeout(), sweep, self.accept_again]
             .into_iter()
             .flatten()
@@ -166,9 +179,14 @@ impl<'h> Shard<'h> {
             .map(|due| Duration::from_nanos(due.0.saturating_sub(now.0)))
     }
 
+    /// Whether there is somebody who may be silent for too long.
+    fn has_clients(&self) -> bool {
+        self.connections.len() > 0 || !self.associations.is_empty()
+    }
+
     fn publish(&mut self) {
         let (machine, counters, earlier) = (self.server.counters(), &self.home.counters, &self.home.earlier);
-        let (allocations, connections) = (self.server.allocations(), self.connections.len());
+        let (allocations, connections) = (self.server.allocations(), self.connections.len() + self.associations.open());
         self.home.slot().publish(|copy| {
             copy.turn.clone_from(machine);
             add_machine(&mut copy.turn, earlier);
@@ -254,7 +272,7 @@ impl<'h> Shard<'h> {
             self.server.handle_timeout(self.clock);
             self.drain_effects();
         }
-        if self.connections.len() > 0 && self.next_sweep <= now {
+        if self.has_clients() && self.next_sweep <= now {
             self.clock = clock::read();
             self.sweep_connections();
         }
@@ -292,6 +310,7 @@ impl<'h> Shard<'h> {
                     return Flow::Stop;
                 }
                 Command::Adopt(accepted) => self.adopt(*accepted),
+                Command::Dtls(news) => self.hear(news),
                 Command::MoveIn(moving) => self.move_in(*moving),
                 Command::Crash => {
                     warn!(event = "crash_requested", shard = self.home.place.index);

@@ -6,8 +6,8 @@ use std::io;
 
 use mio::net::TcpListener;
 
-use super::ListenAddress;
 use super::listeners::Kind;
+use super::{ListenAddress, ListenOptions};
 use crate::net::{UdpSocket, tcp};
 use crate::turn::Transport;
 
@@ -103,22 +103,25 @@ pub(super) struct Bound {
     pub(super) listening: Vec<ListenAddress>,
     pub(super) skipped: Vec<Skipped>,
     /// For each shard a socket for each address in `listening`.
-    pub(super) shards: Vec<Vec<Kind>>,
-    /// TLS listeners, one for each address, for the thread of the handshakes.
-    pub(super) tls: Vec<TcpListener>,
+    pub(super) shards: Vec<Vec<(ListenAddress, Kind)>>,
+    /// Listeners whose connections begin with something else than messages, one for each address, for the thread of the
+    /// handshakes.
+    pub(super) openings: Vec<(ListenAddress, TcpListener)>,
 }
 
-/// Binds every address once for each shard, and those of TLS once.
+/// Binds every address once for each shard, and those for the thread of the handshakes once.
 pub(super) fn bind(listen: &[ListenAddress], shards: u16, buffer_bytes: usize) -> Result<Bound, StartError> {
     let mut bound = Bound::default();
     bound.shards.resize_with(usize::from(shards), Vec::new);
     for &listen in listen {
-        if listen.transport == Transport::Tls {
+        let is_plain = listen.options == ListenOptions::default();
+        if listen.transport == Transport::Tls || (listen.transport == Transport::Tcp && !is_plain) {
             let result = tcp::listen(listen.address).and_then(|listener| Ok((listener.local_addr()?, listener)));
             match result {
                 Ok((address, listener)) => {
-                    bound.listening.push(ListenAddress { address, ..listen });
-                    bound.tls.push(listener);
+                    let listen = ListenAddress { address, ..listen };
+                    bound.listening.push(listen);
+                    bound.openings.push((listen, listener));
                 }
                 Err(source) if listen.required => return Err(StartError::Bind { listen, source }),
                 Err(error) => bound.skipped.push(Skipped { listen, why: explain(&error) }),
@@ -129,7 +132,7 @@ pub(super) fn bind(listen: &[ListenAddress], shards: u16, buffer_bytes: usize) -
             Ok((address, sockets)) => {
                 bound.listening.push(address);
                 for (shard, socket) in bound.shards.iter_mut().zip(sockets) {
-                    shard.push(socket);
+                    shard.push((address, socket));
                 }
             }
             Err(source) if listen.required => return Err(StartError::Bind { listen, source }),
@@ -146,7 +149,7 @@ pub(super) fn bind(listen: &[ListenAddress], shards: u16, buffer_bytes: usize) -
 fn bind_group(listen: ListenAddress, shards: u16, buffer_bytes: usize) -> io::Result<(ListenAddress, Vec<Kind>)> {
     let mut sockets = Vec::with_capacity(usize::from(shards));
     let address = match listen.transport {
-        Transport::Udp => {
+        Transport::Udp | Transport::Dtls => {
             let first = UdpSocket::listener(listen.address, buffer_bytes)?;
             let address = first.local_address();
             for _ in 1..shards {
@@ -173,7 +176,12 @@ mod tests {
     use super::*;
 
     fn udp(address: &str, required: bool) -> ListenAddress {
-        ListenAddress { transport: Transport::Udp, address: address.parse().unwrap(), required }
+        ListenAddress {
+            transport: Transport::Udp,
+            address: address.parse().unwrap(),
+            required,
+            options: ListenOptions::default(),
+        }
     }
 
     #[test]

@@ -396,6 +396,7 @@ impl Shard<'_> {
             self.finish_connection(index);
             from = index + 1;
         }
+        self.sweep_associations(deadline);
         for (_, connection) in self.connections.iter_mut() {
             connection.out.trim();
         }
@@ -403,6 +404,6 @@ impl Shard<'_> {
 }
 
 /// ALPN-7443-2-04: what a client of `stun.nat-discovery` may say.
-fn is_binding(message: &[u8]) -> bool {
+pub(super) fn is_binding(message: &[u8]) -> bool {
     Message::parse(message).is_ok_and(|message| message.method() == Method::Binding)
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use mio::Poll;
 use tracing::error;
 
-use super::Settings;
 use super::counters::{ShellCounters, Slot};
 use super::directory::Directory;
 use super::listeners::Listeners;
 use super::mailbox::{Command, Mailbox};
 use super::reactor::Shard;
+use super::{Proxies, Settings, handshakes};
 use crate::net::{ReceiveBatch, clock};
 use crate::turn::{self, ShardIndex};
 
@@ -29,6 +29,12 @@ pub(super) struct Home {
     pub(super) directory: Arc<Directory>,
     pub(super) batch: ReceiveBatch,
     pub(super) bounds: Bounds,
+    pub(super) proxies: Proxies,
+    /// Where handshakes take place, if anybody has to begin with one.
+    pub(super) handshakes: Option<Arc<handshakes::Shared>>,
+    /// How long one may take.
+    #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
+    pub(super) handshake_secs: u32,
     /// The latest, for the next server.
     pub(super) config: Arc<turn::Config>,
     pub(super) is_draining: bool,
@@ -64,6 +70,7 @@ impl Home {
                 // Without a server there is nobody to talk to: the client may come again, and the other shards hear
                 // that nothing of the former life counts any more.
                 Command::Adopt(_)
+                | Command::Dtls(_)
                 | Command::MoveIn(_)
                 | Command::Letter { .. }
                 | Command::Restarted(_)

@@ -2,7 +2,7 @@
 //!
 //! Over UDP anybody can write anybody's address on a request, and the answer goes there. So answers to requests that are
 //! not authenticated are counted by the prefix they would go to, and beyond so many a second they are not given. Nobody
-//! with an allocation is counted, for he has shown that the address is his; nor is a stream, whose handshake has.
+//! with an allocation is counted, for he has shown that the address is his; nor is a stream or DTLS, whose handshake has.
 //!
 //! Two things must not happen. A flood with one prefix on it must not silence clients of another: each prefix has an
 //! account of its own, and where there is no room for all of them, the one that has been answered least makes way. And a
@@ -13,7 +13,7 @@
 
 use std::net::IpAddr;
 
-use super::{FiveTuple, Now};
+use super::{FiveTuple, Now, Transport};
 use crate::stun::TransactionId;
 
 /// Accounts of one shard; a power of two.
@@ -59,7 +59,7 @@ impl AnswerLimit {
     /// Whether to answer, when the shard may give `rate` answers a second to one prefix. Zero is no limit.
     pub(super) fn allows(&mut self, now: Now, rate: u32, path: &FiveTuple, transaction_id: TransactionId) -> bool {
         // Nobody outside can be made to hear what is sent to this machine itself.
-        if rate == 0 || path.transport.is_stream() || path.client.ip().is_loopback() {
+        if rate == 0 || path.transport != Transport::Udp || path.client.ip().is_loopback() {
             return true;
         }
         let interval = 1_000_000_000 / u64::from(rate);
@@ -148,7 +148,6 @@ fn marks(request: u64) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::Transport;
 
     const SECOND: u64 = 1_000_000_000;
 

@@ -72,6 +72,7 @@ impl BehaviorDiscovery {
             Transport::Udp => self.udp,
             Transport::Tcp => self.tcp,
             Transport::Tls => self.tls,
+            Transport::Dtls => None,
         }?;
         let port = ports.iter().position(|port| *port == path.server.port())?;
         self.addresses.iter().find_map(|addresses| {

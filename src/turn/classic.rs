@@ -10,7 +10,6 @@ use crate::stun::{AttributeType, Class, CookielessRequest, ErrorCode, MessageWri
 enum Fate {
     Answer,
     /// For DTLS, which was not there in RFC 3489's time (STUN-8489-11-01).
-    #[expect(dead_code, reason = "DTLS is not among the transports yet")]
     Refuse,
     Drop,
 }
@@ -30,6 +29,7 @@ impl Server {
         let fate = match path.transport {
             Transport::Udp if compatibility.classic_udp => Fate::Answer,
             Transport::Tcp if compatibility.classic_tcp => Fate::Answer,
+            Transport::Dtls => Fate::Refuse,
             Transport::Udp | Transport::Tcp | Transport::Tls => Fate::Drop,
         };
         match (fate, CookielessRequest::parse(message)) {

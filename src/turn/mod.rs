@@ -110,23 +110,26 @@ pub enum Transport {
     Tcp,
     /// A byte stream inside TLS; for the machine no different from TCP.
     Tls,
+    /// Datagrams inside DTLS; for the machine no different from UDP.
+    Dtls,
 }
 
 impl Transport {
     /// Every transport.
-    pub const ALL: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
+    pub const ALL: [Transport; 4] = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls];
 
     /// Whether messages travel in a byte stream.
     pub const fn is_stream(self) -> bool {
         matches!(self, Self::Tcp | Self::Tls)
     }
 
-    /// `udp`, `tcp` or `tls`, as metrics and logs use it.
+    /// `udp`, `tcp`, `tls` or `dtls`, as metrics and logs use it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Dtls => "dtls",
         }
     }
 }

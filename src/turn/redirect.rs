@@ -71,7 +71,7 @@ impl Redirect {
         if self.anycast.contains(&path.server.ip()) {
             return Some((order(&self.unicast, path.server.port()), None));
         }
-        let is_tls = path.transport == Transport::Tls;
+        let is_tls = matches!(path.transport, Transport::Tls | Transport::Dtls);
         let port_of = |alternate: &Alternate| if is_tls { alternate.tls_port } else { alternate.port };
         let usable = || {
             self.alternates.iter().filter(|alternate| {

@@ -7,6 +7,7 @@ mod dns_records;
 mod harness;
 mod help;
 mod memory;
+mod pass_through;
 mod probe;
 mod probe_dns;
 mod reload;

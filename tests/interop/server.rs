@@ -46,6 +46,7 @@ impl Server {
         for (name, pem) in pems {
             std::fs::write(directory.join(name), pem).expect("the directory was just made");
         }
+        let dtls = if cfg!(feature = "dtls") { format!("dtls = [\"127.0.0.1:{tls_port}\"]") } else { String::new() };
         let (listen, relays, peers) = if has_ipv6() {
             let listen = format!(r#""127.0.0.1:{port}", "[::1]:{port}""#);
             (listen, r#""127.0.0.1", "::1""#, r#""127.0.0.0/8", "::1/128""#)
@@ -58,6 +59,7 @@ impl Server {
 udp = [{listen}]
 tcp = [{listen}]
 tls = ["127.0.0.1:{tls_port}"]
+{dtls}
 [tls]
 certificate = "chain.pem"
 key = "key.pem"

@@ -85,7 +85,7 @@ fn every_message_comes_back(flags: &[&str]) {
     assert_eq!(sent, MESSAGES * clients, "sent");
     let is_by_password = server.log().contains("account=us~");
     assert_eq!(is_by_password, !flags.contains(&"-J"), "whose allocations they are");
-    if flags.contains(&"-S") {
+    if flags.contains(&"-S") && flags.contains(&"-t") {
         // Over TLS uclient takes a whole record for one message, and loses count when two come in one: ask the server,
         // which says so when the allocation has ended.
         assert!(received > 0, "received");
@@ -189,6 +189,43 @@ fn mob_8016_3_2_2_01_udp_mobility() {
 fn mob_8016_3_2_2_01_tcp_mobility() {
     every_message_comes_back(&["-M", "-t"]);
     every_message_comes_back(&["-M", "-t", "-s"]);
+}
+
+/// TURN-8656-3.1-01: without `-t`, `-S` is DTLS.
+#[cfg(feature = "dtls")]
+#[test]
+fn dtls_channels() {
+    every_message_comes_back(&["-S"]);
+}
+
+#[cfg(feature = "dtls")]
+#[test]
+fn dtls_send_indications() {
+    every_message_comes_back(&["-S", "-s"]);
+}
+
+#[cfg(feature = "dtls")]
+#[test]
+fn dtls_client_to_client_channels() {
+    every_message_comes_back(&["-y", "-S"]);
+}
+
+/// DTLS-7350-3-02, -03: `openssl s_client` as a scanner.
+#[cfg(feature = "dtls")]
+#[test]
+fn dtls_7350_3_02_openssl_s_client_gets_1_2_after_a_cookie() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let server = Server::start();
+    let connect = |version: &str| {
+        let to = format!("127.0.0.1:{}", server.tls_port);
+        let arguments = ["s_client", version, "-cipher", "DEFAULT@SECLEVEL=0", "-connect", &to, "-state", "-timeout"];
+        run("openssl", &arguments.map(String::from))
+    };
+    let text = connect("-dtls1_2");
+    assert!(text.contains("read hello verify request") && text.contains("read finished"), "{text}");
+    assert!(!connect("-dtls1").contains("read server hello"), "version 1.0 is off");
 }
 
 #[test]

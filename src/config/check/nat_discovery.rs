@@ -4,7 +4,7 @@ use super::Checker;
 use super::relay::Ports;
 use crate::config::Written;
 use crate::config::values::Mistake;
-use crate::shard::ListenAddress;
+use crate::shard::{ListenAddress, ListenOptions};
 use crate::turn::{BehaviorDiscovery, RelayAddress, ServerAddress, Transport};
 
 const PORTS_FIX: &str = "write two different ports, like [3478, 3479]";
@@ -40,7 +40,7 @@ impl Checker<'_> {
             let ips = addresses.iter().flatten().map(|address| address.bind);
             let wanted = ips.flat_map(|ip| ports.into_iter().flatten().map(move |port| (ip, port).into()));
             for address in wanted {
-                let entry = ListenAddress { transport, address, required: true };
+                let entry = ListenAddress { transport, address, required: true, options: ListenOptions::default() };
                 if !listen.iter().any(|other| covers(other, &entry)) {
                     self.no_overlap(key, entry, listen);
                     self.not_among_relay_ports(key, entry, relays, relay_ports);

@@ -69,6 +69,27 @@ const REFUSED: &[(&str, Complaint)] = &[
     // Where to listen.
     ("[listen]\nudp = [\"0.0.0.0\"]", (2, "listen.udp[0]", "not an address with a port", "\"0.0.0.0:3478\"")),
     ("[listen]\nudp = [\"turn.example.org:3478\"]", (2, "listen.udp[0]", "not an address", "names are not looked up")),
+    ("[listen]\nudp = [{ addres = \"x\" }]", (2, "listen.udp[0].addres", "no such key", "did you mean address?")),
+    ("[listen]\nudp = [{ address = \"::\" }]", (2, "listen.udp[0].address", "not an address", "\"[::]:3478\"")),
+    (
+        "[listen]\nudp = [{ address = \"0.0.0.0:3478\", tls = true }]",
+        (2, "listen.udp[0].tls", "belongs to a TCP listener", "move the entry"),
+    ),
+    (
+        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", tls = true }]",
+        (2, "listen.tcp", "there is none", "certificate = \"fullchain.pem\""),
+    ),
+    (
+        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", proxy_protocol = true }]",
+        (2, "listen.tcp[0].proxy_protocol", "there are none", "load balancers"),
+    ),
+    (
+        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", pass_through = \"127.0.0.1:80\" }]",
+        (2, "listen.tcp[0].pass_through", "from TLS only", "listen.tls"),
+    ),
+    ("[pass_through]\nnames = [\"*.example.org\"]", (2, "pass_through.names[0]", "one server", "turn.example.org")),
+    ("[pass_through]\nconnections = 0", (2, "pass_through.connections", "out of bounds", "from 1 to")),
+    ("[proxy_protocol]\nfrom = [\"10.0.0.1/8\"]", (2, "proxy_protocol.from[0]", "bits set", "10.0.0.0/8")),
     ("[listen]\nudp = []\ntcp = []", (2, "listen.udp", "nothing to listen on", "remove the key")),
     ("[listen]\ntcp = [\"[::1]:5\", \"[::1]:5\"]", (2, "listen.tcp[1]", "listed twice", "remove one")),
     ("[listen]\nudp = [\"0.0.0.0:5\", \"127.0.0.1:5\"]", (2, "listen.udp[1]", "overlap", "remove one")),
@@ -381,6 +402,13 @@ fn what_is_probably_not_meant_is_noted() {
         ("[nat_discovery]\naddresses = [\"8.8.4.4\", \"10.0.0.5\"]", "without enabled = true"),
         ("[[redirect.alternates]]\naddresses = [\"8.8.4.4\"]", "8.8.4.4 is this server itself"),
         ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
+        ("[proxy_protocol]\nfrom = [\"10.0.0.0/8\"]", "no listener has proxy_protocol"),
+        ("[pass_through]\nidle = \"5m\"", "nothing is passed on"),
+        (
+            "[listen]\nudp = [{ address = \"0.0.0.0:3478\", proxy_protocol = true }]\n\
+             [proxy_protocol]\nfrom = [\"0.0.0.0/0\"]",
+            "may claim to be anybody",
+        ),
     ];
     for (text, note) in noted {
         let config = accept(text);
@@ -488,6 +516,20 @@ fn classic_5389_15_01_saslprep_is_an_option() {
 }
 
 #[test]
+fn listeners_are_addresses_or_tables_with_options() {
+    let config = accept(
+        "[listen]\nudp = [\"0.0.0.0:3478\", { address = \"10.0.0.5:3479\", proxy_protocol = true }]\n\
+         tcp = [{ address = \"0.0.0.0:3478\" }]\n[proxy_protocol]\nfrom = [\"10.0.0.0/24\", \"10.0.1.1\"]",
+    );
+    let plain = shard::ListenOptions::default();
+    let options: Vec<_> = config.shards.listen.iter().map(|entry| entry.options).collect();
+    assert_eq!(options, [plain, shard::ListenOptions { proxy_protocol: true, ..plain }, plain]);
+    assert!(config.shards.listen.iter().all(|entry| entry.required));
+    assert_eq!(config.shards.proxies.prefixes.len(), 2);
+    assert_eq!(config.shards.proxies.header_timeout, Duration::from_secs(5));
+}
+
+#[test]
 fn off_and_empty_turn_the_admin_port_off() {
     assert_eq!(accept("[admin]\nlisten = \"off\"").admin, None);
     assert_eq!(accept("[admin]\nlisten = \"\"").admin, None);
@@ -507,8 +549,10 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 13] = [
+    let sections: [(&str, &[&str]); 15] = [
+        ("pass_through", written::PassThrough::KEYS),
         ("listen", written::Listen::KEYS),
+        ("proxy_protocol", written::ProxyProtocol::KEYS),
         ("relay", written::Relay::KEYS),
         ("auth", written::Auth::KEYS),
         ("allocations", written::Allocations::KEYS),
@@ -532,6 +576,9 @@ fn the_example_has_every_key_with_its_default() {
     names.retain(|name| !tables.contains(&name.as_str()));
     for name in names {
         assert!(document.has(&name), "config.example.toml lacks {name}");
+    }
+    for key in written::ListenTable::KEYS {
+        assert!(EXAMPLE.contains(&format!("{key} = ")), "{key}");
     }
     let entries =
         [written::User::KEYS, written::TokenKey::KEYS, written::BindingUser::KEYS, written::Alternate::KEYS].concat();

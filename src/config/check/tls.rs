@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::auth::others_may_read;
-use super::{Checker, MINUTE};
+use super::{Checker, MINUTE, TABLE_MAX};
 use crate::config::CertificateFiles;
 use crate::config::values::Mistake;
 use crate::config::written;
@@ -17,10 +17,13 @@ impl Checker<'_> {
     pub(super) fn tls(
         &mut self,
         written: &written::Tls,
+        limits: &written::Limits,
         listen: &[ListenAddress],
     ) -> (Option<shard::Tls>, Option<CertificateFiles>) {
         let timeout = self.duration("tls.handshake_timeout", &written.handshake_timeout, 1..=MINUTE);
-        let is_wanted = listen.iter().any(|entry| entry.transport == Transport::Tls);
+        let dtls_handshakes = self.count("limits.dtls_handshakes", limits.dtls_handshakes, 1..=TABLE_MAX);
+        let wanted_by = listen.iter().find(|entry| entry.speaks_tls() || entry.speaks_dtls());
+        let is_wanted = wanted_by.is_some();
         let missing = match (written.certificate.is_empty(), written.key.is_empty()) {
             (false, false) => None,
             (true, true) if !is_wanted => return (None, None),
@@ -29,7 +32,13 @@ impl Checker<'_> {
         };
         if let Some(key) = missing {
             // The listeners are why it is missed, or else the other file.
-            let at = if is_wanted { "listen.tls" } else { key };
+            let at = match wanted_by.map(|entry| entry.transport) {
+                Some(Transport::Udp) => "listen.udp",
+                Some(Transport::Tcp) => "listen.tcp",
+                Some(Transport::Tls) => "listen.tls",
+                Some(Transport::Dtls) => "listen.dtls",
+                None => key,
+            };
             let wrong = match key {
                 "tls.key" => "there is a certificate but no private key for it",
                 _ if is_wanted => "TLS clients want to see a certificate, and there is none",
@@ -75,7 +84,11 @@ impl Checker<'_> {
             );
             self.note("tls.certificate", text);
         }
-        let tls = shard::Tls { identity: Arc::new(identity), handshake_timeout: Duration::from_secs(timeout.into()) };
+        let tls = shard::Tls {
+            identity: Arc::new(identity),
+            handshake_timeout: Duration::from_secs(timeout.into()),
+            dtls_handshakes,
+        };
         (Some(tls), Some(files))
     }
 

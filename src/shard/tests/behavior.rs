@@ -34,7 +34,14 @@ fn start(count: u16) -> (Shards, [u16; 2]) {
             (Transport::Tcp, SocketAddr::new(IPS[0], ports[0])),
             (Transport::Tcp, SocketAddr::new(IPS[1], ports[1])),
         ];
-        let listen = listen.map(|(transport, address)| ListenAddress { transport, address, required: true }).to_vec();
+        let listen = listen
+            .map(|(transport, address)| ListenAddress {
+                transport,
+                address,
+                required: true,
+                options: Default::default(),
+            })
+            .to_vec();
         let turn = Arc::new(Config { behavior_discovery: Some(discovery), ..config() });
         Some((Shards::start(Settings { turn, listen, ..settings(count) }).ok()?, ports))
     });

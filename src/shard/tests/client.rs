@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::super::{ConnectionLimits, ListenAddress, Quotas, Settings, Shards, Snapshot, Tls};
+use super::super::{
+    ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Proxies, Quotas, Settings, Shards, Snapshot, Tls,
+};
+#[cfg(feature = "dtls")]
+use super::dtls_client::DtlsClient;
 use crate::net::{Identity, make_certificate};
 use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
@@ -17,7 +21,7 @@ use crate::turn::{
 };
 
 pub(super) const REALM: &str = "example.org";
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn config() -> Config {
     let relay = |ip: &str| RelayAddress { bind: ip.parse().unwrap(), advertise: ip.parse().unwrap() };
@@ -49,12 +53,29 @@ pub(super) fn config() -> Config {
     }
 }
 
+/// Every transport that this build speaks.
+pub(super) const TRANSPORTS: &[Transport] = match Transport::ALL {
+    [udp, tcp, tls, dtls] if cfg!(feature = "dtls") => &[udp, tcp, tls, dtls],
+    [udp, tcp, tls, _] => &[udp, tcp, tls],
+};
+
 pub(super) fn settings(count: u16) -> Settings {
-    let listen = |transport| ListenAddress { transport, address: "127.0.0.1:0".parse().unwrap(), required: true };
+    let listen = |transport| ListenAddress {
+        transport,
+        address: "127.0.0.1:0".parse().unwrap(),
+        required: true,
+        options: ListenOptions::default(),
+    };
     Settings {
         count,
-        listen: Transport::ALL.map(listen).into(),
-        tls: Some(Tls { identity: Arc::new(identity(&CERTIFICATE)), handshake_timeout: Duration::from_secs(10) }),
+        listen: TRANSPORTS.iter().copied().map(listen).collect(),
+        tls: Some(Tls {
+            identity: Arc::new(identity(&CERTIFICATE)),
+            handshake_timeout: Duration::from_secs(10),
+            dtls_handshakes: 1000,
+        }),
+        proxies: Proxies { prefixes: ["127.0.0.0/8".parse().unwrap()].into(), header_timeout: Duration::from_secs(10) },
+        pass_through: PassThrough::default(),
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
@@ -136,6 +157,8 @@ enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    #[cfg(feature = "dtls")]
+    Dtls(DtlsClient),
 }
 
 pub(super) struct Client {
@@ -143,6 +166,8 @@ pub(super) struct Client {
     name: &'static str,
     nonce: Vec<u8>,
     unread: Vec<u8>,
+    /// What stands in front of each datagram.
+    prefix: Vec<u8>,
 }
 
 impl Client {
@@ -175,15 +200,51 @@ impl Client {
             Transport::Udp => Self::udp(server),
             Transport::Tcp => Self::tcp(server),
             Transport::Tls => Self::tls(server),
+            Transport::Dtls => Self::dtls(server),
+        }
+    }
+
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls(server: SocketAddr) -> Self {
+        Self::dtls_with(DtlsClient::new(server, &CERTIFICATE.0, |_| {}))
+    }
+
+    #[cfg(not(feature = "dtls"))]
+    pub(super) fn dtls(_: SocketAddr) -> Self {
+        panic!("this build does not speak DTLS")
+    }
+
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls_with(client: DtlsClient) -> Self {
+        Self::new(Socket::Dtls(client))
+    }
+
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls_client(&mut self) -> &mut DtlsClient {
+        match &mut self.socket {
+            Socket::Dtls(client) => client,
+            _ => panic!("not a DTLS client"),
         }
     }
 
     fn new(socket: Socket) -> Self {
-        Self { socket, name: "alice", nonce: Vec::new(), unread: Vec::new() }
+        Self { socket, name: "alice", nonce: Vec::new(), unread: Vec::new(), prefix: Vec::new() }
     }
 
     pub(super) fn named(mut self, name: &'static str) -> Self {
         self.name = name;
+        self
+    }
+
+    /// What a proxy writes: once in front of a connection, or in front of each datagram from now on.
+    pub(super) fn behind(mut self, header: &[u8]) -> Self {
+        match &mut self.socket {
+            Socket::Udp(_) => self.prefix = header.into(),
+            Socket::Tcp(socket) => socket.write_all(header).unwrap(),
+            Socket::Tls(socket) => socket.sock.write_all(header).unwrap(),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => client.stream.get_mut().prefix = header.into(),
+        }
         self
     }
 
@@ -192,6 +253,8 @@ impl Client {
             Socket::Udp(socket) => socket.local_addr().unwrap(),
             Socket::Tcp(socket) => socket.local_addr().unwrap(),
             Socket::Tls(socket) => socket.sock.local_addr().unwrap(),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => client.stream.get_ref().socket.local_addr().unwrap(),
         }
     }
 
@@ -206,7 +269,7 @@ impl Client {
         match &self.socket {
             Socket::Tcp(socket) => socket,
             Socket::Tls(socket) => &socket.sock,
-            Socket::Udp(_) => panic!("a UDP client"),
+            _ => panic!("a client of datagrams"),
         }
     }
 
@@ -219,9 +282,14 @@ impl Client {
 
     pub(super) fn send(&mut self, bytes: &[u8]) {
         match &mut self.socket {
-            Socket::Udp(socket) => assert_eq!(socket.send(bytes).unwrap(), bytes.len()),
+            Socket::Udp(socket) => {
+                let datagram = [&self.prefix, bytes].concat();
+                assert_eq!(socket.send(&datagram).unwrap(), datagram.len());
+            }
             Socket::Tcp(socket) => socket.write_all(bytes).unwrap(),
             Socket::Tls(socket) => socket.write_all(bytes).unwrap(),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => client.send(bytes),
         }
     }
 
@@ -234,6 +302,8 @@ impl Client {
     pub(super) fn try_receive(&mut self) -> Option<Vec<u8>> {
         let socket: &mut dyn Read = match &mut self.socket {
             Socket::Udp(socket) => return Some(receive(socket).0),
+            #[cfg(feature = "dtls")]
+            Socket::Dtls(client) => return client.receive(),
             Socket::Tcp(socket) => socket,
             Socket::Tls(socket) => socket,
         };

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::super::Shards;
-use super::client::{Client, config, peer_at, receive, settings};
+use super::client::{Client, TRANSPORTS, config, peer_at, receive, settings};
 use crate::net::UdpSocket;
 use crate::stun::{AttributeType, Method, read_xor_address};
-use crate::turn::{RelayAddress, Transport};
+use crate::turn::RelayAddress;
 
 /// TURN-8656-7.2-18, -19, 8.2-04: both work, both count as one, and that until the second has ended.
 #[test]
@@ -24,7 +24,7 @@ fn turn_8656_7_2_18_a_dual_allocation_counts_once() {
     config.peers.allow.push("::1/128".parse().unwrap());
     settings.turn = Arc::new(config);
     let shards = Shards::start(settings).unwrap();
-    for (round, transport) in Transport::ALL.into_iter().cycle().take(4).enumerate() {
+    for (round, transport) in TRANSPORTS.iter().copied().cycle().take(4).enumerate() {
         let mut client = Client::of(&shards, transport);
         let answer = client.try_allocate_with(&[(AttributeType::ADDITIONAL_ADDRESS_FAMILY, vec![2, 0, 0, 0])]);
         assert_eq!(answer.error(), 0);

@@ -249,3 +249,25 @@ fn a_panic_closes_connections_and_gives_their_counts_back() {
         client.receive();
     }
 }
+
+/// STUN-8489-6.2.2-02: an answer is no reason to close. Whoever has no allocation may be silent for as long as the idle
+/// timer allows, a client with one for as long as that lives.
+#[test]
+fn stun_8489_6_2_2_02_connections_stay_open_after_an_answer() {
+    for transport in STREAMS {
+        let mut settings = settings(1);
+        settings.connections.idle_secs = 1;
+        let shards = Shards::start(settings).unwrap();
+        let mut client = Client::of(&shards, transport);
+        client.allocate();
+        let mut neighbour = Client::of(&shards, transport);
+        for _ in 0..3 {
+            let request = neighbour.binding();
+            neighbour.send(&request);
+            assert_eq!(neighbour.receive()[4..20], request[4..20]);
+        }
+        assert!(neighbour.try_receive().is_none());
+        wait_for(&shards, "the neighbour's end", |snapshot| snapshot.total.shell.connections_idle == 1);
+        assert_eq!(client.refresh(600).error(), 0);
+    }
+}

@@ -267,6 +267,29 @@ fn s6_open_handshakes_are_in_nobodys_way() {
     wait_for(&shards, "all gone", |snapshot| failures(snapshot, HandshakeFailure::Closed) == 200);
 }
 
+/// STUN-8489-6.2.3-03: a client that goes by the DNS name in the certificate, a wildcard included, accepts it.
+#[test]
+fn stun_8489_6_2_3_03_clients_that_verify_the_name_accept_the_certificate() {
+    let shards = Shards::start(settings(1)).unwrap();
+    let server = address(&shards, Transport::Tls);
+    for (names, is_good) in [
+        (&["turn.example.org"][..], true),
+        (&["www.example.org", "turn.example.org"], true),
+        (&["*.example.org"], true),
+        (&["www.example.org"], false),
+        (&["*.turn.example.org"], false),
+    ] {
+        let pem = make_certificate(names, |_| {});
+        shards.set_identity(Arc::new(identity(&pem)));
+        if is_good {
+            answers(&mut Client::tls_with(server, tls_client(&pem, |_| {})));
+        } else {
+            shake_hands(&mut tls_client(&pem, |_| {}), &mut TcpStream::connect(server).unwrap())
+                .expect_err("not a certificate for turn.example.org");
+        }
+    }
+}
+
 /// A client that does not know the certificate says so, and is counted as what it is.
 #[test]
 fn a_client_that_refuses_the_certificate_is_counted() {
