@@ -210,7 +210,7 @@ impl Client {
         if let Some(challenge) = &self.challenge {
             return Ok(challenge.clone());
         }
-        let response = self.ask(&allocate())?.is_error(401)?;
+        let response = self.ask(&allocate())?.error_is(401)?;
         self.remember(&response);
         match &self.challenge {
             Some(challenge) => Ok(challenge.clone()),
@@ -383,8 +383,8 @@ impl Drop for Client {
 /// What a response should be.
 pub trait Judged: Sized {
     fn success(self) -> Step<Self>;
-    fn is_error(self, code: u16) -> Step<Self>;
-    fn is_one_of(self, codes: &[u16]) -> Step<Self>;
+    fn error_is(self, code: u16) -> Step<Self>;
+    fn error_is_one_of(self, codes: &[u16]) -> Step<Self>;
 }
 
 impl Judged for Message {
@@ -393,12 +393,12 @@ impl Judged for Message {
         Ok(self)
     }
 
-    fn is_error(self, code: u16) -> Step<Self> {
+    fn error_is(self, code: u16) -> Step<Self> {
         ensure!(self.error() == Some(code), "expected {code}, received: {self}");
         Ok(self)
     }
 
-    fn is_one_of(self, codes: &[u16]) -> Step<Self> {
+    fn error_is_one_of(self, codes: &[u16]) -> Step<Self> {
         ensure!(self.error().is_some_and(|code| codes.contains(&code)), "expected one of {codes:?}, received: {self}");
         Ok(self)
     }

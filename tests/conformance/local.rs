@@ -107,6 +107,11 @@ pub fn free_ports() -> u16 {
         .expect("two free ports on loopback")
 }
 
+/// Whether this machine has IPv6; without it the cases that need it do not apply.
+pub fn has_ipv6() -> bool {
+    UdpSocket::bind("[::1]:0").is_ok()
+}
+
 /// Whether a program is installed, and where.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -138,7 +138,7 @@ fn rest() -> Section {
         }),
         should("REST-03", "an expired name is 401").needs(&[Need::SharedSecret]).test(|bench| {
             let user = time_limited(&secret_of(bench, 0)?, &format!("{}:alice", now() - 2));
-            log_in(bench, user)?.is_error(401).map(drop)
+            log_in(bench, user)?.error_is(401).map(drop)
         }),
         must("REST-04", "an allocation outlives the name it was made with").needs(&[Need::SharedSecret]).test(
             |bench| {
@@ -155,7 +155,7 @@ fn rest() -> Section {
                 let mut late = bench.client()?;
                 late.user = client.user.clone();
                 let signed = late.signed(&allocate())?;
-                late.ask(&signed)?.is_error(401).map(drop)
+                late.ask(&signed)?.error_is(401).map(drop)
             },
         ),
         should("REST-05", "two secrets are good at once").needs(&[Need::SharedSecret, Need::SecondSecret]).test(
@@ -165,7 +165,7 @@ fn rest() -> Section {
                     log_in(bench, user)?.success()?;
                 }
                 let user = time_limited("another secret altogether", &in_an_hour("alice"));
-                log_in(bench, user)?.is_error(401).map(drop)
+                log_in(bench, user)?.error_is(401).map(drop)
             },
         ),
         policy("REST-06", "a bare timestamp is a user name").needs(&[Need::SharedSecret]).test(|bench| {
@@ -190,7 +190,7 @@ fn rest() -> Section {
                 }
                 one.allocate()?;
                 other.allocate()?;
-                third.ask_signed(&allocate())?.is_error(486)?;
+                third.ask_signed(&allocate())?.error_is(486)?;
                 let mut another = bench.client()?;
                 another.user = time_limited(&secret, &in_an_hour("dave"));
                 another.ask_signed(&allocate())?.success().map(drop)
@@ -218,7 +218,7 @@ fn registry() -> Section {
         must("IANA-01", "registered attributes of other usages are unknown: 420").test(|bench| {
             let mut client = bench.client()?;
             for (kind, len) in [(PRIORITY, 4), (0x0025, 0)] {
-                let response = client.ask(&binding().with(kind, vec![0; len]))?.is_error(420)?;
+                let response = client.ask(&binding().with(kind, vec![0; len]))?.error_is(420)?;
                 let list = response.get(UNKNOWN_ATTRIBUTES);
                 ensure!(list == Some(&kind.to_be_bytes()), "expected {kind:#06x} in UNKNOWN-ATTRIBUTES: {response}");
             }
@@ -286,7 +286,7 @@ fn alpn() -> Section {
             let mut client = Client::new(link, bench.target.user.clone(), bench.transcript.clone());
             client.ask(&binding())?.success()?;
             match client.ask(&allocate()) {
-                Ok(response) => response.is_error(403).map(drop),
+                Ok(response) => response.error_is(403).map(drop),
                 Err(_) => Ok(()),
             }
         }),

@@ -284,7 +284,11 @@ fn run(profile: &Profile) -> Result<Running, String> {
     settings.extend(profile.changes.iter().map(|(key, value)| (*key, (*value).to_owned())));
     let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let port = local::free_ports();
-    let text = lines.concat().replace("FREE_PORT", &port.to_string()).replace("NEXT_PORT", &(port + 1).to_string());
+    let mut text = lines.concat();
+    if !local::has_ipv6() {
+        text = text.replace(", \"[::1]:0\"", "").replace(", \"::1\"", "");
+    }
+    let text = text.replace("FREE_PORT", &port.to_string()).replace("NEXT_PORT", &(port + 1).to_string());
     std::fs::write(directory.join("hairpin.toml"), text).expect("the directory was just made");
     let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
     command.args(["serve", "--config", "hairpin.toml"]).env_remove("HAIRPIN_CONFIG");
@@ -302,7 +306,10 @@ fn target(profile: &Profile, log: &str) -> Option<Target> {
             if address.is_ipv4() { &mut ipv4 } else { &mut ipv6 }.insert(transport, address);
         }
     }
-    let meets: BTreeSet<Need> = profile.meets.iter().copied().collect();
+    let mut meets: BTreeSet<Need> = profile.meets.iter().copied().collect();
+    if !local::has_ipv6() {
+        meets.retain(|need| ![Need::Ipv6, Need::DualRelay].contains(need));
+    }
     let has_secrets = meets.contains(&Need::SharedSecret);
     let user = if has_secrets { time_limited() } else { Credentials::new(USER.0, USER.1) };
     let is_restricted = meets.contains(&Need::PeersRestricted);

@@ -35,7 +35,7 @@ fn discovery() -> Section {
                 let mut client = bench.client()?;
                 let response = client.ask(&binding())?.success()?;
                 ensure!(!response.has(OTHER_ADDRESS), "OTHER-ADDRESS: {response}");
-                client.ask(&binding().number(CHANGE_REQUEST, CHANGE_IP | CHANGE_PORT))?.is_error(420).map(drop)
+                client.ask(&binding().number(CHANGE_REQUEST, CHANGE_IP | CHANGE_PORT))?.error_is(420).map(drop)
             }),
         must("NATB-5780-6.1-01", "both MAPPED-ADDRESS and XOR-MAPPED-ADDRESS").needs(ON).test(|bench| {
             let response = bench.client()?.ask(&binding())?.success()?;
@@ -76,7 +76,7 @@ fn discovery() -> Section {
         }),
         must("NATB-5780-6.1-07", "PADDING together with RESPONSE-PORT is 400").over(UDP).needs(ON).test(|bench| {
             let draft = binding().with(PADDING, [0; 64]).with(RESPONSE_PORT, [0x20, 0, 0, 0]);
-            bench.client()?.ask(&draft)?.is_error(400).map(drop)
+            bench.client()?.ask(&draft)?.error_is(400).map(drop)
         }),
         must("NATB-5780-6.1-08", "no ALTERNATE-SERVER beside these attributes").needs(ON).test(|bench| {
             let response = bench.client()?.ask(&binding())?.success()?;
@@ -88,7 +88,7 @@ fn discovery() -> Section {
                 let [server, ..] = four(bench)?;
                 for wrong in [0, 3, 8] {
                     let (response, _) = ask(server, &binding().with(CHANGE_REQUEST, vec![0; wrong]))?;
-                    response.is_one_of(&[400, 420])?;
+                    response.error_is_one_of(&[400, 420])?;
                 }
                 let (response, _) = ask(server, &binding().number(CHANGE_REQUEST, 0))?;
                 response.success().map(drop)
@@ -97,7 +97,7 @@ fn discovery() -> Section {
         policy("NATB-5780-7.2-02", "over TCP only flags of zero can be honoured").over(TCP).needs(ON).test(|bench| {
             let mut client = bench.client()?;
             let both = binding().number(CHANGE_REQUEST, CHANGE_IP | CHANGE_PORT);
-            client.ask(&both)?.is_one_of(&[400, 420])?;
+            client.ask(&both)?.error_is_one_of(&[400, 420])?;
             client.ask(&binding().number(CHANGE_REQUEST, 0))?.success().map(drop)
         }),
         must("NATB-5780-7.5-01", "RESPONSE-PORT sends the answer to another port").over(UDP).needs(ON).test(|bench| {
@@ -122,7 +122,7 @@ fn discovery() -> Section {
                 binding().with(PADDING, [0; 64]),
                 binding().with(RESPONSE_PORT, [0x20, 0, 0, 0]),
             ] {
-                client.ask(&draft)?.is_error(420)?;
+                client.ask(&draft)?.error_is(420)?;
             }
             Ok(())
         }),

@@ -30,20 +30,20 @@ fn allocating() -> Section {
         must("TCP-6062-5.1-01", "a protocol that is not served is 442").test(|bench| {
             let mut client = bench.client()?;
             let sctp = Draft::new(message::ALLOCATE).with(REQUESTED_TRANSPORT, [132, 0, 0, 0]);
-            client.ask_signed(&sctp)?.is_error(442)?;
+            client.ask_signed(&sctp)?.error_is(442)?;
             if !bench.target.has.contains(&Need::TcpRelay) && client.transport().is_stream() {
-                client.ask_signed(&allocate_tcp())?.is_error(442)?;
+                client.ask_signed(&allocate_tcp())?.error_is(442)?;
             }
             Ok(())
         }),
         must("TCP-6062-5.1-02", "UDP that is forbidden is 403")
             .over(STREAMS)
             .needs(&[Need::TcpRelayOnly])
-            .test(|bench| bench.client()?.ask_signed(&allocate())?.is_error(403).map(drop)),
+            .test(|bench| bench.client()?.ask_signed(&allocate())?.error_is(403).map(drop)),
         must("TCP-6062-5.1-03", "a TCP relay asked for over UDP is 400")
             .over(UDP)
             .needs(ON)
-            .test(|bench| bench.client()?.ask_signed(&allocate_tcp())?.is_error(400).map(drop)),
+            .test(|bench| bench.client()?.ask_signed(&allocate_tcp())?.error_is(400).map(drop)),
         must("TCP-6062-5.1-04", "DONT-FRAGMENT, EVEN-PORT and RESERVATION-TOKEN are 400").over(STREAMS).needs(ON).test(
             |bench| {
                 let mut client = bench.client()?;
@@ -77,25 +77,25 @@ fn connecting() -> Section {
     let cases = vec![
         must("TCP-6062-5.2-01", "Connect without an allocation is 437").over(STREAMS).needs(ON).test(|bench| {
             let peer = bench.elsewhere(1)?;
-            bench.client()?.ask_signed(&connect(peer))?.is_error(437).map(drop)
+            bench.client()?.ask_signed(&connect(peer))?.error_is(437).map(drop)
         }),
         must("TCP-6062-5.2-02", "a second Connect to the same peer is 446").over(STREAMS).needs(ON).test(|bench| {
             let (mut client, _) = tcp_allocated(bench)?;
             let (_listener, peer) = listener(bench)?;
             client.ask_signed(&connect(peer))?.success()?;
-            client.ask_signed(&connect(peer))?.is_error(446).map(drop)
+            client.ask_signed(&connect(peer))?.error_is(446).map(drop)
         }),
         must("TCP-6062-5.2-03", "Connect without a peer is 400").over(STREAMS).needs(ON).test(|bench| {
             let (mut client, _) = tcp_allocated(bench)?;
-            client.ask_signed(&Draft::new(message::CONNECT))?.is_error(400).map(drop)
+            client.ask_signed(&Draft::new(message::CONNECT))?.error_is(400).map(drop)
         }),
         must("TCP-6062-5.2-04", "a forbidden peer is 403, one of another family 443").over(STREAMS).needs(ON).test(
             |bench| {
                 let (mut client, _) = tcp_allocated(bench)?;
                 let multicast = SocketAddr::from(([224, 0, 0, 1], 7_000));
-                client.ask_signed(&connect(multicast))?.is_error(403)?;
+                client.ask_signed(&connect(multicast))?.error_is(403)?;
                 let ipv6 = "[2001:db8::7]:7000".parse().expect("an address");
-                client.ask_signed(&connect(ipv6))?.is_error(443).map(drop)
+                client.ask_signed(&connect(ipv6))?.error_is(443).map(drop)
             },
         ),
         must("TCP-6062-5.2-05", "the connection comes from the relayed address").over(STREAMS).needs(ON).test(
@@ -112,7 +112,7 @@ fn connecting() -> Section {
             let (mut client, _) = tcp_allocated(bench)?;
             let (listener, closed) = listener(bench)?;
             drop(listener);
-            client.ask_signed(&connect(closed))?.is_error(447).map(drop)
+            client.ask_signed(&connect(closed))?.error_is(447).map(drop)
         }),
         must("TCP-6062-5.2-07", "success has a CONNECTION-ID of its own").over(STREAMS).needs(ON).test(|bench| {
             let (mut client, _) = tcp_allocated(bench)?;
@@ -196,14 +196,14 @@ fn binding_connections() -> Section {
         must("TCP-6062-5.4-01", "ConnectionBind over UDP is 400")
             .over(UDP)
             .needs(ON)
-            .test(|bench| bench.client()?.ask_signed(&connection_bind([1, 2, 3, 4]))?.is_error(400).map(drop)),
+            .test(|bench| bench.client()?.ask_signed(&connection_bind([1, 2, 3, 4]))?.error_is(400).map(drop)),
         must("TCP-6062-5.4-02", "CONNECTION-ID missing, unknown or bound is 400").over(STREAMS).needs(ON).test(
             |bench| {
-                bench.client()?.ask_signed(&Draft::new(message::CONNECTION_BIND))?.is_error(400)?;
-                bench.client()?.ask_signed(&connection_bind([1, 2, 3, 4]))?.is_error(400)?;
+                bench.client()?.ask_signed(&Draft::new(message::CONNECTION_BIND))?.error_is(400)?;
+                bench.client()?.ask_signed(&connection_bind([1, 2, 3, 4]))?.error_is(400)?;
                 let (control, id, _stream) = attempted(bench)?;
                 let _data = bind(bench, &control, id)?;
-                bench.client()?.ask_signed(&connection_bind(id))?.is_error(400).map(drop)
+                bench.client()?.ask_signed(&connection_bind(id))?.error_is(400).map(drop)
             },
         ),
         must("TCP-6062-5.4-03", "only the control connection's user binds")
@@ -211,10 +211,10 @@ fn binding_connections() -> Section {
             .needs(&[Need::TcpRelay, Need::SecondUser])
             .test(|bench| {
                 let (control, id, _stream) = attempted(bench)?;
-                bench.client()?.ask(&connection_bind(id))?.is_error(401)?;
+                bench.client()?.ask(&connection_bind(id))?.error_is(401)?;
                 let mut other = bench.client()?;
                 other.user = bench.second_user()?.clone();
-                other.ask_signed(&connection_bind(id))?.is_one_of(&[400, 441])?;
+                other.ask_signed(&connection_bind(id))?.error_is_one_of(&[400, 441])?;
                 bind(bench, &control, id).map(drop)
             }),
         must("TCP-6062-5.4-04", "bound, the connection is a pipe").over(STREAMS).needs(ON).test(|bench| {

@@ -20,13 +20,13 @@ pub fn sections() -> Vec<Section> {
 fn tokens() -> Section {
     let cases = vec![
         must("OAUTH-7635-6.1-01", "401 names the server for tokens").needs(ON).test(|bench| {
-            let response = bench.client()?.ask(&allocate())?.is_error(401)?;
+            let response = bench.client()?.ask(&allocate())?.error_is(401)?;
             let is_whole = response.has(THIRD_PARTY_AUTHORIZATION) && response.has(REALM) && response.has(NONCE);
             ensure!(is_whole, "expected THIRD-PARTY-AUTHORIZATION, REALM and NONCE: {response}");
             Ok(())
         }),
         must("OAUTH-7635-7-01", "without the feature ACCESS-TOKEN is 420").needs(&[Need::NoTokens]).test(|bench| {
-            let response = bench.client()?.ask_signed(&allocate().with(ACCESS_TOKEN, [7; 32]))?.is_error(420)?;
+            let response = bench.client()?.ask_signed(&allocate().with(ACCESS_TOKEN, [7; 32]))?.error_is(420)?;
             let list = response.get(UNKNOWN_ATTRIBUTES);
             ensure!(list == Some(&[0x00, 0x1B]), "expected UNKNOWN-ATTRIBUTES 001b: {response}");
             Ok(())
@@ -34,7 +34,7 @@ fn tokens() -> Section {
         must("OAUTH-7635-7-02", "an unknown key id is 401").needs(ON).test(|bench| {
             let mut holder = Holder::new(bench, Ticket::good())?;
             holder.kid = "nobody-knows-this".to_owned();
-            holder.ask_with_token(&allocate())?.is_error(401).map(drop)
+            holder.ask_with_token(&allocate())?.error_is(401).map(drop)
         }),
         must("OAUTH-7635-6.2-01", "a token is nonce, and key, time and lifetime under AEAD")
             .needs(ON)
@@ -52,21 +52,21 @@ fn tokens() -> Section {
         must("OAUTH-7635-7-03", "a token that cannot be decrypted is 401").needs(ON).test(|bench| {
             let mut holder = Holder::new(bench, Ticket::good())?;
             *holder.token.last_mut().expect("it is not empty") ^= 1;
-            holder.ask_with_token(&allocate())?.is_error(401)?;
+            holder.ask_with_token(&allocate())?.error_is(401)?;
             let ticket = Ticket { server_name: Some("other.example".to_owned()), ..Ticket::good() };
-            Holder::new(bench, ticket)?.ask_with_token(&allocate())?.is_error(401).map(drop)
+            Holder::new(bench, ticket)?.ask_with_token(&allocate())?.error_is(401).map(drop)
         }),
         must("OAUTH-7635-7-04", "a token that is expired or from the future is 401").needs(ON).test(|bench| {
             for made in [now() - 1_000, now() + 1_000] {
                 let ticket = Ticket { made, lifetime: 600, ..Ticket::good() };
-                Holder::new(bench, ticket)?.ask_with_token(&allocate())?.is_error(401)?;
+                Holder::new(bench, ticket)?.ask_with_token(&allocate())?.error_is(401)?;
             }
             Ok(())
         }),
         must("OAUTH-7635-7-05", "requests and responses are signed with the token's key").needs(ON).test(|bench| {
             let mut holder = Holder::new(bench, Ticket::good())?;
             let wrong = holder.named(&allocate())?.integrity(&[9; 20]);
-            holder.client.ask(&wrong)?.is_error(401)?;
+            holder.client.ask(&wrong)?.error_is(401)?;
             let response = holder.ask_with_token(&allocate())?.success()?;
             ensure!(response.integrity_holds(&holder.ticket.mac_key), "not signed with the token's key: {response}");
             Ok(())
@@ -159,7 +159,7 @@ impl Holder {
         let Some((kid, key)) = bench.target.token_keys.get(ticket.place) else {
             return not_applicable("needs another key: --has token-key=KID:HEX");
         };
-        let response = bench.client()?.ask(&allocate())?.is_error(401)?;
+        let response = bench.client()?.ask(&allocate())?.error_is(401)?;
         let Some(server_name) = response.text(THIRD_PARTY_AUTHORIZATION) else {
             return failed(format!("expected THIRD-PARTY-AUTHORIZATION: {response}"));
         };

@@ -24,9 +24,9 @@ fn tickets() -> Section {
             .test(|bench| mobile(bench).map(drop)),
         must("MOB-8016-3.1.2-02", "mobility that is forbidden is 405")
             .needs(&[Need::MobilityForbidden])
-            .test(|bench| bench.client()?.ask_signed(&allocate().with(MOBILITY_TICKET, []))?.is_error(405).map(drop)),
+            .test(|bench| bench.client()?.ask_signed(&allocate().with(MOBILITY_TICKET, []))?.error_is(405).map(drop)),
         must("MOB-8016-3.1.2-03", "a ticket in Allocate is 400").needs(ON).test(|bench| {
-            bench.client()?.ask_signed(&allocate().with(MOBILITY_TICKET, [7; 16]))?.is_error(400).map(drop)
+            bench.client()?.ask_signed(&allocate().with(MOBILITY_TICKET, [7; 16]))?.error_is(400).map(drop)
         }),
         must("MOB-8016-3.1.2-04", "a server without mobility ignores the attribute").test(|bench| {
             if [Need::Mobility, Need::MobilityForbidden].iter().any(|need| bench.target.has.contains(need)) {
@@ -47,7 +47,7 @@ fn tickets() -> Section {
                 let mut forged = ticket.clone();
                 forged[place] ^= 1;
                 let mut mover = elsewhere(bench, &client, &ticket)?;
-                mover.ask_signed(&refresh().with(MOBILITY_TICKET, forged))?.is_error(400)?;
+                mover.ask_signed(&refresh().with(MOBILITY_TICKET, forged))?.error_is(400)?;
             }
             Ok(())
         }),
@@ -66,26 +66,26 @@ fn moving() -> Section {
         must("MOB-8016-3.2.2-02", "a ticket of nothing is 437, one that is none 400").needs(ON).test(|bench| {
             let (mut client, ticket, _) = mobile(bench)?;
             let mut mover = elsewhere(bench, &client, &ticket)?;
-            mover.ask_signed(&refresh().with(MOBILITY_TICKET, [7; 40]))?.is_error(400)?;
+            mover.ask_signed(&refresh().with(MOBILITY_TICKET, [7; 40]))?.error_is(400)?;
             client.ask_signed(&refresh_for(0))?.success()?;
-            mover.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.is_error(437).map(drop)
+            mover.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.error_is(437).map(drop)
         }),
         must("MOB-8016-3.2.2-03", "a ticket from the unchanged 5-tuple is 400").needs(ON).test(|bench| {
             let (mut client, ticket, _) = mobile(bench)?;
-            client.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.is_error(400).map(drop)
+            client.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.error_is(400).map(drop)
         }),
         must("MOB-8016-3.2.2-04", "somebody else's ticket is 441").needs(&[Need::Mobility, Need::SecondUser]).test(
             |bench| {
                 let (client, ticket, _) = mobile(bench)?;
                 let mut mover = elsewhere(bench, &client, &ticket)?;
                 mover.user = bench.second_user()?.clone();
-                mover.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.is_error(441).map(drop)
+                mover.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.error_is(441).map(drop)
             },
         ),
         must("MOB-8016-3.2.2-05", "Refresh with a ticket where mobility is forbidden is 405")
             .needs(&[Need::MobilityForbidden])
             .test(|bench| {
-                bench.client()?.ask_signed(&refresh().with(MOBILITY_TICKET, [7; 40]))?.is_error(405).map(drop)
+                bench.client()?.ask_signed(&refresh().with(MOBILITY_TICKET, [7; 40]))?.error_is(405).map(drop)
             }),
         must("MOB-8016-3.2.2-06", "moving brings a new ticket").needs(ON).test(|bench| {
             let (client, ticket, _) = mobile(bench)?;
@@ -124,7 +124,7 @@ fn moving() -> Section {
                 let again = mover.ask(&signed)?.success()?;
                 ensure!(first.get(MOBILITY_TICKET) == again.get(MOBILITY_TICKET), "{first} and then {again}");
                 let mut thief = elsewhere(bench, &client, &ticket)?;
-                thief.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.is_one_of(&[400, 437]).map(drop)
+                thief.ask_signed(&refresh().with(MOBILITY_TICKET, ticket))?.error_is_one_of(&[400, 437]).map(drop)
             },
         ),
     ];

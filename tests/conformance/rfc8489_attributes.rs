@@ -20,7 +20,7 @@ fn redirection() -> Section {
             .needs(&[Need::Redirect])
             .test(|bench| {
                 let mut client = bench.client()?;
-                let response = client.ask_signed(&allocate())?.is_error(300)?;
+                let response = client.ask_signed(&allocate())?.error_is(300)?;
                 let first = response.plain(ALTERNATE_SERVER);
                 let is_same = first.is_some_and(|first| first.is_ipv4() == client.address().is_ipv4());
                 ensure!(is_same, "expected ALTERNATE-SERVER of the client's family: {response}");
@@ -29,7 +29,7 @@ fn redirection() -> Section {
         should("STUN-8489-10-02", "300 names one of the other family after it")
             .needs(&[Need::Redirect, Need::Ipv6])
             .test(|bench| {
-                let response = bench.client()?.ask_signed(&allocate())?.is_error(300)?;
+                let response = bench.client()?.ask_signed(&allocate())?.error_is(300)?;
                 let families: Vec<u8> =
                     response.all(ALTERNATE_SERVER).filter_map(|value| value.get(1).copied()).collect();
                 ensure!(families.contains(&1) && families.contains(&2), "expected both families: {response}");
@@ -41,36 +41,36 @@ fn redirection() -> Section {
             .test(|bench| {
                 let mut client = bench.client()?;
                 let signed = client.signed_sha256(&allocate())?;
-                let response = client.ask(&signed)?.is_error(300)?;
+                let response = client.ask(&signed)?.error_is(300)?;
                 ensure!(response.has(ALTERNATE_DOMAIN), "expected ALTERNATE-DOMAIN: {response}");
                 Ok(())
             }),
         must("STUN-8489-10-04", "300 comes after authentication, and signed").needs(&[Need::Redirect]).test(|bench| {
             let mut client = bench.client()?;
-            client.ask(&allocate())?.is_error(401)?;
+            client.ask(&allocate())?.error_is(401)?;
             let key = client.key()?;
-            let response = client.ask_signed(&allocate())?.is_error(300)?;
+            let response = client.ask_signed(&allocate())?.error_is(300)?;
             ensure!(response.integrity_holds(&key), "no valid MESSAGE-INTEGRITY: {response}");
             Ok(())
         }),
         policy("STUN-8489-10-05", "in compatibility mode 300 comes before authentication")
             .needs(&[Need::RedirectUnsigned])
             .test(|bench| {
-                let response = bench.client()?.ask(&allocate())?.is_error(300)?;
+                let response = bench.client()?.ask(&allocate())?.error_is(300)?;
                 ensure!(response.has(ALTERNATE_SERVER), "expected ALTERNATE-SERVER: {response}");
                 ensure!(!response.has(MESSAGE_INTEGRITY), "nobody has a key yet: {response}");
                 Ok(())
             }),
         policy("STUN-8489-10-06", "300 does not lead back here").needs(&[Need::Redirect]).test(|bench| {
             let mut client = bench.client()?;
-            let response = client.ask_signed(&allocate())?.is_error(300)?;
+            let response = client.ask_signed(&allocate())?.error_is(300)?;
             let here = Some(client.link.server);
             ensure!(response.plain(ALTERNATE_SERVER) != here, "it leads back to this server: {response}");
             Ok(())
         }),
         policy("STUN-8489-10-07", "300 carries realm and nonce for the other server").needs(&[Need::Redirect]).test(
             |bench| {
-                let response = bench.client()?.ask_signed(&allocate())?.is_error(300)?;
+                let response = bench.client()?.ask_signed(&allocate())?.error_is(300)?;
                 ensure!(response.has(REALM) && response.has(NONCE), "expected REALM and NONCE: {response}");
                 Ok(())
             },
@@ -81,7 +81,7 @@ fn redirection() -> Section {
             let mut client = bench.client()?;
             client.tell(bytes)?;
             match client.receive()? {
-                Arrival::Stun(response) => response.is_error(500).map(drop),
+                Arrival::Stun(response) => response.error_is(500).map(drop),
                 arrival => failed(format!("expected 500, received: {arrival}")),
             }
         }),
@@ -122,7 +122,7 @@ fn attributes() -> Section {
             client.tell(bytes)?;
             match client.all_before_now()?.first() {
                 None => Ok(()),
-                Some(Arrival::Stun(response)) => response.clone().is_error(400).map(drop),
+                Some(Arrival::Stun(response)) => response.clone().error_is(400).map(drop),
                 Some(arrival) => failed(format!("expected 400 or nothing, received: {arrival}")),
             }
         }),
@@ -141,9 +141,9 @@ fn attributes() -> Section {
                 let good = xor_address(peer.address, draft.id());
                 let mut other_family = good.clone();
                 other_family[1] = 3;
-                client.ask_signed(&draft.with(XOR_PEER_ADDRESS, other_family))?.is_error(400)?;
+                client.ask_signed(&draft.with(XOR_PEER_ADDRESS, other_family))?.error_is(400)?;
                 let too_long = [&good[..], &[0; 12]].concat();
-                client.ask_signed(&permission().with(XOR_PEER_ADDRESS, too_long))?.is_error(400)?;
+                client.ask_signed(&permission().with(XOR_PEER_ADDRESS, too_long))?.error_is(400)?;
                 let mut reserved = good;
                 reserved[0] = 0xFF;
                 client.ask_signed(&permission().with(XOR_PEER_ADDRESS, reserved))?.success().map(drop)
@@ -164,14 +164,14 @@ fn attributes() -> Section {
             let mut client = bench.client()?;
             client.user = Credentials::new("u".repeat(700), "s3cret");
             let signed = client.signed(&allocate())?;
-            client.ask(&signed)?.is_error(401).map(drop)
+            client.ask(&signed)?.error_is(401).map(drop)
         }),
         must("STUN-8489-14.3-02", "USERNAME that is no UTF-8 is an unknown user").test(|bench| {
             let mut client = bench.client()?;
             let (key, challenge) = (client.key()?, client.challenge()?);
             let draft =
                 allocate().with(USERNAME, [0xFF, 0xFE]).with(REALM, challenge.realm).with(NONCE, challenge.nonce);
-            client.ask(&draft.integrity(&key))?.is_error(401).map(drop)
+            client.ask(&draft.integrity(&key))?.error_is(401).map(drop)
         }),
         must("STUN-8489-14.8-01", "ERROR-CODE has reserved zeros, class and number, and a short reason").test(
             |bench| {
@@ -203,7 +203,7 @@ fn attributes() -> Section {
             client.challenge()?;
             client.set_challenge(challenge);
             let signed = client.signed(&allocate())?;
-            client.ask(&signed)?.is_error(438).map(drop)
+            client.ask(&signed)?.error_is(438).map(drop)
         }),
         must("STUN-8489-14.11-01", "PASSWORD-ALGORITHMS is a list of numbers with empty parameters").test(|bench| {
             let offered = bench.client()?.offered_algorithms()?;
@@ -213,13 +213,13 @@ fn attributes() -> Section {
             Ok(())
         }),
         must("STUN-8489-14.13-01", "UNKNOWN-ATTRIBUTES has two bytes an entry and ordinary padding").test(|bench| {
-            let response = bench.client()?.ask(&binding().with(0x7FFF, []))?.is_error(420)?;
+            let response = bench.client()?.ask(&binding().with(0x7FFF, []))?.error_is(420)?;
             let list = response.get(UNKNOWN_ATTRIBUTES).unwrap_or_default();
             ensure!(list.len() == 2, "expected a length of 2, received {}: {response}", list.len());
             Ok(())
         }),
         must("STUN-8489-14.15-01", "ALTERNATE-SERVER is not XORed").needs(&[Need::Redirect]).test(|bench| {
-            let response = bench.client()?.ask_signed(&allocate())?.is_error(300)?;
+            let response = bench.client()?.ask_signed(&allocate())?.error_is(300)?;
             let value = response.get(ALTERNATE_SERVER).unwrap_or_default();
             let Some(plain) = response.plain(ALTERNATE_SERVER) else {
                 return failed(format!("no address in ALTERNATE-SERVER: {response}"));
@@ -231,7 +231,7 @@ fn attributes() -> Section {
             |bench| {
                 let mut client = bench.client()?;
                 let signed = client.signed_sha256(&allocate())?;
-                let response = client.ask(&signed)?.is_error(300)?;
+                let response = client.ask(&signed)?.error_is(300)?;
                 let name = response.text(ALTERNATE_DOMAIN).unwrap_or_default();
                 let is_right = !name.is_empty() && name.len() <= 255 && name.is_ascii();
                 ensure!(is_right, "ALTERNATE-DOMAIN={name:?}: {response}");
@@ -255,7 +255,7 @@ fn integrity_attributes() -> Section {
             let mut client = bench.client()?;
             for len in [0, 16, 32] {
                 let draft = client.named(&allocate())?.with(MESSAGE_INTEGRITY, vec![7; len]);
-                client.ask(&draft)?.is_one_of(&[400, 401])?;
+                client.ask(&draft)?.error_is_one_of(&[400, 401])?;
             }
             Ok(())
         }),
@@ -264,7 +264,7 @@ fn integrity_attributes() -> Section {
             let key = client.sha256_key()?;
             for len in [16, 28] {
                 let named = client.with_algorithms(&allocate(), [0, 2, 0, 0])?;
-                client.ask(&named.truncated_integrity_sha256(&key, len))?.is_error(401)?;
+                client.ask(&named.truncated_integrity_sha256(&key, len))?.error_is(401)?;
             }
             Ok(())
         }),

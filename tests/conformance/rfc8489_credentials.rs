@@ -48,7 +48,7 @@ fn integrity() -> Section {
             let key = client.key()?;
             let named = client.named(&allocate())?;
             let broken = named.clone().integrity(&key).integrity_sha256(b"no key");
-            client.ask(&broken)?.is_error(401)?;
+            client.ask(&broken)?.error_is(401)?;
             let good = named.integrity(b"no key").integrity_sha256(&key);
             client.ask(&good)?.success().map(drop)
         }),
@@ -78,9 +78,9 @@ fn integrity() -> Section {
             .test(|bench| {
                 let user = short_term(bench)?;
                 let mut client = bench.client()?;
-                client.ask(&binding())?.is_error(400)?;
-                client.ask(&binding().with(USERNAME, &user.username))?.is_error(400)?;
-                client.ask(&binding().integrity(user.password.as_bytes()))?.is_error(400).map(drop)
+                client.ask(&binding())?.error_is(400)?;
+                client.ask(&binding().with(USERNAME, &user.username))?.error_is(400)?;
+                client.ask(&binding().integrity(user.password.as_bytes()))?.error_is(400).map(drop)
             }),
         must("STUN-8489-9.1.3-02", "short-term: who is not who he says is 401, without a challenge")
             .needs(&[Need::ShortTerm])
@@ -88,7 +88,7 @@ fn integrity() -> Section {
                 let user = short_term(bench)?;
                 for (username, password) in [(user.username.as_str(), "wrong"), ("nobody", user.password.as_str())] {
                     let signed = binding().with(USERNAME, username).integrity(password.as_bytes());
-                    let response = bench.client()?.ask(&signed)?.is_error(401)?;
+                    let response = bench.client()?.ask(&signed)?.error_is(401)?;
                     has_none(&response, &[REALM, NONCE, MESSAGE_INTEGRITY])?;
                 }
                 Ok(())
@@ -132,7 +132,7 @@ fn challenges() -> Section {
         }),
         must("STUN-8489-9.2.4-01", "a request without integrity is answered 401 with REALM and NONCE").test(|bench| {
             for draft in [allocate(), refresh(), create_permission(&[]), Draft::new(message::CHANNEL_BIND)] {
-                let response = bench.client()?.ask(&draft)?.is_error(401)?;
+                let response = bench.client()?.ask(&draft)?.error_is(401)?;
                 ensure!(response.has(REALM) && response.has(NONCE), "without REALM or NONCE: {response}");
             }
             Ok(())
@@ -144,7 +144,7 @@ fn challenges() -> Section {
                 ensure!(first.nonce != second.nonce, "both got {}", String::from_utf8_lossy(&first.nonce));
                 other.set_challenge(first);
                 let signed = other.signed(&allocate())?;
-                other.ask(&signed)?.is_error(438).map(drop)
+                other.ask(&signed)?.error_is(438).map(drop)
             },
         ),
         may("STUN-8489-9.2.4-03", "PASSWORD-ALGORITHMS lists what may be used, best first").test(|bench| {
@@ -154,12 +154,12 @@ fn challenges() -> Section {
             Ok(())
         }),
         should("STUN-8489-9.2.4-05", "the challenge proves and names nobody")
-            .test(|bench| has_none(&bench.client()?.ask(&allocate())?.is_error(401)?, &PROOFS)),
+            .test(|bench| has_none(&bench.client()?.ask(&allocate())?.error_is(401)?, &PROOFS)),
         must("STUN-8489-9.2.4-06", "with integrity but without USERNAME, REALM or NONCE it is 400")
-            .test(|bench| incomplete(bench, |response| response.is_error(400).map(drop))),
+            .test(|bench| incomplete(bench, |response| response.error_is(400).map(drop))),
         should("STUN-8489-9.2.4-07", "that 400 carries no credentials and no challenge").test(|bench| {
             incomplete(bench, |response| {
-                let response = response.is_error(400)?;
+                let response = response.error_is(400)?;
                 has_none(&response, &PROOFS)?;
                 has_none(&response, &[REALM, NONCE])
             })
@@ -173,7 +173,7 @@ fn challenges() -> Section {
             let challenge = client.challenge()?;
             client.set_challenge(Challenge { realm: "other.example".into(), ..challenge.clone() });
             let signed = client.signed(&allocate())?;
-            let response = client.ask(&signed)?.is_error(401)?;
+            let response = client.ask(&signed)?.error_is(401)?;
             ensure!(
                 response.text(REALM) == Some(&challenge.realm),
                 "expected the realm {}: {response}",
@@ -210,11 +210,11 @@ fn order() -> Section {
             let stale = stale(client.challenge()?);
             client.set_challenge(stale.clone());
             let signed = client.signed(&allocate())?;
-            client.ask(&signed)?.is_error(438)?;
+            client.ask(&signed)?.error_is(438)?;
             client.user.password.push('x');
             client.set_challenge(stale);
             let signed = client.signed(&allocate())?;
-            client.ask(&signed)?.is_error(401).map(drop)
+            client.ask(&signed)?.error_is(401).map(drop)
         }),
         must("STUN-8489-9.2.4-15", "a nonce that is not valid is answered 438 with one that is").test(|bench| {
             let mut client = bench.client()?;
@@ -222,7 +222,7 @@ fn order() -> Section {
             let offers = stale.algorithms.is_some();
             client.set_challenge(stale);
             let signed = client.signed(&allocate())?;
-            let response = client.ask(&signed)?.is_error(438)?;
+            let response = client.ask(&signed)?.error_is(438)?;
             let is_whole = response.has(REALM) && response.has(NONCE) && response.has(PASSWORD_ALGORITHMS) == offers;
             ensure!(is_whole, "not a whole challenge: {response}");
             client.remember(&response);
@@ -271,9 +271,9 @@ fn algorithms() -> Section {
             let mut client = bench.client()?;
             let (key, offered) = (client.sha256_key()?, client.offered_algorithms()?);
             let choice = client.named(&allocate())?.with(PASSWORD_ALGORITHM, SHA256).integrity_sha256(&key);
-            client.ask(&choice)?.is_error(400)?;
+            client.ask(&choice)?.error_is(400)?;
             let list = client.named(&allocate())?.with(PASSWORD_ALGORITHMS, offered).integrity_sha256(&key);
-            client.ask(&list)?.is_error(400).map(drop)
+            client.ask(&list)?.error_is(400).map(drop)
         }),
         must("STUN-8489-9.2.4-10", "PASSWORD-ALGORITHMS must be what was sent").test(|bench| {
             let mut client = bench.client()?;
@@ -285,7 +285,7 @@ fn algorithms() -> Section {
                 }
                 let named = client.named(&allocate())?.with(PASSWORD_ALGORITHMS, list);
                 let signed = named.with(PASSWORD_ALGORITHM, MD5).integrity_sha256(&key);
-                client.ask(&signed)?.is_error(400)?;
+                client.ask(&signed)?.error_is(400)?;
             }
             Ok(())
         }),
@@ -293,7 +293,7 @@ fn algorithms() -> Section {
             let mut client = bench.client()?;
             let key = client.sha256_key()?;
             let signed = client.with_algorithms(&allocate(), [0, 3, 0, 0])?.integrity_sha256(&key);
-            client.ask(&signed)?.is_error(400).map(drop)
+            client.ask(&signed)?.error_is(400).map(drop)
         }),
         must("STUN-8489-9.2.4-18", "who names algorithms gets MESSAGE-INTEGRITY-SHA256 only").test(|bench| {
             let mut client = bench.client()?;
@@ -347,7 +347,7 @@ fn algorithms() -> Section {
             let mut client = bench.client()?;
             let (key, username) = (client.sha256_key()?, client.user.username.clone());
             let unsigned = unsigned_userhash(&mut client)?;
-            client.ask(&unsigned.with(USERNAME, username).integrity_sha256(&key))?.is_error(400).map(drop)
+            client.ask(&unsigned.with(USERNAME, username).integrity_sha256(&key))?.error_is(400).map(drop)
         }),
         must("STUN-8489-16-01", "names are the same however their accents are composed")
             .needs(&[Need::AccentedUser])
@@ -370,7 +370,7 @@ fn algorithms() -> Section {
             challenge.nonce[9..13].copy_from_slice(&edited);
             client.set_challenge(challenge);
             let signed = client.signed(&allocate())?;
-            client.ask(&signed)?.is_error(438).map(drop)
+            client.ask(&signed)?.error_is(438).map(drop)
         }),
         must("STUN-8489-18.5.1-01", "the SHA-256 key is SHA-256 of username, realm and password").test(|bench| {
             let mut client = bench.client()?;
@@ -382,7 +382,7 @@ fn algorithms() -> Section {
             let offered = client.offered_algorithms()?;
             ensure!(offered == SHA256, "expected SHA-256 alone, received {}", hex::encode(offered));
             let signed = client.signed(&allocate())?;
-            client.ask(&signed)?.is_error(401)?;
+            client.ask(&signed)?.error_is(401)?;
             let signed = client.signed_sha256(&allocate())?;
             client.ask(&signed)?.success().map(drop)
         }),
@@ -423,7 +423,7 @@ fn has_none(response: &Message, kinds: &[u16]) -> Step<()> {
 }
 
 fn challenged(response: Message) -> Step<()> {
-    let response = response.is_error(401)?;
+    let response = response.error_is(401)?;
     ensure!(response.has(REALM) && response.has(NONCE), "without REALM or NONCE: {response}");
     has_none(&response, &PROOFS)
 }

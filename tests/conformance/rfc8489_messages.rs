@@ -35,7 +35,7 @@ fn structure() -> Section {
         must("STUN-8489-5-03", "method and class are interleaved in the type").test(|bench| {
             let mut client = bench.client()?;
             client.ask(&binding())?.success()?;
-            client.ask(&allocate())?.is_error(401)?;
+            client.ask(&allocate())?.error_is(401)?;
             bench.client()?.is_ignored(Draft::new(0x0200).bytes())
         }),
         must("STUN-8489-5-04", "without the magic cookie it is not STUN (and classic STUN is for Binding)")
@@ -188,7 +188,7 @@ fn responses() -> Section {
             client.is_ignored(Draft::new(0x0103).bytes())
         }),
         must("STUN-8489-6.3-03", "credentials are asked for before unknown attributes").test(|bench| {
-            bench.client()?.ask(&allocate().with(0x7FFF, [])).and_then(|response| response.is_error(401)).map(drop)
+            bench.client()?.ask(&allocate().with(0x7FFF, [])).and_then(|response| response.error_is(401)).map(drop)
         }),
         must("STUN-8489-6.3-04", "unknown comprehension-optional attributes are ignored")
             .test(|bench| bench.client()?.ask(&binding().with(0xFFFE, b"?"))?.success().map(drop)),
@@ -197,14 +197,14 @@ fn responses() -> Section {
             bench.client()?.ask(&draft)?.success().map(drop)
         }),
         must("STUN-8489-6.3.1-01", "an unknown comprehension-required attribute is answered 420").test(|bench| {
-            let response = bench.client()?.ask(&binding().with(0x7FFF, []))?.is_error(420)?;
+            let response = bench.client()?.ask(&binding().with(0x7FFF, []))?.error_is(420)?;
             let list = response.get(UNKNOWN_ATTRIBUTES);
             ensure!(list == Some(&[0x7F, 0xFF]), "expected UNKNOWN-ATTRIBUTES 7fff, received: {response}");
             Ok(())
         }),
         must("STUN-8489-6.3.1-02", "420 lists every unknown attribute once").test(|bench| {
             let draft = binding().with(0x7FFE, []).with(0x7FFF, []).with(0x7FFE, []);
-            let response = bench.client()?.ask(&draft)?.is_error(420)?;
+            let response = bench.client()?.ask(&draft)?.error_is(420)?;
             let list = response.get(UNKNOWN_ATTRIBUTES).unwrap_or_default();
             let types: Vec<&[u8]> = list.chunks(2).collect();
             let is_right = types.len() == 2 && types.contains(&&[0x7F, 0xFE][..]) && types.contains(&&[0x7F, 0xFF][..]);
@@ -241,7 +241,7 @@ fn responses() -> Section {
             let mut client = bench.client()?;
             let key = client.key()?;
             let draft = Draft::new(message::ALLOCATE).with(REQUESTED_TRANSPORT, [132, 0, 0, 0]);
-            let error = client.ask_signed(&draft)?.is_one_of(&[400, 442])?;
+            let error = client.ask_signed(&draft)?.error_is_one_of(&[400, 442])?;
             ensure!(error.integrity_holds(&key), "no valid MESSAGE-INTEGRITY: {error}");
             let success = client.ask_signed(&allocate())?.success()?;
             ensure!(success.integrity_holds(&key), "no valid MESSAGE-INTEGRITY: {success}");

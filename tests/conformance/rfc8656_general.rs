@@ -26,7 +26,7 @@ fn general() -> Section {
         }),
         must("TURN-8656-5-01", "requests need long-term credentials").test(|bench| {
             let mut client = bench.client()?;
-            client.ask(&allocate())?.is_error(401)?;
+            client.ask(&allocate())?.error_is(401)?;
             client.ask_signed(&allocate())?.success().map(drop)
         }),
         should("TURN-8656-5-02", "a nonce is made for each client").test(|bench| {
@@ -42,7 +42,7 @@ fn general() -> Section {
                 client.user = bench.second_user()?.clone();
                 let peers = [peer.address];
                 for draft in [refresh(), create_permission(&peers), channel_bind(0x4000, peer.address)] {
-                    client.ask_signed(&draft)?.is_error(441)?;
+                    client.ask_signed(&draft)?.error_is(441)?;
                 }
                 client.user = owner;
                 peer.send(relayed, b"still here")?;
@@ -65,7 +65,7 @@ fn general() -> Section {
             let mut client = bench.client()?;
             let peer = SocketAddr::from(([192, 0, 2, 1], 7_000));
             for draft in [refresh(), refresh_for(0), create_permission(&[peer]), channel_bind(0x4000, peer)] {
-                client.ask_signed(&draft)?.is_error(437)?;
+                client.ask_signed(&draft)?.error_is(437)?;
             }
             Ok(())
         }),
@@ -85,7 +85,7 @@ fn general() -> Section {
             peer.expect(b"somebody").map(drop)
         }),
         must("TURN-8656-5-07", "the credentials are checked before the allocation is looked for")
-            .test(|bench| bench.client()?.ask(&refresh())?.is_error(401).map(drop)),
+            .test(|bench| bench.client()?.ask(&refresh())?.error_is(401).map(drop)),
         must("TURN-8656-5-10", "no TURN without the magic cookie").over(UDP).test(|bench| {
             let mut client = bench.client()?;
             for draft in [allocate(), refresh()] {
@@ -111,7 +111,7 @@ fn general() -> Section {
         }),
         should("TURN-8656-5-12", "allocations are limited by user").needs(&[Need::QuotaOfTwo]).test(|bench| {
             let (_one, _other) = (bench.allocated()?, bench.allocated()?);
-            bench.client()?.ask_signed(&allocate())?.is_error(486).map(drop)
+            bench.client()?.ask_signed(&allocate())?.error_is(486).map(drop)
         }),
     ];
     Section { title: "RFC 8656 §3–§5 general", cases }

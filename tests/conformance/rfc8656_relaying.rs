@@ -28,7 +28,7 @@ fn refreshing() -> Section {
             let (mut client, _) = bench.allocated()?;
             let response = client.ask_signed(&refresh_for(0))?.success()?;
             ensure!(response.number(LIFETIME) == Some(0), "expected LIFETIME=0: {response}");
-            client.ask_signed(&refresh())?.is_error(437).map(drop)
+            client.ask_signed(&refresh())?.error_is(437).map(drop)
         }),
         must("TURN-8656-8.2-02", "the lifetime is computed as by Allocate").needs(&[Need::DefaultLifetimes]).test(
             |bench| {
@@ -42,7 +42,7 @@ fn refreshing() -> Section {
         ),
         must("TURN-8656-8.2-03", "a family that the allocation has not is 443").test(|bench| {
             let (mut client, _) = bench.allocated()?;
-            client.ask_signed(&refresh().with(REQUESTED_ADDRESS_FAMILY, IPV6))?.is_error(443).map(drop)
+            client.ask_signed(&refresh().with(REQUESTED_ADDRESS_FAMILY, IPV6))?.error_is(443).map(drop)
         }),
         must("TURN-8656-8.2-04", "one half of a dual allocation can be deleted").needs(&[Need::DualRelay]).test(
             |bench| {
@@ -54,7 +54,7 @@ fn refreshing() -> Section {
                 client.ask_signed(&half)?.success()?;
                 peer.send(relayed, b"the other half")?;
                 client.expect_channel_data(0x4000, b"the other half")?;
-                client.ask_signed(&refresh().with(REQUESTED_ADDRESS_FAMILY, IPV6))?.is_error(443)?;
+                client.ask_signed(&refresh().with(REQUESTED_ADDRESS_FAMILY, IPV6))?.error_is(443)?;
                 client.ask_signed(&refresh_for(0))?.success().map(drop)
             },
         ),
@@ -76,7 +76,7 @@ fn refreshing() -> Section {
             let (mut client, relayed, peer) = bench.relaying()?;
             let owner = client.user.clone();
             client.user = bench.second_user()?.clone();
-            client.ask_signed(&refresh_for(0))?.is_error(441)?;
+            client.ask_signed(&refresh_for(0))?.error_is(441)?;
             client.user = owner;
             peer.send(relayed, b"alive")?;
             client.expect_data(b"alive").map(drop)
@@ -145,9 +145,9 @@ fn permissions() -> Section {
         }),
         must("TURN-8656-10.2-01", "no XOR-PEER-ADDRESS, or an invalid one, is 400").test(|bench| {
             let (mut client, _) = bench.allocated()?;
-            client.ask_signed(&create_permission(&[]))?.is_error(400)?;
+            client.ask_signed(&create_permission(&[]))?.error_is(400)?;
             let draft = Draft::new(message::CREATE_PERMISSION).with(XOR_PEER_ADDRESS, [0, 7, 0, 0, 1, 2, 3, 4]);
-            client.ask_signed(&draft)?.is_error(400).map(drop)
+            client.ask_signed(&draft)?.error_is(400).map(drop)
         }),
         must("TURN-8656-10.2-02", "every XOR-PEER-ADDRESS gets its permission").test(|bench| {
             let (mut client, relayed) = bench.allocated()?;
@@ -162,25 +162,25 @@ fn permissions() -> Section {
             let (mut client, relayed) = bench.allocated()?;
             let peer = bench.peer()?;
             let forbidden = SocketAddr::from(([224, 0, 0, 1], 7_000));
-            client.ask_signed(&create_permission(&[peer.address, forbidden]))?.is_error(403)?;
+            client.ask_signed(&create_permission(&[peer.address, forbidden]))?.error_is(403)?;
             peer.send(relayed, b"not permitted")?;
             client.hears_nothing()
         }),
         must("TURN-8656-10.2-04", "a peer of another family is 443").test(|bench| {
             let (mut client, _) = bench.allocated()?;
-            client.ask_signed(&create_permission(&[ipv6_nowhere()]))?.is_error(443).map(drop)
+            client.ask_signed(&create_permission(&[ipv6_nowhere()]))?.error_is(443).map(drop)
         }),
         may("TURN-8656-10.2-05", "a peer that is not allowed is 403").needs(&[Need::PeersRestricted]).test(|bench| {
             let (mut client, _) = bench.allocated()?;
             let loopback = SocketAddr::from(([127, 0, 0, 1], 7_000));
-            client.ask_signed(&create_permission(&[loopback]))?.is_error(403).map(drop)
+            client.ask_signed(&create_permission(&[loopback]))?.error_is(403).map(drop)
         }),
         must("TURN-8656-10.2-06", "too many permissions are 508").needs(&[Need::FewPermissions]).test(|bench| {
             let (mut client, _) = bench.allocated()?;
             for last in 1..=3 {
                 client.permit(bench.elsewhere(last)?)?;
             }
-            client.ask_signed(&create_permission(&[bench.elsewhere(4)?]))?.is_error(508)?;
+            client.ask_signed(&create_permission(&[bench.elsewhere(4)?]))?.error_is(508)?;
             // Those that are there can be refreshed.
             client.permit(bench.elsewhere(1)?)
         }),
@@ -335,7 +335,7 @@ fn channels() -> Section {
         must("TURN-8656-12-01", "channel numbers are 0x4000 to 0x4FFF").test(|bench| {
             let (mut client, _, peer) = bench.relaying()?;
             for number in [0, 0x3FFF, 0x5000, 0x7FFF, 0xFFFF] {
-                client.ask_signed(&channel_bind(number, peer.address))?.is_error(400)?;
+                client.ask_signed(&channel_bind(number, peer.address))?.error_is(400)?;
             }
             client.bind_channel(0x4000, bench.elsewhere(1)?)?;
             client.bind_channel(0x4FFF, bench.elsewhere(2)?)
@@ -356,36 +356,36 @@ fn channels() -> Section {
         }),
         must("TURN-8656-12.2-01", "ChannelBind needs a number and a peer").test(|bench| {
             let (mut client, _, peer) = bench.relaying()?;
-            client.ask_signed(&Draft::new(message::CHANNEL_BIND).peer(peer.address))?.is_error(400)?;
+            client.ask_signed(&Draft::new(message::CHANNEL_BIND).peer(peer.address))?.error_is(400)?;
             let number = Draft::new(message::CHANNEL_BIND).number(CHANNEL_NUMBER, 0x4000_0000);
-            client.ask_signed(&number)?.is_error(400).map(drop)
+            client.ask_signed(&number)?.error_is(400).map(drop)
         }),
         must("TURN-8656-12.2-03", "a number that is bound to another peer is 400").test(|bench| {
             let (mut client, _, peer) = bench.on_channel(0x4000)?;
-            client.ask_signed(&channel_bind(0x4000, bench.elsewhere(1)?))?.is_error(400)?;
+            client.ask_signed(&channel_bind(0x4000, bench.elsewhere(1)?))?.error_is(400)?;
             client.send_on_channel(0x4000, b"as before")?;
             peer.expect(b"as before").map(drop)
         }),
         must("TURN-8656-12.2-04", "a peer that is bound to another number is 400").test(|bench| {
             let (mut client, _, peer) = bench.on_channel(0x4000)?;
-            client.ask_signed(&channel_bind(0x4001, peer.address))?.is_error(400)?;
+            client.ask_signed(&channel_bind(0x4001, peer.address))?.error_is(400)?;
             client.send_on_channel(0x4000, b"as before")?;
             peer.expect(b"as before").map(drop)
         }),
         must("TURN-8656-12.2-05", "a peer of another family is 443").test(|bench| {
             let (mut client, _) = bench.allocated()?;
-            client.ask_signed(&channel_bind(0x4000, ipv6_nowhere()))?.is_error(443).map(drop)
+            client.ask_signed(&channel_bind(0x4000, ipv6_nowhere()))?.error_is(443).map(drop)
         }),
         may("TURN-8656-12.2-06", "a forbidden peer is 403").needs(&[Need::PeersRestricted]).test(|bench| {
             let (mut client, _) = bench.allocated()?;
             let loopback = SocketAddr::from(([127, 0, 0, 1], 80));
-            client.ask_signed(&channel_bind(0x4000, loopback))?.is_error(403).map(drop)
+            client.ask_signed(&channel_bind(0x4000, loopback))?.error_is(403).map(drop)
         }),
         must("TURN-8656-12.2-07", "too many channels are 508").needs(&[Need::FewPermissions]).test(|bench| {
             let (mut client, _) = bench.allocated()?;
             client.bind_channel(0x4000, bench.elsewhere(1)?)?;
             client.bind_channel(0x4001, bench.elsewhere(2)?)?;
-            client.ask_signed(&channel_bind(0x4002, bench.elsewhere(3)?))?.is_error(508)?;
+            client.ask_signed(&channel_bind(0x4002, bench.elsewhere(3)?))?.error_is(508)?;
             client.bind_channel(0x4000, bench.elsewhere(1)?)
         }),
         must("TURN-8656-12.2-08", "ChannelBind gives the permission, too").test(|bench| {

@@ -140,7 +140,7 @@ fn attributes() -> Section {
             for wrong in [3, 5] {
                 let channel =
                     Draft::new(message::CHANNEL_BIND).with(CHANNEL_NUMBER, vec![0x40; wrong]).peer(peer.address);
-                client.ask_signed(&channel)?.is_error(400)?;
+                client.ask_signed(&channel)?.error_is(400)?;
             }
             Ok(())
         }),
@@ -170,8 +170,8 @@ fn security() -> Section {
             |bench| {
                 let (mut client, _) = bench.allocated()?;
                 let listener = client.link.server;
-                client.ask_signed(&create_permission(&[listener]))?.is_error(403)?;
-                client.ask_signed(&channel_bind(0x4000, listener))?.is_error(403).map(drop)
+                client.ask_signed(&create_permission(&[listener]))?.error_is(403)?;
+                client.ask_signed(&channel_bind(0x4000, listener))?.error_is(403).map(drop)
             },
         ),
         may("TURN-8656-21.2.2-01", "peers can be refused by configuration").needs(&[Need::DeniedPeer]).test(|bench| {
@@ -180,8 +180,8 @@ fn security() -> Section {
             };
             let (mut client, _) = bench.allocated()?;
             let denied = SocketAddr::new(denied, 7_000);
-            client.ask_signed(&create_permission(&[denied]))?.is_error(403)?;
-            client.ask_signed(&channel_bind(0x4000, denied))?.is_error(403).map(drop)
+            client.ask_signed(&create_permission(&[denied]))?.error_is(403)?;
+            client.ask_signed(&channel_bind(0x4000, denied))?.error_is(403).map(drop)
         }),
         policy("TURN-8656-21.2.2-02", "special addresses are refused by default").needs(&[Need::PeersRestricted]).test(
             |bench| {

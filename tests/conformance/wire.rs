@@ -41,12 +41,6 @@ impl Draft {
         u16::from_be_bytes([self.bytes[0], self.bytes[1]])
     }
 
-    /// The same message with another transaction id; whatever protects it has to be added afterwards.
-    pub fn with_id(mut self, id: TransactionId) -> Self {
-        self.bytes[8..20].copy_from_slice(&id);
-        self
-    }
-
     pub fn with(self, kind: u16, value: impl AsRef<[u8]>) -> Self {
         self.padded(kind, value, 0)
     }
