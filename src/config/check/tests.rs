@@ -2,6 +2,7 @@
 
 mod auth;
 mod discovery;
+mod listen;
 
 use std::net::IpAddr;
 
@@ -70,27 +71,6 @@ const REFUSED: &[(&str, Complaint)] = &[
     // Where to listen.
     ("[listen]\nudp = [\"0.0.0.0\"]", (2, "listen.udp[0]", "not an address with a port", "\"0.0.0.0:3478\"")),
     ("[listen]\nudp = [\"turn.example.org:3478\"]", (2, "listen.udp[0]", "not an address", "names are not looked up")),
-    ("[listen]\nudp = [{ addres = \"x\" }]", (2, "listen.udp[0].addres", "no such key", "did you mean address?")),
-    ("[listen]\nudp = [{ address = \"::\" }]", (2, "listen.udp[0].address", "not an address", "\"[::]:3478\"")),
-    (
-        "[listen]\nudp = [{ address = \"0.0.0.0:3478\", tls = true }]",
-        (2, "listen.udp[0].tls", "belongs to a TCP listener", "move the entry"),
-    ),
-    (
-        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", tls = true }]",
-        (2, "listen.tcp", "there is none", "certificate = \"fullchain.pem\""),
-    ),
-    (
-        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", proxy_protocol = true }]",
-        (2, "listen.tcp[0].proxy_protocol", "there are none", "load balancers"),
-    ),
-    (
-        "[listen]\ntcp = [{ address = \"0.0.0.0:3478\", pass_through = \"127.0.0.1:80\" }]",
-        (2, "listen.tcp[0].pass_through", "from TLS only", "listen.tls"),
-    ),
-    ("[pass_through]\nnames = [\"*.example.org\"]", (2, "pass_through.names[0]", "one server", "turn.example.org")),
-    ("[pass_through]\nconnections = 0", (2, "pass_through.connections", "out of bounds", "from 1 to")),
-    ("[proxy_protocol]\nfrom = [\"10.0.0.1/8\"]", (2, "proxy_protocol.from[0]", "bits set", "10.0.0.0/8")),
     ("[listen]\nudp = []\ntcp = []", (2, "listen.udp", "nothing to listen on", "remove the key")),
     ("[listen]\ntcp = [\"[::1]:5\", \"[::1]:5\"]", (2, "listen.tcp[1]", "listed twice", "remove one")),
     ("[listen]\nudp = [\"0.0.0.0:5\", \"127.0.0.1:5\"]", (2, "listen.udp[1]", "overlap", "remove one")),
@@ -308,7 +288,12 @@ fn defaults_serve_on_a_machine_without_ipv6() {
 
 #[test]
 fn each_mistake_is_refused_with_line_key_and_remedy() {
-    for (text, (line, key, wrong, fix)) in REFUSED {
+    each_is_refused(REFUSED);
+}
+
+#[track_caller]
+fn each_is_refused(mistakes: &[(&str, Complaint)]) {
+    for (text, (line, key, wrong, fix)) in mistakes {
         let errors = check(text).expect_err(text);
         let [problem] = errors.problems() else { panic!("{text}\nmore than one complaint:\n{errors}") };
         assert_eq!(problem.key, *key, "{text}\n{errors}");
@@ -403,13 +388,6 @@ fn what_is_probably_not_meant_is_noted() {
         ("[nat_discovery]\naddresses = [\"8.8.4.4\", \"10.0.0.5\"]", "without enabled = true"),
         ("[[redirect.alternates]]\naddresses = [\"8.8.4.4\"]", "8.8.4.4 is this server itself"),
         ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
-        ("[proxy_protocol]\nfrom = [\"10.0.0.0/8\"]", "no listener has proxy_protocol"),
-        ("[pass_through]\nidle = \"5m\"", "nothing is passed on"),
-        (
-            "[listen]\nudp = [{ address = \"0.0.0.0:3478\", proxy_protocol = true }]\n\
-             [proxy_protocol]\nfrom = [\"0.0.0.0/0\"]",
-            "may claim to be anybody",
-        ),
     ];
     for (text, note) in noted {
         let config = accept(text);
@@ -428,20 +406,6 @@ fn own_addresses_are_refused_as_peers_and_1_to_1_nat_is_understood() {
         assert!(turn.peers.check(own.parse().unwrap()).is_err(), "{own}");
     }
     assert!(turn.peers.check("8.8.8.8".parse().unwrap()).is_ok());
-}
-
-#[test]
-fn listeners_are_addresses_or_tables_with_options() {
-    let config = accept(
-        "[listen]\nudp = [\"0.0.0.0:3478\", { address = \"10.0.0.5:3479\", proxy_protocol = true }]\n\
-         tcp = [{ address = \"0.0.0.0:3478\" }]\n[proxy_protocol]\nfrom = [\"10.0.0.0/24\", \"10.0.1.1\"]",
-    );
-    let plain = shard::ListenOptions::default();
-    let options: Vec<_> = config.shards.listen.iter().map(|entry| entry.options).collect();
-    assert_eq!(options, [plain, shard::ListenOptions { proxy_protocol: true, ..plain }, plain]);
-    assert!(config.shards.listen.iter().all(|entry| entry.required));
-    assert_eq!(config.shards.proxies.prefixes.len(), 2);
-    assert_eq!(config.shards.proxies.header_timeout, Duration::from_secs(5));
 }
 
 #[test]
