@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 /// The longest header that is read. Version 1 ends at 107 bytes; version 2 may carry extensions (TLVs) of no use here.
 pub const HEADER_LEN_MAX: usize = 2048;
 
-/// The longest header that [`write`] makes.
+/// The longest header that [`write()`] makes.
 pub const WRITTEN_LEN_MAX: usize = FIXED_LEN + 36;
 
 /// Version 1: `PROXY TCP6` with the longest addresses and ports, and the line's end.

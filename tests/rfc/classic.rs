@@ -73,9 +73,12 @@ fn classic_5389_12_03_change_request_and_response_address_are_unknown() {
 #[test]
 fn classic_3489_02_is_a_switch_and_for_binding_only() {
     let binding = request(Method::Binding, vec![]);
-    for transport in Transport::ALL {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
         assert_eq!(answer(&mut World::new(), transport, &binding), None);
     }
+    // STUN-8489-11-01: over DTLS it is refused with 500, whatever the switches.
+    let refused = answer(&mut World::new(), Transport::Dtls, &binding).expect("an answer");
+    assert_eq!((&refused[..2], &refused[26..28]), (&[0x01, 0x11][..], &[5, 0][..]));
     let mut udp_only = with(Compatibility { classic_udp: true, ..Compatibility::default() });
     assert!(answer(&mut udp_only, Transport::Udp, &binding).is_some());
     assert_eq!(answer(&mut udp_only, Transport::Tcp, &binding), None);
