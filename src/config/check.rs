@@ -78,6 +78,7 @@ impl Checker<'_> {
             redirect: self.redirect(written, &relays, &listen),
             relays,
             ports,
+            relay_transports: turn::RelayTransports::default(),
             icmp: written.relay.icmp,
             dont_fragment: written.relay.dont_fragment,
             denied_clients: self.denied_clients(&written.clients),

@@ -76,9 +76,8 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
     let traffic = &counters.traffic;
     let directions =
         |to_peer, to_client| [([("direction", "to_peer")], to_peer), ([("direction", "to_client")], to_client)];
-    // Send and Data are indications: nobody requests them.
     let by_method = |counts: &[u64; Method::ALL.len()]| {
-        let requested = |(method, _): &(Method, u64)| !matches!(method, Method::Send | Method::Data);
+        let requested = |(method, _): &(Method, u64)| method.is_requested();
         let counted = Method::ALL.into_iter().zip(*counts).filter(requested);
         counted.map(|(method, count)| ([("method", method.label())], count)).collect::<Vec<_>>()
     };

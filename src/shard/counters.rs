@@ -223,6 +223,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         rejections,
         allocations_created,
         allocations_ended,
+        peer_connections_begun,
+        peer_connections_ended,
         traffic,
     } = other;
     add_each(&mut sum.requests, requests);
@@ -232,6 +234,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.rejections, rejections);
     sum.allocations_created += allocations_created;
     add_each(&mut sum.allocations_ended, allocations_ended);
+    sum.peer_connections_begun += peer_connections_begun;
+    add_each(&mut sum.peer_connections_ended, peer_connections_ended);
     let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = traffic;
     sum.traffic.packets_to_peer += packets_to_peer;
     sum.traffic.bytes_to_peer += bytes_to_peer;

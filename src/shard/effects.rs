@@ -11,7 +11,7 @@ use super::reactor::Shard;
 use super::record;
 use super::start::explain;
 use crate::net::UdpSocket;
-use crate::turn::{BindError, Effect, Event, FiveTuple, RelayId, Transport};
+use crate::turn::{BindError, ConnectError, Effect, Event, FiveTuple, PeerTransport, RelayId, Transport};
 
 /// At most one line in this many seconds about sockets that cannot be bound; the counters have the rest.
 const BIND_WARNING_SECS: u32 = 10;
@@ -21,11 +21,18 @@ impl Shard<'_> {
     pub(super) fn drain_effects(&mut self) {
         while let Some(effect) = self.server.next_effect() {
             match effect {
-                Effect::BindRelay { relay, local, account } => {
-                    let result = self.bind_relay(relay, local, &account);
+                Effect::BindRelay { relay, local, transport, account } => {
+                    let result = match transport {
+                        PeerTransport::Udp => self.bind_relay(relay, local, &account),
+                        PeerTransport::Tcp => Err(BindError::OutOfCapacity),
+                    };
                     self.server.relay_bound(self.clock, relay, result);
                 }
                 Effect::CloseRelay { relay, account: _ } => self.close_relay(relay),
+                Effect::ConnectPeer { connection, .. } => {
+                    self.server.peer_connected(self.clock, connection, Err(ConnectError::OutOfCapacity));
+                }
+                Effect::ClosePeer { .. } => {}
                 Effect::Send { to, bytes } => match to.transport {
                     Transport::Udp => self.send_now(to, &bytes),
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),

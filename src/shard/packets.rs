@@ -307,6 +307,7 @@ impl Shard<'_> {
                 Asker::Connection(index) => self.answer_stream(index, len),
                 Asker::Nobody => {}
             },
+            Verdict::Bound { .. } => unreachable!("without TCP relays there is nothing to bind"),
             Verdict::Later | Verdict::Drop(_) => {}
         }
     }

@@ -28,6 +28,8 @@ mod refresh;
 mod reservations;
 mod short_term;
 mod storm;
+mod tcp;
+mod tcp_connections;
 mod tokens;
 mod vectors;
 mod world;

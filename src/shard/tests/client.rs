@@ -17,7 +17,8 @@ use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
 };
 use crate::turn::{
-    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, StaticUser, Transport,
+    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, RelayTransports,
+    StaticUser, Transport,
 };
 
 pub(super) const REALM: &str = "example.org";
@@ -34,6 +35,7 @@ pub(super) fn config() -> Config {
         relays: vec![relay("127.0.0.1")],
         // Below the ports that the kernel gives to clients and peers of these tests.
         ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
+        relay_transports: RelayTransports::default(),
         icmp: true,
         dont_fragment: true,
         denied_clients: Vec::new(),
