@@ -95,6 +95,7 @@ impl Checker<'_> {
             count: threads,
             connections: self.connection_limits(&written.limits),
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
+            peer_connections: 4096,
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
             quotas: shard::Quotas {
                 allocations,

@@ -17,7 +17,7 @@ use super::start::explain;
 use crate::net::{ClientStream, SocketErrorKind, clock, tcp};
 use crate::stun::stream::Cookie;
 use crate::stun::{FirstByte, Message, Method};
-use crate::turn::{FiveTuple, IpFields, Now, Transport};
+use crate::turn::{ConnectionId, FiveTuple, IpFields, Now, Transport};
 
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -243,6 +243,10 @@ impl Shard<'_> {
             return false;
         };
         connection.partial = partial;
+        if let Some(id) = connection.joins {
+            self.join(index, id, &bytes[used..]);
+            return false;
+        }
         if let Some((shard, mut unread)) = connection.leaving.take() {
             unread.extend_from_slice(&bytes[used..]);
             self.move_out(index, shard, unread);
@@ -272,13 +276,14 @@ impl Shard<'_> {
         // Streams have no traffic class of their own messages (TURN-8656-15-01).
         let slot = self.insert(path.client, path.server, message, IpFields::default());
         self.serve_client(path, slot, Asker::Connection(index));
-        match self.connections.get_mut(index).and_then(|connection| connection.leaving.as_mut()) {
-            Some((_, unread)) => {
-                unread.extend_from_slice(message);
-                false
-            }
-            None => true,
+        let Some(connection) = self.connections.get_mut(index) else {
+            return true;
+        };
+        if let Some((_, unread)) = &mut connection.leaving {
+            unread.extend_from_slice(message);
+            return false;
         }
+        connection.joins.is_none()
     }
 
     /// Queues relayed data in a slot for a client, or drops it when the client does not keep up.
@@ -307,6 +312,14 @@ impl Shard<'_> {
         if let Some(connection) = self.connections.get_mut(index) {
             connection.out.push_control(&self.reply[..len]);
             self.mark_dirty(index);
+        }
+    }
+
+    /// Queues the reply; it is the last message of this connection.
+    pub(super) fn answer_and_join(&mut self, index: usize, len: usize, connection: ConnectionId) {
+        self.answer_stream(index, len);
+        if let Some(client) = self.connections.get_mut(index) {
+            client.joins = Some(connection);
         }
     }
 
