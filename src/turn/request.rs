@@ -104,6 +104,9 @@ impl Server {
     }
 
     fn on_request(&mut self, clock: Clock, path: FiveTuple, message: &Message<'_>, reply: &mut ReplyBuffer) -> Verdict {
+        if let Some(shard) = self.shard_of_connection(clock, &path, message) {
+            return Verdict::NotMine { shard };
+        }
         self.counters.requests[method_index(message.method())] += 1;
         let answering = Answering {
             method: message.method(),
@@ -129,9 +132,6 @@ impl Server {
             return Verdict::Reply { len: self.redirect(clock, path, reply, answering, None) };
         }
 
-        if let Some(shard) = self.shard_of_connection(clock, &path, message) {
-            return Verdict::NotMine { shard };
-        }
         let shown = shown_ticket(&self.config, message);
         let whose = self.whose(clock, &path, shown);
         let live_owner = match whose {

@@ -60,6 +60,20 @@ const REFUSED: &[(&str, Complaint)] = &[
         "[limits]\nconnection_send_buffer = \"1KiB\"",
         (2, "limits.connection_send_buffer", "out", "\"128KiB\" to \"64MiB\""),
     ),
+    ("[limits]\npeer_connections = 0", (2, "limits.peer_connections", "out of bounds", "from 1 to 1000000")),
+    (
+        "[limits]\npeer_connections_per_allocation = 70000",
+        (2, "limits.peer_connections_per_allocation", "out", "from 1 to 65536"),
+    ),
+    // TCP relays.
+    ("[relay]\nudp = false", (2, "relay.udp", "nothing is relayed", "enabled = true in [tcp_relay]")),
+    (
+        "[tcp_relay]\nenabled = true\n[listen]\ntcp = []",
+        (2, "tcp_relay.enabled", "neither a TCP nor a TLS listener", "listen.tcp"),
+    ),
+    ("[tcp_relay]\nconnect_timeout = \"29s\"", (2, "tcp_relay.connect_timeout", "out of bounds", "\"30s\" to \"2m\"")),
+    ("[tcp_relay]\nallow_ports = [\"http\"]", (2, "tcp_relay.allow_ports[0]", "neither a port", "\"8000-8099\"")),
+    ("[tcp_relay]\ndeny_ports = [\"1\", \"9-2\"]", (2, "tcp_relay.deny_ports[1]", "above the last", "\"2-9\"")),
     ("[limits]\nconnection_idle = \"60\"", (2, "limits.connection_idle", "not a duration", "\"60s\"")),
     ("[sockets]\nlisten_buffer = \"4MB\"", (2, "sockets.listen_buffer", "not a size", "KiB, MiB")),
     ("[allocations]\nlifetime_default = \"9m\"", (2, "allocations.lifetime_default", "out of bounds", "\"10m\" to")),
@@ -410,6 +424,8 @@ fn what_is_probably_not_meant_is_noted() {
              [proxy_protocol]\nfrom = [\"0.0.0.0/0\"]",
             "may claim to be anybody",
         ),
+        ("[tcp_relay]\nenabled = true\nallow_ports = [\"5432\"]", "port 5432, where services listen"),
+        ("[tcp_relay]\nenabled = true\nallow_ports = [\"1-1030\"]", "1023 ports where services listen"),
     ];
     for (text, note) in noted {
         let config = accept(text);
@@ -428,6 +444,19 @@ fn own_addresses_are_refused_as_peers_and_1_to_1_nat_is_understood() {
         assert!(turn.peers.check(own.parse().unwrap()).is_err(), "{own}");
     }
     assert!(turn.peers.check("8.8.8.8".parse().unwrap()).is_ok());
+}
+
+/// Abuse S3.
+#[test]
+fn s3_tcp_relays_are_off_until_switched_on_and_spare_services_then() {
+    assert_eq!(accept("").shards.turn.relay_transports, turn::RelayTransports::default());
+    let config = accept("[tcp_relay]\nenabled = true\nallow_ports = [\"443\"]\ndeny_ports = [\"5000-5999\"]");
+    let transports = &config.shards.turn.relay_transports;
+    let tcp = transports.tcp.as_ref().expect("on");
+    assert!(transports.udp && tcp.ports.allows(443) && !tcp.ports.allows(80));
+    assert!(!tcp.ports.allows(5500) && !tcp.ports.allows(6379) && tcp.ports.allows(50_000));
+    assert_eq!((tcp.connect_timeout_secs, tcp.connections_per_allocation), (30, 32));
+    assert!(!accept("[relay]\nudp = false\n[tcp_relay]\nenabled = true").shards.turn.relay_transports.udp);
 }
 
 #[test]
@@ -464,7 +493,7 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 15] = [
+    let sections: [(&str, &[&str]); 16] = [
         ("pass_through", written::PassThrough::KEYS),
         ("listen", written::Listen::KEYS),
         ("proxy_protocol", written::ProxyProtocol::KEYS),
@@ -472,6 +501,7 @@ fn the_example_has_every_key_with_its_default() {
         ("auth", written::Auth::KEYS),
         ("allocations", written::Allocations::KEYS),
         ("limits", written::Limits::KEYS),
+        ("tcp_relay", written::TcpRelay::KEYS),
         ("sockets", written::Sockets::KEYS),
         ("peers", written::Peers::KEYS),
         ("clients", written::Clients::KEYS),
