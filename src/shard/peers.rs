@@ -217,6 +217,13 @@ impl Shard<'_> {
         self.drain_effects();
     }
 
+    /// Closes a connection that is over, and tells the machine.
+    fn forget_peer(&mut self, id: ConnectionId) {
+        self.peers.remove(id);
+        self.server.peer_closed(id);
+        self.drain_effects();
+    }
+
     /// Begins to connect to a peer; after an error there is no connection.
     pub(super) fn connect_peer(
         &mut self,
@@ -276,9 +283,7 @@ impl Shard<'_> {
                 self.clock = clock::read();
                 self.server.peer_relayed(self.clock, id, moved.bytes_to_peer, moved.bytes_to_client);
                 if is_over {
-                    self.peers.remove(id);
-                    self.server.peer_closed(id);
-                    self.drain_effects();
+                    self.forget_peer(id);
                 }
                 !is_over && moved.has_more
             }
@@ -319,7 +324,7 @@ impl Shard<'_> {
         };
         let (mut stream, out, held) = connection.into_parts();
         let Some((index, peer)) = self.peers.by_id(id) else {
-            return self.server.peer_closed(id);
+            return self.forget_peer(id);
         };
         let generation = peer.generation;
         let token = Source::PeerClient { index, generation: Source::cut(generation) }.token();
@@ -328,8 +333,7 @@ impl Shard<'_> {
         let registered = self.home.poll.registry().reregister(stream.tcp(), token, interest);
         let waiting = std::mem::replace(&mut peer.stage, Stage::Changing);
         let (Stage::Waiting(waiting), Ok(())) = (waiting, registered) else {
-            self.peers.remove(id);
-            return self.server.peer_closed(id);
+            return self.forget_peer(id);
         };
         let mut splice = Splice::new(stream, out, held, ClientStream::Tcp(waiting));
         splice.send_to_peer(unread);

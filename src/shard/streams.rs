@@ -330,7 +330,12 @@ impl Shard<'_> {
             return;
         };
         if let Some(connection) = self.connections.get_mut(index) {
-            connection.out.push_control(bytes);
+            // Who is told of what others do, and does not listen, is told no more: only answers must not be lost.
+            if !is_indication(bytes) {
+                connection.out.push_control(bytes);
+            } else if !connection.out.push_data(bytes) {
+                self.home.counters.send_buffer_drops += 1;
+            }
             self.mark_dirty(index);
         }
     }
@@ -416,7 +421,29 @@ impl Shard<'_> {
     }
 }
 
+/// Whether a message of our own answers nobody's question.
+fn is_indication(message: &[u8]) -> bool {
+    matches!(message, [first, second, ..] if first & 0x01 == 0 && second & 0x10 != 0)
+}
+
 /// ALPN-7443-2-04: what a client of `stun.nat-discovery` may say.
 pub(super) fn is_binding(message: &[u8]) -> bool {
     Message::parse(message).is_ok_and(|message| message.method() == Method::Binding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stun::{Class, MessageWriter, Seal, TransactionId};
+
+    #[test]
+    fn indications_are_told_from_answers() {
+        for method in [Method::Data, Method::ConnectionAttempt, Method::Connect, Method::Allocate] {
+            for class in [Class::Request, Class::Indication, Class::Success, Class::Error] {
+                let mut message = [0; 64];
+                MessageWriter::new(&mut message, method, class, TransactionId([0; 12])).finish(Seal::None, false);
+                assert_eq!(is_indication(&message), class == Class::Indication, "{method:?} {class:?}");
+            }
+        }
+    }
 }

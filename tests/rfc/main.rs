@@ -30,6 +30,7 @@ mod short_term;
 mod storm;
 mod tcp;
 mod tcp_connections;
+mod tcp_storm;
 mod tokens;
 mod vectors;
 mod world;

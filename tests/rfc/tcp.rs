@@ -202,6 +202,7 @@ fn tcp_6062_5_2_04_peers_that_policy_forbids_are_403() {
     }
     assert_eq!(connect(&mut world, &mut alice, "[2001:db8:1::1]:7000"), Some(443));
     assert_eq!(world.connects, []);
+    s1_of_ipv6();
 
     let mut config = tcp_config();
     let listed = config.relay_transports.tcp.as_mut().expect("on");
@@ -209,6 +210,21 @@ fn tcp_6062_5_2_04_peers_that_policy_forbids_are_403() {
     world.server.configure(config.into());
     assert_eq!(connect(&mut world, &mut alice, "198.51.100.7:5432"), None);
     assert_eq!(connect(&mut world, &mut alice, PEER), Some(403));
+}
+
+/// Every way to write an address that must not be reached, for a relay that could reach it.
+fn s1_of_ipv6() {
+    let mut world = World::with(tcp_config());
+    let mut alice = world.alice(control());
+    let ipv6 = (AttributeType::REQUESTED_ADDRESS_FAMILY, vec![2, 0, 0, 0]);
+    assert_eq!(ask_tcp(&mut world, control(), &mut alice, vec![ipv6]), 0);
+    for peer in
+        ["::", "::1", "::ffff:127.0.0.1", "::ffff:8.8.4.4", "64:ff9b::7f00:1", "2002:7f00:1::", "fe80::1", "fc00::1"]
+    {
+        assert_eq!(connect(&mut world, &mut alice, &format!("[{peer}]:7000")), Some(403), "{peer}");
+    }
+    assert_eq!(connect(&mut world, &mut alice, "[2001:db8:1::1]:7000"), None);
+    assert_eq!(connect(&mut world, &mut alice, "198.51.100.7:7000"), Some(443));
 }
 
 /// Abuse S3: without TCP relays in the configuration nothing more is connected.
