@@ -18,10 +18,10 @@ impl Server {
     }
 
     /// Whose connection this message is about: a ConnectionBind comes from a 5-tuple of its own, with the credentials of
-    /// the allocation's (TCP-6062-5.4-03).
+    /// the allocation's (TCP-6062-5.4-03). A guest has none, and is known by the address he comes from alone.
     pub(super) fn owner_of_connection(&mut self, message: &Message<'_>) -> Option<&Owner> {
         let relay = self.connections.get(connection_id(message)?)?.relay;
-        self.allocations.get_mut(relay).map(|allocation| &allocation.owner)
+        self.allocations.get_mut(relay).map(|allocation| &allocation.owner).filter(|owner| !owner.is_guest())
     }
 
     pub(super) fn on_connection_bind(
@@ -41,7 +41,9 @@ impl Server {
         let (relay, peer) = (connection.relay, connection.peer);
         let is_in_time = matches!(connection.stage, Stage::Unbound { until } if clock.now < until);
         let allocation = self.allocations.live_by_relay(clock.now, relay).ok_or(ErrorCode::BadRequest)?;
-        if allocation.owner.username != request.owner().username {
+        let (owner, asker) = (&allocation.owner, request.owner());
+        // The same name stands for the same account, but for guests.
+        if owner.username != asker.username || owner.account != asker.account {
             return Err(ErrorCode::WrongCredentials);
         }
         // TCP-6062-5.4-02

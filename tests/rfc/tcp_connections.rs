@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use hairpin::stun::{AttributeType, Class, Method};
+use hairpin::stun::{AttributeType, Class, Method, TransactionId};
 use hairpin::turn::{
     ConnectionEnd, ConnectionId, EndReason, Event, FiveTuple, Reason, RelayId, Server, ShardIndex, Traffic, Transport,
 };
 
-use crate::client::{Client, Response, bare, lifetime, tcp};
+use crate::client::{Client, Response, bare, lifetime, peer_for, tcp};
 use crate::tcp::{connect, connected, connection_id, control, tcp_config, tcp_world};
 use crate::world::{PEER, Seen, World, path, path_over};
 
@@ -213,6 +213,24 @@ fn rest_04_a_name_that_expired_still_binds_for_its_allocation() {
     let elsewhere = ConnectionId(id.0.wrapping_add(1));
     assert_eq!(bind(&mut world, fresh(), &mut again, elsewhere).response().error(), 401);
     assert!(matches!(bind(&mut world, fresh(), &mut again, id), Seen::Bound(..)));
+}
+
+/// Guests have no name but their address.
+#[test]
+fn a_guest_binds_from_his_own_address_only() {
+    let mut config = tcp_config();
+    config.credentials.guests = vec!["198.51.100.64/26".parse().unwrap()];
+    let mut world = World::with(config);
+    let own = bare(Method::Allocate, vec![tcp()]);
+    assert_eq!(world.exchange(control(), &own).error(), 0);
+    let request = TransactionId([9; 12]);
+    let connect = bare(Method::Connect, vec![peer_for(request, PEER)]);
+    assert_eq!(world.send(control(), &connect), None);
+    let id = connection_id(&connected(&mut world, Ok(())));
+    let bind = bare(Method::ConnectionBind, vec![(AttributeType::CONNECTION_ID, id.0.to_be_bytes().to_vec())]);
+    let other = path_over(Transport::Tcp, "198.51.100.78:5000");
+    assert_eq!(world.exchange(other, &bind).error(), 441);
+    assert!(matches!(world.send(fresh(), &bind), Some(Seen::Bound(..))));
 }
 
 /// Whichever shard the kernel brings the new connection to, the id says where it belongs.
