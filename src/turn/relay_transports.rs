@@ -61,11 +61,11 @@ pub struct PeerPorts {
 
 impl PeerPorts {
     /// Ports from 1024 on at which databases, caches, queues, consoles and the like listen, often for anybody who gets
-    /// as far as their network. No peer in the sense of ICE listens there.
-    pub const KNOWN_SERVICES: [u16; 50] = [
+    /// as far as their network. All below the ports that systems give out by themselves, where peers are.
+    pub const KNOWN_SERVICES: [u16; 49] = [
         1099, 1433, 1521, 1883, 2049, 2181, 2375, 2376, 2379, 2380, 3128, 3260, 3306, 3389, 4369, 4444, 5432, 5601,
         5671, 5672, 5900, 5901, 5984, 5985, 5986, 6000, 6379, 6443, 7001, 7199, 8000, 8080, 8086, 8088, 8443, 8500,
-        8888, 9000, 9042, 9090, 9092, 9100, 9200, 9300, 10_250, 11_211, 15_672, 27_017, 27_018, 50_070,
+        8888, 9000, 9042, 9090, 9092, 9100, 9200, 9300, 10_250, 11_211, 15_672, 27_017, 27_018,
     ];
 
     /// Whether Connect may go to this port.
@@ -91,6 +91,7 @@ mod tests {
             assert!(ports.allows(port), "{port}");
         }
         assert!(PeerPorts::KNOWN_SERVICES.is_sorted(), "the search needs an order");
+        assert!(PeerPorts::KNOWN_SERVICES.iter().all(|port| (1024..32_768).contains(port)));
 
         let only = PeerPorts { allow: vec![443..=443, 5432..=5433, 7000..=7009], deny: vec![1024..=65_535] };
         for port in [443, 5432, 5433, 7000, 7009] {
