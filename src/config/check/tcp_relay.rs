@@ -64,3 +64,43 @@ impl Checker<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{accept, check};
+    use crate::turn;
+
+    #[test]
+    fn each_mistake_is_refused_with_key_and_remedy() {
+        let refused = [
+            ("[relay]\nudp = false", ("relay.udp", "nothing is relayed", "enabled = true in [tcp_relay]")),
+            (
+                "[tcp_relay]\nenabled = true\n[listen]\ntcp = []",
+                ("tcp_relay.enabled", "neither a TCP nor a TLS listener", "listen.tcp"),
+            ),
+            (
+                "[tcp_relay]\nconnect_timeout = \"29s\"",
+                ("tcp_relay.connect_timeout", "out of bounds", "\"30s\" to \"2m\""),
+            ),
+            ("[tcp_relay]\nallow_ports = [\"http\"]", ("tcp_relay.allow_ports[0]", "neither a port", "\"8000-8099\"")),
+            ("[tcp_relay]\ndeny_ports = [\"1\", \"9-2\"]", ("tcp_relay.deny_ports[1]", "above the last", "\"2-9\"")),
+        ];
+        for (text, (key, wrong, fix)) in refused {
+            let told = check(text).expect_err(text).to_string();
+            assert!([key, wrong, fix].iter().all(|part| told.contains(part)), "{text}\n{told}");
+        }
+    }
+
+    /// Abuse S3.
+    #[test]
+    fn s3_tcp_relays_are_off_until_switched_on_and_spare_services_then() {
+        assert_eq!(accept("").shards.turn.relay_transports, turn::RelayTransports::default());
+        let config = accept("[tcp_relay]\nenabled = true\nallow_ports = [\"443\"]\ndeny_ports = [\"5000-5999\"]");
+        let transports = &config.shards.turn.relay_transports;
+        let tcp = transports.tcp.as_ref().expect("on");
+        assert!(transports.udp && tcp.ports.allows(443) && !tcp.ports.allows(80));
+        assert!(!tcp.ports.allows(5500) && !tcp.ports.allows(6379) && tcp.ports.allows(50_000));
+        assert_eq!((tcp.connect_timeout_secs, tcp.connections_per_allocation), (30, 32));
+        assert!(!accept("[relay]\nudp = false\n[tcp_relay]\nenabled = true").shards.turn.relay_transports.udp);
+    }
+}

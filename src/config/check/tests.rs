@@ -25,11 +25,11 @@ fn machine() -> Machine {
     }
 }
 
-fn check(text: &str) -> Result<Config, Errors> {
+pub(super) fn check(text: &str) -> Result<Config, Errors> {
     check_text(text, Some(Path::new("test.toml")), &machine())
 }
 
-fn accept(text: &str) -> Config {
+pub(super) fn accept(text: &str) -> Config {
     check(text).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
 }
 
@@ -65,15 +65,6 @@ const REFUSED: &[(&str, Complaint)] = &[
         "[limits]\npeer_connections_per_allocation = 70000",
         (2, "limits.peer_connections_per_allocation", "out", "from 1 to 65536"),
     ),
-    // TCP relays.
-    ("[relay]\nudp = false", (2, "relay.udp", "nothing is relayed", "enabled = true in [tcp_relay]")),
-    (
-        "[tcp_relay]\nenabled = true\n[listen]\ntcp = []",
-        (2, "tcp_relay.enabled", "neither a TCP nor a TLS listener", "listen.tcp"),
-    ),
-    ("[tcp_relay]\nconnect_timeout = \"29s\"", (2, "tcp_relay.connect_timeout", "out of bounds", "\"30s\" to \"2m\"")),
-    ("[tcp_relay]\nallow_ports = [\"http\"]", (2, "tcp_relay.allow_ports[0]", "neither a port", "\"8000-8099\"")),
-    ("[tcp_relay]\ndeny_ports = [\"1\", \"9-2\"]", (2, "tcp_relay.deny_ports[1]", "above the last", "\"2-9\"")),
     ("[limits]\nconnection_idle = \"60\"", (2, "limits.connection_idle", "not a duration", "\"60s\"")),
     ("[sockets]\nlisten_buffer = \"4MB\"", (2, "sockets.listen_buffer", "not a size", "KiB, MiB")),
     ("[allocations]\nlifetime_default = \"9m\"", (2, "allocations.lifetime_default", "out of bounds", "\"10m\" to")),
@@ -444,19 +435,6 @@ fn own_addresses_are_refused_as_peers_and_1_to_1_nat_is_understood() {
         assert!(turn.peers.check(own.parse().unwrap()).is_err(), "{own}");
     }
     assert!(turn.peers.check("8.8.8.8".parse().unwrap()).is_ok());
-}
-
-/// Abuse S3.
-#[test]
-fn s3_tcp_relays_are_off_until_switched_on_and_spare_services_then() {
-    assert_eq!(accept("").shards.turn.relay_transports, turn::RelayTransports::default());
-    let config = accept("[tcp_relay]\nenabled = true\nallow_ports = [\"443\"]\ndeny_ports = [\"5000-5999\"]");
-    let transports = &config.shards.turn.relay_transports;
-    let tcp = transports.tcp.as_ref().expect("on");
-    assert!(transports.udp && tcp.ports.allows(443) && !tcp.ports.allows(80));
-    assert!(!tcp.ports.allows(5500) && !tcp.ports.allows(6379) && tcp.ports.allows(50_000));
-    assert_eq!((tcp.connect_timeout_secs, tcp.connections_per_allocation), (30, 32));
-    assert!(!accept("[relay]\nudp = false\n[tcp_relay]\nenabled = true").shards.turn.relay_transports.udp);
 }
 
 #[test]
