@@ -7,7 +7,7 @@ use hairpin::turn::{
 };
 
 use crate::client::{Attributes, Client, Response, channel_data, data, lifetime, tcp, udp};
-use crate::world::{PEER, RELAY_V4, Seen, World, config, path, path_over, send_indication, signed_with_peers};
+use crate::world::{PEER, RELAY_V4, Seen, World, config, path_over, send_indication, signed_with_peers};
 
 /// As [`config`], with TCP relays.
 pub fn tcp_config() -> Config {
@@ -81,8 +81,11 @@ fn tcp_6062_5_1_02_udp_forbidden_by_policy_is_403() {
 #[test]
 fn tcp_6062_5_1_03_a_tcp_relay_is_asked_for_over_a_stream() {
     let mut world = World::with(tcp_config());
-    let mut alice = world.alice(path("192.0.2.9:1"));
-    assert_eq!(ask_tcp(&mut world, path("192.0.2.9:1"), &mut alice, vec![]), 400);
+    for transport in [Transport::Udp, Transport::Dtls] {
+        let path = path_over(transport, "192.0.2.9:1");
+        let mut alice = world.alice(path);
+        assert_eq!(ask_tcp(&mut world, path, &mut alice, vec![]), 400);
+    }
     let tls = path_over(Transport::Tls, "192.0.2.9:1");
     let mut alice = world.alice(tls);
     assert_eq!(ask_tcp(&mut world, tls, &mut alice, vec![]), 0);

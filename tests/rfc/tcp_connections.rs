@@ -9,7 +9,7 @@ use hairpin::turn::{
 
 use crate::client::{Client, Response, bare, lifetime, peer_for, tcp};
 use crate::tcp::{connect, connected, connection_id, control, tcp_config, tcp_world};
-use crate::world::{PEER, Seen, World, path, path_over};
+use crate::world::{PEER, Seen, World, path_over};
 
 /// The connection that is to carry data.
 fn fresh() -> FiveTuple {
@@ -142,9 +142,11 @@ fn a_returning_peer_takes_the_place_of_its_former_self() {
 #[test]
 fn tcp_6062_5_4_01_over_udp_nothing_is_bound() {
     let (mut world, _, _, id) = unbound();
-    let udp = path("198.51.100.77:5000");
-    let mut alice = on(&mut world, udp, "alice", "s3cret");
-    assert_eq!(bind(&mut world, udp, &mut alice, id).response().error(), 400);
+    for transport in [Transport::Udp, Transport::Dtls] {
+        let path = path_over(transport, "198.51.100.77:5000");
+        let mut alice = on(&mut world, path, "alice", "s3cret");
+        assert_eq!(bind(&mut world, path, &mut alice, id).response().error(), 400);
+    }
     bind_well(&mut world, id);
 }
 
