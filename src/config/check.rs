@@ -7,6 +7,7 @@ mod nat_discovery;
 mod peers;
 mod redirect;
 mod relay;
+mod tcp_relay;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -78,6 +79,7 @@ impl Checker<'_> {
             redirect: self.redirect(written, &relays, &listen),
             relays,
             ports,
+            relay_transports: self.relay_transports(written, &listen),
             icmp: written.relay.icmp,
             dont_fragment: written.relay.dont_fragment,
             denied_clients: self.denied_clients(&written.clients),
@@ -94,6 +96,7 @@ impl Checker<'_> {
             count: threads,
             connections: self.connection_limits(&written.limits),
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
+            peer_connections: self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX),
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
             quotas: shard::Quotas {
                 allocations,

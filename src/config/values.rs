@@ -3,6 +3,7 @@
 //! An error is a pair: what is wrong, and what to write instead.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
@@ -167,6 +168,23 @@ pub(super) fn port_range(text: &str) -> Result<(u16, u16), Mistake> {
         ));
     }
     Ok((first, last))
+}
+
+/// A port, or `FIRST-LAST` in order.
+pub(super) fn ports(text: &str) -> Result<RangeInclusive<u16>, Mistake> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        (Some(first), Some(last)) => Err(Mistake::new(
+            format!("the first port, {first}, is above the last, {last}"),
+            format!("write \"{last}-{first}\""),
+        )),
+        _ => Err(Mistake::new(
+            format!("\"{text}\" is neither a port nor a range of ports"),
+            "write a port from 1 to 65535, like \"5432\", or the first and the last, like \"8000-8099\"",
+        )),
+    }
 }
 
 /// Bytes from exactly `N` pairs of hex digits.

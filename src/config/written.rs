@@ -52,6 +52,8 @@ section! {
         pass_through: PassThrough = PassThrough::default(),
         /// Where relayed addresses come from.
         relay: Relay = Relay::default(),
+        /// TCP relays.
+        tcp_relay: TcpRelay = TcpRelay::default(),
         /// Who may allocate.
         auth: Auth = Auth::default(),
         /// How long allocations live.
@@ -156,12 +158,28 @@ section! {
         ports: String = "49152-65535".into(),
         /// Rest of a freed port.
         port_quarantine: String = "2s".into(),
+        /// Allow UDP relays.
+        udp: bool = true,
         /// Tell clients what ICMP says.
         icmp: bool = true,
         /// Obey DONT-FRAGMENT.
         dont_fragment: bool = true,
         /// `ipv4` or `client`: the family nobody asked for.
         default_family: String = "ipv4".into(),
+    }
+}
+
+section! {
+    /// `[tcp_relay]`
+    TcpRelay {
+        /// Allow TCP relays.
+        enabled: bool = false,
+        /// Ports of peers, `PORT` or `FIRST-LAST`, that may be connected to although they are those of services.
+        allow_ports: Vec<String> = Vec::new(),
+        /// Ports of peers that may not be connected to although they are ordinary.
+        deny_ports: Vec<String> = Vec::new(),
+        /// The longest wait for a peer.
+        connect_timeout: String = "30s".into(),
     }
 }
 
@@ -276,6 +294,10 @@ section! {
         answers_per_prefix: i64 = 500,
         /// DTLS handshakes at the same time.
         dtls_handshakes: i64 = 1_024,
+        /// Connections between TCP relays and peers on the whole server.
+        peer_connections: i64 = 4_096,
+        /// The same per allocation.
+        peer_connections_per_allocation: i64 = 32,
         /// Work between the protocol machine and its shard.
         pending_effects: i64 = 4_096,
     }

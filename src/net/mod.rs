@@ -2,7 +2,8 @@
 //!
 //! Lives here: UDP sockets set up for serving and relaying ([`UdpSocket`]), batches of datagrams in ([`ReceiveBatch`])
 //! and out ([`SendBatch`]), what became of them ([`NetworkError`]), TCP listeners and the buffers of one connection
-//! ([`tcp`]), TLS ([`Identity`], [`TlsStream`]), either of the two ([`ClientStream`]), what load balancers write in
+//! ([`tcp`]), TCP sockets of relays ([`tcp_relay`]), TLS ([`Identity`], [`TlsStream`]), either of the two
+//! ([`ClientStream`]), what load balancers write in
 //! front ([`proxy_protocol`]), DTLS with the feature of that name (`dtls`), the two clocks ([`clock`]), and
 //! what may go wrong with a socket without it being the end of that socket ([`SocketErrors`]).
 //! Of ours it imports `stun::stream` (framing) and the buffer and clock types of `turn`. It takes no decision about
@@ -27,6 +28,7 @@ mod send;
 mod stream;
 mod sys;
 pub mod tcp;
+pub mod tcp_relay;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -1,6 +1,7 @@
 //! The connection of a client, whether it is encrypted or not.
 
 use std::io::{self, Write};
+use std::net::Shutdown;
 
 use mio::net::TcpStream;
 
@@ -84,6 +85,18 @@ impl ClientStream {
             Self::Tcp(_) => false,
             Self::Tls(tls) => tls.wants_write(),
         }
+    }
+
+    /// Says that nothing more will be written, and means it; reading goes on.
+    ///
+    /// # Errors
+    /// `WouldBlock` while something waits here: then again. Otherwise the connection is gone.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.say_goodbye();
+        if self.wants_write() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.tcp().shutdown(Shutdown::Write)
     }
 
     /// Tells the client that the end is meant, where the protocol has a word for it.

@@ -193,8 +193,10 @@ impl TlsStream {
     /// As the system says; `InvalidData` if it is not TLS any more.
     pub(super) fn receive(&mut self, raw: &mut [u8], plain: &mut Vec<u8>) -> io::Result<Decrypted> {
         plain.clear();
-        // What came together with the end of the handshake.
-        self.take_plaintext(plain)?;
+        // What came together with the end of the handshake. The end may have been seen before, too.
+        if self.take_plaintext(plain)? {
+            return Ok(Decrypted { count: 0, is_end: true });
+        }
         let count = match read(&mut self.tcp, raw) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !plain.is_empty() => {
                 return Ok(Decrypted { count: 0, is_end: false });
@@ -220,17 +222,18 @@ impl TlsStream {
         Ok(Decrypted { count, is_end })
     }
 
-    fn take_plaintext(&mut self, plain: &mut Vec<u8>) -> io::Result<()> {
+    /// Whether the client has said that there will be no more.
+    fn take_plaintext(&mut self, plain: &mut Vec<u8>) -> io::Result<bool> {
         let mut reader = self.session.reader();
         loop {
             let chunk = match reader.fill_buf() {
                 Ok(chunk) => chunk,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             };
             let len = chunk.len();
             if len == 0 {
-                return Ok(());
+                return Ok(true);
             }
             plain.extend_from_slice(chunk);
             reader.consume(len);

@@ -16,6 +16,7 @@ pub(super) fn make_room(config: &Config) {
     // Each has a second one towards the web server.
     let passes_on = settings.listen.iter().any(|entry| entry.options.pass_through.is_some());
     let wanted = wanted + if passes_on { config.pass_through.connections as u64 } else { 0 };
+    let wanted = wanted + settings.turn.relay_transports.tcp.as_ref().map_or(0, |_| settings.peer_connections as u64);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };

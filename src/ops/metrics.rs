@@ -10,7 +10,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use crate::shard::{DtlsDrop, HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
-use crate::turn::{self, EndReason, Reason, Rejection};
+use crate::turn::{self, ConnectionEnd, EndReason, Reason, Rejection};
 
 /// Asks the shards at every scrape.
 pub(super) struct ShardCollector<F> {
@@ -62,6 +62,11 @@ fn families(snapshot: &Snapshot, started_unix_secs: f64) -> Vec<MetricFamily> {
         gauge("hairpin_start_time_seconds", "When this process started, in Unix seconds.", [([], started_unix_secs)]),
         gauge("hairpin_allocations", "Allocations alive.", [([], total.allocations as f64)]),
         gauge("hairpin_connections", "Client connections open.", [([], total.connections as f64)]),
+        gauge(
+            "hairpin_peer_connections",
+            "Connections between TCP relays and peers, those being made included.",
+            [([], total.peer_connections as f64)],
+        ),
         gauge("hairpin_shards", "Threads that relay packets.", [([], snapshot.shards.len() as f64)]),
     ];
     machine(&total.turn, &mut families);
@@ -76,9 +81,8 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
     let traffic = &counters.traffic;
     let directions =
         |to_peer, to_client| [([("direction", "to_peer")], to_peer), ([("direction", "to_client")], to_client)];
-    // Send and Data are indications: nobody requests them.
     let by_method = |counts: &[u64; Method::ALL.len()]| {
-        let requested = |(method, _): &(Method, u64)| !matches!(method, Method::Send | Method::Data);
+        let requested = |(method, _): &(Method, u64)| method.is_requested();
         let counted = Method::ALL.into_iter().zip(*counts).filter(requested);
         counted.map(|(method, count)| ([("method", method.label())], count)).collect::<Vec<_>>()
     };
@@ -100,6 +104,16 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
             "hairpin_allocations_ended_total",
             "Allocations ended, by reason.",
             labelled("reason", EndReason::ALL, EndReason::label, &counters.allocations_ended),
+        ),
+        counter(
+            "hairpin_peer_connections_begun_total",
+            "Connections of peers accepted, and begun to be made, by TCP relays.",
+            [([], counters.peer_connections_begun)],
+        ),
+        counter(
+            "hairpin_peer_connections_ended_total",
+            "Those that have ended, or failed, by reason.",
+            labelled("reason", ConnectionEnd::ALL, ConnectionEnd::label, &counters.peer_connections_ended),
         ),
         counter("hairpin_requests_total", "Requests, by method.", by_method(&counters.requests)),
         counter("hairpin_responses_total", "Success responses, by method.", by_method(&counters.successes)),
@@ -196,6 +210,11 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
             "hairpin_dtls_dropped_total",
             "Datagrams to DTLS listeners, and messages to DTLS clients, that were dropped, by reason.",
             labelled("reason", DtlsDrop::ALL, DtlsDrop::label, &shell.dtls_drops),
+        ),
+        counter(
+            "hairpin_peers_refused_total",
+            "Connections to and from peers refused because of limits.peer_connections.",
+            [([], shell.peers_refused)],
         ),
         counter(
             "hairpin_shard_restarts_total",
@@ -307,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_what_is_scraped() {
-        let mut total = ShardSnapshot { allocations: 3, ..ShardSnapshot::default() };
+        let mut total = ShardSnapshot { allocations: 3, peer_connections: 2, ..ShardSnapshot::default() };
         total.turn.traffic.bytes_to_client = 1 << 40;
         total.turn.requests[1] = 7;
         let unauthenticated = ErrorCode::ALL.iter().position(|code| *code == ErrorCode::Unauthenticated);
@@ -333,6 +352,9 @@ mod tests {
             "hairpin_dropped_packets_total{reason=\"no_permission\"} 0",
             "hairpin_authentication_failures_total{reason=\"wrong_password\"} 0",
             "hairpin_allocations_ended_total{reason=\"expired\"} 0",
+            "hairpin_peer_connections 2",
+            "hairpin_peer_connections_ended_total{reason=\"never_bound\"} 0",
+            "hairpin_requests_total{method=\"connect\"} 0",
             "hairpin_socket_errors_total{kind=\"unreachable\"} 0",
             "hairpin_shard_busy_seconds_total{shard=\"0\"} 1.5",
             "hairpin_tls_handshakes_total 5",
@@ -341,7 +363,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
-        assert!(!text.contains("method=\"send\""));
+        assert!(!text.contains("method=\"send\"") && !text.contains("method=\"connection_attempt\""));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::directory::ConnectionHeld;
 use super::token::Source;
 use crate::net::ClientStream;
 use crate::net::tcp::{PartialMessage, SendBuffer};
-use crate::turn::{FiveTuple, Now};
+use crate::turn::{ConnectionId, FiveTuple, Now};
 
 /// A connection that may stay.
 #[derive(Debug)]
@@ -55,8 +55,10 @@ pub(super) struct Connection {
     pub(super) has_moved: bool,
     /// The shard where its last message is to be served, and that message.
     pub(super) leaving: Option<(u16, Vec<u8>)>,
+    /// The peer's connection that it is joined with once the message being served is done with.
+    pub(super) joins: Option<ConnectionId>,
     generation: u32,
-    _held: ConnectionHeld,
+    held: ConnectionHeld,
 }
 
 impl Moving {
@@ -84,6 +86,11 @@ impl Connection {
     /// Writes until nothing waits or the client takes no more.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.out.write_to(&mut self.stream)
+    }
+
+    /// What is left of it when it carries no more messages: the stream, and the answers that wait.
+    pub(super) fn into_parts(self) -> (ClientStream, SendBuffer, ConnectionHeld) {
+        (self.stream, self.out, self.held)
     }
 
     /// Its event source.
@@ -135,8 +142,9 @@ impl Connections {
             binding_only,
             has_moved: false,
             leaving: None,
+            joins: None,
             generation: 0,
-            _held: held,
+            held,
         };
         self.insert(registry, connection)
     }

@@ -49,6 +49,8 @@ pub struct ShellCounters {
     pub dtls_cookies: u64,
     /// Datagrams to DTLS listeners, and messages to DTLS clients, that were dropped, as in [`DtlsDrop::ALL`].
     pub dtls_drops: [u64; DtlsDrop::ALL.len()],
+    /// Connections to and from peers refused because there are too many on the whole server.
+    pub peers_refused: u64,
     /// How often a panic has cost this shard its allocations.
     pub shard_restarts: u64,
     /// Time not spent waiting, in nanoseconds.
@@ -96,8 +98,10 @@ pub struct ShardSnapshot {
     pub shell: ShellCounters,
     /// Allocations alive.
     pub allocations: usize,
-    /// Connections open.
+    /// Connections open, without client data connections.
     pub connections: usize,
+    /// Connections between TCP relays and peers, open or being made.
+    pub peer_connections: usize,
 }
 
 /// All shards at about the same moment.
@@ -156,11 +160,12 @@ impl Snapshot {
 impl ShardSnapshot {
     fn add(&mut self, other: &Self) {
         // Taken apart completely, here and below, so that a new counter cannot be forgotten.
-        let Self { turn, shell, allocations, connections } = other;
+        let Self { turn, shell, allocations, connections, peer_connections } = other;
         add_machine(&mut self.turn, turn);
         self.shell.add(shell);
         self.allocations += allocations;
         self.connections += connections;
+        self.peer_connections += peer_connections;
     }
 }
 
@@ -186,6 +191,7 @@ impl ShellCounters {
             proxy_refusals,
             dtls_cookies,
             dtls_drops,
+            peers_refused,
             shard_restarts,
             busy_nanos,
         } = other;
@@ -208,6 +214,7 @@ impl ShellCounters {
         add_each(&mut self.proxy_refusals, proxy_refusals);
         self.dtls_cookies += dtls_cookies;
         add_each(&mut self.dtls_drops, dtls_drops);
+        self.peers_refused += peers_refused;
         self.shard_restarts += shard_restarts;
         self.busy_nanos += busy_nanos;
     }
@@ -223,6 +230,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         rejections,
         allocations_created,
         allocations_ended,
+        peer_connections_begun,
+        peer_connections_ended,
         traffic,
     } = other;
     add_each(&mut sum.requests, requests);
@@ -232,6 +241,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.rejections, rejections);
     sum.allocations_created += allocations_created;
     add_each(&mut sum.allocations_ended, allocations_ended);
+    sum.peer_connections_begun += peer_connections_begun;
+    add_each(&mut sum.peer_connections_ended, peer_connections_ended);
     let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = traffic;
     sum.traffic.packets_to_peer += packets_to_peer;
     sum.traffic.bytes_to_peer += bytes_to_peer;

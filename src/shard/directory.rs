@@ -1,11 +1,11 @@
 //! What really is shared between shards: who has how much.
 //!
-//! Counts only, touched when an allocation or a connection begins or ends, never by a packet. Each count is held by a
-//! value ([`AllocationHeld`], [`ConnectionHeld`]) and given back when that value is dropped, so that a shard that
+//! Counts, and the addresses of TCP relays, touched only when an allocation or a connection begins or ends, never by a packet. Each count is held by a
+//! value ([`AllocationHeld`], [`ConnectionHeld`], …) and given back when that value is dropped, so that a shard that
 //! panics gives back what it held while it unwinds. Entries vanish at zero: the maps are as large as what is alive.
 
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -22,6 +22,9 @@ pub(super) struct Directory {
     accounts: DashMap<Arc<str>, usize>,
     connections: AtomicUsize,
     addresses: DashMap<IpAddr, usize>,
+    peer_connections: AtomicUsize,
+    /// Where the TCP relays of all shards listen.
+    tcp_relays: DashMap<SocketAddr, ()>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,17 @@ pub(super) struct ConnectionHeld {
     address: Option<IpAddr>,
 }
 
+/// One connection of a peer, counted.
+#[derive(Debug)]
+pub(super) struct PeerConnectionHeld(Arc<Directory>);
+
+/// A TCP relay, listed.
+#[derive(Debug)]
+pub(super) struct RelayListed {
+    directory: Arc<Directory>,
+    local: SocketAddr,
+}
+
 impl Directory {
     pub(super) fn new(quotas: Quotas, limits: ConnectionLimits) -> Self {
         Self {
@@ -62,6 +76,8 @@ impl Directory {
             accounts: DashMap::new(),
             connections: AtomicUsize::new(0),
             addresses: DashMap::new(),
+            peer_connections: AtomicUsize::new(0),
+            tcp_relays: DashMap::new(),
         }
     }
 
@@ -127,6 +143,37 @@ impl ConnectionHeld {
         }
         self.address = Some(address);
         Ok(())
+    }
+}
+
+/// TCP relays.
+impl Directory {
+    /// Counts a connection of a peer, unless there are `limit` already.
+    pub(super) fn hold_peer_connection(self: &Arc<Self>, limit: usize) -> Option<PeerConnectionHeld> {
+        increment_total(&self.peer_connections, limit).then(|| PeerConnectionHeld(Arc::clone(self)))
+    }
+
+    /// Lists the socket of a TCP relay, which no other has.
+    pub(super) fn list_relay(self: &Arc<Self>, local: SocketAddr) -> RelayListed {
+        self.tcp_relays.insert(local, ());
+        RelayListed { directory: Arc::clone(self), local }
+    }
+
+    /// Whether a TCP relay of some shard listens there.
+    pub(super) fn is_listed(&self, local: SocketAddr) -> bool {
+        self.tcp_relays.contains_key(&local)
+    }
+}
+
+impl Drop for PeerConnectionHeld {
+    fn drop(&mut self) {
+        self.0.peer_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for RelayListed {
+    fn drop(&mut self) {
+        self.directory.tcp_relays.remove(&self.local);
     }
 }
 

@@ -11,7 +11,7 @@ use super::reactor::Shard;
 use super::record;
 use super::start::explain;
 use crate::net::UdpSocket;
-use crate::turn::{BindError, Effect, Event, FiveTuple, RelayId, Transport};
+use crate::turn::{BindError, Effect, Event, FiveTuple, PeerTransport, RelayId, Transport};
 
 /// At most one line in this many seconds about sockets that cannot be bound; the counters have the rest.
 const BIND_WARNING_SECS: u32 = 10;
@@ -21,11 +21,20 @@ impl Shard<'_> {
     pub(super) fn drain_effects(&mut self) {
         while let Some(effect) = self.server.next_effect() {
             match effect {
-                Effect::BindRelay { relay, local, account } => {
-                    let result = self.bind_relay(relay, local, &account);
+                Effect::BindRelay { relay, local, transport, account } => {
+                    let result = match transport {
+                        PeerTransport::Udp => self.bind_relay(relay, local, &account),
+                        PeerTransport::Tcp => self.bind_tcp_relay(relay, local, &account),
+                    };
                     self.server.relay_bound(self.clock, relay, result);
                 }
                 Effect::CloseRelay { relay, account: _ } => self.close_relay(relay),
+                Effect::ConnectPeer { connection, local, to, relays_only } => {
+                    if let Err(error) = self.connect_peer(connection, local, to, relays_only) {
+                        self.server.peer_connected(self.clock, connection, Err(error));
+                    }
+                }
+                Effect::ClosePeer { connection } => self.close_peer(connection),
                 Effect::Send { to, bytes } => match to.transport {
                     Transport::Udp => self.send_now(to, &bytes),
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
@@ -54,7 +63,7 @@ impl Shard<'_> {
             .map_err(|error| self.bind_failed(local, &error))
     }
 
-    fn bind_failed(&mut self, local: SocketAddr, error: &io::Error) -> BindError {
+    pub(super) fn bind_failed(&mut self, local: SocketAddr, error: &io::Error) -> BindError {
         if error.kind() == io::ErrorKind::AddrInUse {
             return BindError::PortInUse;
         }
@@ -72,10 +81,11 @@ impl Shard<'_> {
         if self.is_sending_from(relay) {
             self.send_datagrams();
         }
-        let Some(closed) = self.relays.close(relay) else {
-            return;
+        let path = match self.relays.close(relay) {
+            Some(closed) => closed.path,
+            None => self.peers.close_relay(relay).and_then(|closed| closed.path),
         };
-        if let Some(path) = closed.path {
+        if let Some(path) = path {
             self.count_allocation(&path, false);
         }
     }
@@ -93,10 +103,14 @@ impl Shard<'_> {
     }
 
     fn note_path(&mut self, relay: RelayId, path: Option<FiveTuple>) {
-        let Some(relay) = self.relays.get_mut(relay) else {
-            return;
+        let noted = match self.relays.get_mut(relay) {
+            Some(relay) => &mut relay.path,
+            None => match self.peers.relay_mut(relay) {
+                Some(relay) => &mut relay.path,
+                None => return,
+            },
         };
-        if let Some(left) = std::mem::replace(&mut relay.path, path) {
+        if let Some(left) = std::mem::replace(noted, path) {
             self.count_allocation(&left, false);
         }
         if let Some(path) = path {

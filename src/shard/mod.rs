@@ -6,8 +6,9 @@
 //!
 //! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
 //! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` and
-//! `opening.rs` (where TLS clients and those behind proxies come from), `dtls/` (a feature). Tables: `listeners.rs`, `relays.rs`,
-//! `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`, `directory.rs`, `counters.rs`.
+//! `opening.rs` (where TLS clients and those behind proxies come from), `peers.rs` and `splices.rs` (TCP relays), `dtls/` (a
+//! feature). Tables: `listeners.rs`, `relays.rs`, `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`,
+//! `directory.rs`, `counters.rs`.
 
 mod connections;
 mod counters;
@@ -20,10 +21,12 @@ mod listeners;
 mod mailbox;
 mod opening;
 mod packets;
+mod peers;
 mod reactor;
 mod record;
 mod relays;
 mod routes;
+mod splices;
 mod start;
 mod streams;
 mod supervisor;
@@ -77,6 +80,8 @@ pub struct Settings {
     pub socket_buffer_bytes: usize,
     /// The same for each relay socket.
     pub relay_socket_buffer_bytes: usize,
+    /// Connections between TCP relays and peers, over all shards: 508 beyond, and peers are turned away.
+    pub peer_connections: usize,
     /// Counted over all shards.
     pub quotas: Quotas,
     /// For the machine in each shard.

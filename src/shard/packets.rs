@@ -307,6 +307,10 @@ impl Shard<'_> {
                 Asker::Connection(index) => self.answer_stream(index, len),
                 Asker::Nobody => {}
             },
+            Verdict::Bound { len, connection } => match asker {
+                Asker::Connection(index) => self.answer_and_join(index, len, connection),
+                _ => unreachable!("only streams are bound"),
+            },
             Verdict::Later | Verdict::Drop(_) => {}
         }
     }

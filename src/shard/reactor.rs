@@ -14,6 +14,7 @@ use super::dtls::Associations;
 use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Outgoing;
+use super::peers::Peers;
 use super::relays::Relays;
 use super::routes::Routes;
 use super::supervisor::{Home, random_seed};
@@ -43,6 +44,7 @@ pub(super) struct Shard<'h> {
     pub(super) associations: Associations,
     /// Ways back to clients behind proxies.
     pub(super) routes: Routes,
+    pub(super) peers: Peers,
     pub(super) clock: Clock,
     /// Sockets that may have more to read, served in turn.
     pub(super) ready: VecDeque<Source>,
@@ -105,6 +107,7 @@ impl<'h> Shard<'h> {
             connections: Connections::new(hasher.clone()),
             associations: Associations::new(hasher.clone(), cookie_key),
             routes: Routes::new(hasher),
+            peers: Peers::default(),
             clock,
             ready: VecDeque::with_capacity(EVENTS_MAX),
             is_mailbox_queued: false,
@@ -187,12 +190,14 @@ impl<'h> Shard<'h> {
     fn publish(&mut self) {
         let (machine, counters, earlier) = (self.server.counters(), &self.home.counters, &self.home.earlier);
         let (allocations, connections) = (self.server.allocations(), self.connections.len() + self.associations.open());
+        let peer_connections = self.server.peer_connections();
         self.home.slot().publish(|copy| {
             copy.turn.clone_from(machine);
             add_machine(&mut copy.turn, earlier);
             copy.shell.clone_from(counters);
             copy.allocations = allocations;
             copy.connections = connections;
+            copy.peer_connections = peer_connections;
         });
     }
 
@@ -213,6 +218,9 @@ impl<'h> Shard<'h> {
                 }
             }
             Source::Connection { index, generation } => self.notice_connection(event, index, generation),
+            Source::TcpRelay { index, generation } => self.notice_tcp_relay(index, generation),
+            Source::Peer { index, generation } => self.notice_peer(event, index, generation, false),
+            Source::PeerClient { index, generation } => self.notice_peer(event, index, generation, true),
         }
         false
     }
@@ -242,6 +250,10 @@ impl<'h> Shard<'h> {
                 },
                 Source::Relay { index, generation } => self.read_relay(index, generation),
                 Source::Connection { index, generation } => self.read_connection(index, generation),
+                Source::TcpRelay { index, generation } => self.accept_peers(index, generation),
+                Source::Peer { index, generation } | Source::PeerClient { index, generation } => {
+                    self.serve_peer(index, generation)
+                }
             };
             if has_more {
                 self.ready.push_back(source);
@@ -260,6 +272,8 @@ impl<'h> Shard<'h> {
                         connection.is_queued = false;
                     }
                 }
+                // They have seen to it themselves.
+                Source::TcpRelay { .. } | Source::Peer { .. } | Source::PeerClient { .. } => {}
             }
         }
     }
@@ -283,6 +297,7 @@ impl<'h> Shard<'h> {
                     self.queue_listener(index);
                 }
             }
+            self.queue_tcp_relays();
         }
     }
 

@@ -43,6 +43,22 @@ pub(super) fn log(life: u32, event: &Event) {
             client = to.map(|to| tracing::field::display(to.client)),
             account = %Account(account),
         ),
+        Event::PeerConnected { relay, path, peer, is_incoming } => info!(
+            event = "peer_connected",
+            session = %Session(life, *relay),
+            client = %path.client,
+            peer = %peer,
+            is_incoming,
+        ),
+        Event::PeerDisconnected { relay, path, peer, why, traffic } => info!(
+            event = "peer_disconnected",
+            session = %Session(life, *relay),
+            why = why.label(),
+            client = %path.client,
+            peer = %peer,
+            bytes_to_peer = traffic.bytes_to_peer,
+            bytes_to_client = traffic.bytes_to_client,
+        ),
         Event::PeerRefused { path, peer, why } => debug!(
             event = "peer_refused",
             why = why.label(),

@@ -17,7 +17,7 @@ use super::start::explain;
 use crate::net::{ClientStream, SocketErrorKind, clock, tcp};
 use crate::stun::stream::Cookie;
 use crate::stun::{FirstByte, Message, Method};
-use crate::turn::{FiveTuple, IpFields, Now, Transport};
+use crate::turn::{ConnectionId, FiveTuple, IpFields, Now, Transport};
 
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -243,6 +243,10 @@ impl Shard<'_> {
             return false;
         };
         connection.partial = partial;
+        if let Some(id) = connection.joins {
+            self.join(index, id, &bytes[used..]);
+            return false;
+        }
         if let Some((shard, mut unread)) = connection.leaving.take() {
             unread.extend_from_slice(&bytes[used..]);
             self.move_out(index, shard, unread);
@@ -272,13 +276,14 @@ impl Shard<'_> {
         // Streams have no traffic class of their own messages (TURN-8656-15-01).
         let slot = self.insert(path.client, path.server, message, IpFields::default());
         self.serve_client(path, slot, Asker::Connection(index));
-        match self.connections.get_mut(index).and_then(|connection| connection.leaving.as_mut()) {
-            Some((_, unread)) => {
-                unread.extend_from_slice(message);
-                false
-            }
-            None => true,
+        let Some(connection) = self.connections.get_mut(index) else {
+            return true;
+        };
+        if let Some((_, unread)) = &mut connection.leaving {
+            unread.extend_from_slice(message);
+            return false;
         }
+        connection.joins.is_none()
     }
 
     /// Queues relayed data in a slot for a client, or drops it when the client does not keep up.
@@ -310,6 +315,14 @@ impl Shard<'_> {
         }
     }
 
+    /// Queues the reply; it is the last message of this connection.
+    pub(super) fn answer_and_join(&mut self, index: usize, len: usize, connection: ConnectionId) {
+        self.answer_stream(index, len);
+        if let Some(client) = self.connections.get_mut(index) {
+            client.joins = Some(connection);
+        }
+    }
+
     /// Queues a message that lies in no slot.
     pub(super) fn send_to_stream(&mut self, to: &FiveTuple, bytes: &[u8]) {
         let Some(index) = self.connections.index_of(to) else {
@@ -317,7 +330,12 @@ impl Shard<'_> {
             return;
         };
         if let Some(connection) = self.connections.get_mut(index) {
-            connection.out.push_control(bytes);
+            // Who is told of what others do, and does not listen, is told no more: only answers must not be lost.
+            if !is_indication(bytes) {
+                connection.out.push_control(bytes);
+            } else if !connection.out.push_data(bytes) {
+                self.home.counters.send_buffer_drops += 1;
+            }
             self.mark_dirty(index);
         }
     }
@@ -403,7 +421,29 @@ impl Shard<'_> {
     }
 }
 
+/// Whether a message of our own answers nobody's question.
+fn is_indication(message: &[u8]) -> bool {
+    matches!(message, [first, second, ..] if first & 0x01 == 0 && second & 0x10 != 0)
+}
+
 /// ALPN-7443-2-04: what a client of `stun.nat-discovery` may say.
 pub(super) fn is_binding(message: &[u8]) -> bool {
     Message::parse(message).is_ok_and(|message| message.method() == Method::Binding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stun::{Class, MessageWriter, Seal, TransactionId};
+
+    #[test]
+    fn indications_are_told_from_answers() {
+        for method in [Method::Data, Method::ConnectionAttempt, Method::Connect, Method::Allocate] {
+            for class in [Class::Request, Class::Indication, Class::Success, Class::Error] {
+                let mut message = [0; 64];
+                MessageWriter::new(&mut message, method, class, TransactionId([0; 12])).finish(Seal::None, false);
+                assert_eq!(is_indication(&message), class == Class::Indication, "{method:?} {class:?}");
+            }
+        }
+    }
 }

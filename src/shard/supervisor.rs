@@ -49,6 +49,7 @@ pub(super) struct Bounds {
     pub(super) relay_socket_buffer_bytes: usize,
     pub(super) send_buffer_bytes: usize,
     pub(super) idle_secs: u32,
+    pub(super) peer_connections: usize,
 }
 
 impl Home {
@@ -87,6 +88,7 @@ impl Bounds {
             relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
             send_buffer_bytes: settings.connections.send_buffer_bytes,
             idle_secs: settings.connections.idle_secs,
+            peer_connections: settings.peer_connections,
         }
     }
 }
@@ -113,6 +115,7 @@ pub(super) fn run(mut home: Home) {
             copy.shell = home.counters.clone();
             copy.allocations = 0;
             copy.connections = 0;
+            copy.peer_connections = 0;
         });
         error!(
             event = "shard_restarted",

@@ -9,7 +9,7 @@ const _: () = assert!(usize::BITS == 64, "tokens carry a kind, a generation and 
 /// Whose socket is ready. Kinds have spaces of their own, so that no relay can be taken for a listener.
 ///
 /// Relays and connections carry a generation, because an event may still be on its way when their place in the table
-/// has been given to another. It is cut to 30 bits: it only has to tell apart what one look at epoll can mix up.
+/// has been given to another. It is cut to 29 bits: it only has to tell apart what one look at epoll can mix up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The mailbox has something.
@@ -20,17 +20,36 @@ pub(super) enum Source {
     Relay { index: usize, generation: u32 },
     /// A TCP connection.
     Connection { index: usize, generation: u32 },
+    /// The socket of a TCP relay: peers may wait to be accepted.
+    TcpRelay { index: usize, generation: u32 },
+    /// A connection with a peer, by its place in [`super::peers::Peers`].
+    Peer { index: usize, generation: u32 },
+    /// The client data connection joined with that.
+    PeerClient { index: usize, generation: u32 },
 }
 
-const GENERATION_MASK: u32 = (1 << 30) - 1;
+const GENERATION_MASK: u32 = (1 << 29) - 1;
 
 impl Source {
     pub(super) const fn relay(id: RelayId) -> Self {
-        Self::Relay { index: id.index(), generation: (id.to_token() >> 32) as u32 & GENERATION_MASK }
+        Self::Relay { index: id.index(), generation: Self::cut((id.to_token() >> 32) as u32) }
+    }
+
+    pub(super) const fn tcp_relay(id: RelayId) -> Self {
+        Self::TcpRelay { index: id.index(), generation: Self::cut((id.to_token() >> 32) as u32) }
+    }
+
+    pub(super) const fn peer(index: usize, generation: u32) -> Self {
+        Self::Peer { index, generation: Self::cut(generation) }
+    }
+
+    /// What a token has room for.
+    pub(super) const fn cut(generation: u32) -> u32 {
+        generation & GENERATION_MASK
     }
 
     pub(super) const fn connection(index: usize, generation: u32) -> Self {
-        Self::Connection { index, generation: generation & GENERATION_MASK }
+        Self::Connection { index, generation: Self::cut(generation) }
     }
 
     pub(super) const fn token(self) -> Token {
@@ -39,18 +58,24 @@ impl Source {
             Self::Listener(index) => (1, 0, index),
             Self::Relay { index, generation } => (2, generation, index),
             Self::Connection { index, generation } => (3, generation, index),
+            Self::TcpRelay { index, generation } => (4, generation, index),
+            Self::Peer { index, generation } => (5, generation, index),
+            Self::PeerClient { index, generation } => (6, generation, index),
         };
-        Token(kind << 62 | (generation as usize) << 32 | index)
+        Token(kind << 61 | (generation as usize) << 32 | index)
     }
 
     pub(super) const fn of(Token(token): Token) -> Self {
         let index = token & 0xFFFF_FFFF;
         let generation = (token >> 32) as u32 & GENERATION_MASK;
-        match token >> 62 {
+        match token >> 61 {
             0 => Self::Mailbox,
             1 => Self::Listener(index),
             2 => Self::Relay { index, generation },
-            _ => Self::Connection { index, generation },
+            3 => Self::Connection { index, generation },
+            4 => Self::TcpRelay { index, generation },
+            5 => Self::Peer { index, generation },
+            _ => Self::PeerClient { index, generation },
         }
     }
 }
@@ -70,6 +95,9 @@ mod tests {
             Source::relay(relay),
             Source::connection(0, 0),
             Source::connection(5, u32::MAX),
+            Source::tcp_relay(relay),
+            Source::peer(5, u32::MAX),
+            Source::PeerClient { index: 5, generation: Source::cut(u32::MAX) },
         ];
         for (place, source) in sources.iter().enumerate() {
             assert_eq!(Source::of(source.token()), *source);

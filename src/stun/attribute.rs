@@ -35,6 +35,7 @@ impl AttributeType {
     pub const RESERVATION_TOKEN: Self = Self(0x0022);
     pub const PADDING: Self = Self(0x0026);
     pub const RESPONSE_PORT: Self = Self(0x0027);
+    pub const CONNECTION_ID: Self = Self(0x002A);
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
     pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
     pub const PASSWORD_ALGORITHMS: Self = Self(0x8002);
@@ -109,7 +110,7 @@ pub fn read_xor_address(value: &[u8], transaction_id: TransactionId) -> Result<S
     read_address(value).map(|address| xor(address, transaction_id))
 }
 
-/// Reads a 32-bit value: LIFETIME, CHANNEL-NUMBER, REQUESTED-TRANSPORT, the address families.
+/// Reads a 32-bit value: LIFETIME, CHANNEL-NUMBER, REQUESTED-TRANSPORT, CONNECTION-ID, the address families.
 ///
 /// # Errors
 /// Any other length than 4.

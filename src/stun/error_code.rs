@@ -1,4 +1,4 @@
-//! The error codes a server of ours can answer with (RFC 8489 §14.8, RFC 8656 §19).
+//! The error codes a server of ours can answer with (RFC 8489 §14.8, RFC 8656 §19, RFC 6062 §6.3).
 
 /// An ERROR-CODE value with its registered name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +28,10 @@ pub enum ErrorCode {
     UnsupportedTransportProtocol = 442,
     /// The peer's family is not among the allocation's.
     PeerAddressFamilyMismatch = 443,
+    /// There is a connection to this peer already, or one is being made.
+    ConnectionAlreadyExists = 446,
+    /// The peer could not be connected to, or not in time.
+    ConnectionTimeoutOrFailure = 447,
     /// This user has as many allocations as allowed.
     AllocationQuotaReached = 486,
     /// A temporary fault of the server.
@@ -38,7 +42,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, ascending.
-    pub const ALL: [ErrorCode; 15] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::TryAlternate,
         ErrorCode::BadRequest,
         ErrorCode::Unauthenticated,
@@ -51,6 +55,8 @@ impl ErrorCode {
         ErrorCode::WrongCredentials,
         ErrorCode::UnsupportedTransportProtocol,
         ErrorCode::PeerAddressFamilyMismatch,
+        ErrorCode::ConnectionAlreadyExists,
+        ErrorCode::ConnectionTimeoutOrFailure,
         ErrorCode::AllocationQuotaReached,
         ErrorCode::ServerError,
         ErrorCode::InsufficientCapacity,
@@ -76,6 +82,8 @@ impl ErrorCode {
             Self::WrongCredentials => "Wrong Credentials",
             Self::UnsupportedTransportProtocol => "Unsupported Transport Protocol",
             Self::PeerAddressFamilyMismatch => "Peer Address Family Mismatch",
+            Self::ConnectionAlreadyExists => "Connection Already Exists",
+            Self::ConnectionTimeoutOrFailure => "Connection Timeout or Failure",
             Self::AllocationQuotaReached => "Allocation Quota Reached",
             Self::ServerError => "Server Error",
             Self::InsufficientCapacity => "Insufficient Capacity",

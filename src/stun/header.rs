@@ -43,11 +43,17 @@ pub enum Method {
     CreatePermission = 0x008,
     /// RFC 8656 §12.
     ChannelBind = 0x009,
+    /// RFC 6062 §5.2.
+    Connect = 0x00A,
+    /// RFC 6062 §5.4.
+    ConnectionBind = 0x00B,
+    /// RFC 6062 §5.3, indication to the client only.
+    ConnectionAttempt = 0x00C,
 }
 
 impl Method {
     /// Every method, in the order of their code points.
-    pub const ALL: [Method; 7] = [
+    pub const ALL: [Method; 10] = [
         Method::Binding,
         Method::Allocate,
         Method::Refresh,
@@ -55,6 +61,9 @@ impl Method {
         Method::Data,
         Method::CreatePermission,
         Method::ChannelBind,
+        Method::Connect,
+        Method::ConnectionBind,
+        Method::ConnectionAttempt,
     ];
 
     pub(super) const fn from_code(code: u16) -> Option<Self> {
@@ -66,8 +75,16 @@ impl Method {
             0x007 => Self::Data,
             0x008 => Self::CreatePermission,
             0x009 => Self::ChannelBind,
+            0x00A => Self::Connect,
+            0x00B => Self::ConnectionBind,
+            0x00C => Self::ConnectionAttempt,
             _ => return None,
         })
+    }
+
+    /// Whether clients may send it as a request; the others are indications only.
+    pub const fn is_requested(self) -> bool {
+        !matches!(self, Self::Send | Self::Data | Self::ConnectionAttempt)
     }
 
     /// The method's name in lower case with underscores, as metrics and logs use it.
@@ -80,6 +97,9 @@ impl Method {
             Self::Data => "data",
             Self::CreatePermission => "create_permission",
             Self::ChannelBind => "channel_bind",
+            Self::Connect => "connect",
+            Self::ConnectionBind => "connection_bind",
+            Self::ConnectionAttempt => "connection_attempt",
         }
     }
 }

@@ -11,17 +11,21 @@ use super::authenticate::{Authenticated, Sealing};
 use super::mobility::{Mobile, current_ticket};
 use super::ports::Wish;
 use super::request::{Answering, Outcome, Success};
-use super::{BindError, Clock, Effect, Event, FiveTuple, Letter, Lifetimes, Reason, RelayId, ReplyBuffer, Server};
+use super::{
+    BindError, Clock, Effect, Event, FiveTuple, Letter, Lifetimes, PeerTransport, Reason, RelayId, ReplyBuffer, Server,
+};
 use crate::stun::{AddressFamily, AttributeType, ErrorCode};
 
 /// Ports tried before Allocate is answered 508, when other programs sit in our range.
 const BIND_ATTEMPTS_MAX: u8 = 8;
 const PROTOCOL_UDP: u8 = 17;
+const PROTOCOL_TCP: u8 = 6;
 
 /// An allocation whose socket the shell is binding.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) path: FiveTuple,
+    transport: PeerTransport,
     /// `None` while another shard is asked for it.
     pub(super) relay: Option<Relay>,
     /// Of a dual allocation, what is bound already while `relay` is the second.
@@ -122,15 +126,16 @@ impl Server {
         let asked_family = request.first_u32(AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         let lifetime_secs = self.config.lifetimes.grant(request.first_u32(AttributeType::LIFETIME)?);
         let lifetime_secs = request.owner().cap(clock, lifetime_secs);
-        // The first byte counts, the other three are reserved and ignored (TURN-8656-18-01).
-        if transport.to_be_bytes()[0] != PROTOCOL_UDP {
-            return Err(ErrorCode::UnsupportedTransportProtocol);
-        }
+        let transport = self.requested_transport(path, request, transport)?;
         // Every platform this runs on can set DF, so the attribute needs no more than its form (A19, TURN-8656-7.2-07).
         if request.first(AttributeType::DONT_FRAGMENT).is_some_and(|value| !value.is_empty()) {
             return Err(ErrorCode::BadRequest);
         }
         let wants_ticket = self.wants_ticket(request)?;
+        // With its control connection a TCP allocation loses its data connections (TCP-6062-5.5-01): nothing could move.
+        if wants_ticket && transport == PeerTransport::Tcp {
+            return Err(ErrorCode::MobilityForbidden);
+        }
         let has = |kind| request.first(kind).is_some();
         let token = request.first(AttributeType::RESERVATION_TOKEN).map(<[u8; 8]>::try_from).transpose();
         let token = token.map_err(|_| ErrorCode::BadRequest)?.map(u64::from_be_bytes);
@@ -203,6 +208,7 @@ impl Server {
         let username = owner.username.clone();
         let name = self.allocations.reserve(Pending {
             path,
+            transport,
             relay,
             first_half: None,
             second_family,
@@ -231,13 +237,39 @@ impl Server {
         Ok(())
     }
 
+    /// What a relay is to speak.
+    fn requested_transport(
+        &self,
+        path: FiveTuple,
+        request: &Authenticated<'_, '_>,
+        requested: u32,
+    ) -> Result<PeerTransport, ErrorCode> {
+        let allowed = &self.config.relay_transports;
+        // The first byte counts, the other three are reserved and ignored (TURN-8656-18-01).
+        match requested.to_be_bytes()[0] {
+            PROTOCOL_UDP if !allowed.udp => Err(ErrorCode::Forbidden),
+            PROTOCOL_UDP => Ok(PeerTransport::Udp),
+            PROTOCOL_TCP if allowed.tcp.is_none() => Err(ErrorCode::UnsupportedTransportProtocol),
+            PROTOCOL_TCP => {
+                let datagrams_only =
+                    [AttributeType::DONT_FRAGMENT, AttributeType::EVEN_PORT, AttributeType::RESERVATION_TOKEN];
+                // TCP-6062-5.1-03, 5.1-04
+                if !path.transport.is_stream() || datagrams_only.iter().any(|kind| request.first(*kind).is_some()) {
+                    return Err(ErrorCode::BadRequest);
+                }
+                Ok(PeerTransport::Tcp)
+            }
+            _ => Err(ErrorCode::UnsupportedTransportProtocol),
+        }
+    }
+
     /// Gives a pending allocation its port, and asks for the socket.
     pub(super) fn bind_pending(&mut self, name: RelayId, relay: Relay) {
         let pending = self.allocations.pending_mut(name).expect("only called for a pending one");
         pending.relay = Some(relay);
-        let account = pending.owner.account.clone();
+        let (transport, account) = (pending.transport, pending.owner.account.clone());
         let name = name.of_family(relay.address.family());
-        self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), account });
+        self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), transport, account });
     }
 
     fn has_family(&self, family: AddressFamily) -> bool {
@@ -365,8 +397,8 @@ impl Server {
         let told = Told { token, refused: pending.refused };
         let relays = pending.first_half.into_iter().chain([bound]);
         let halves: ArrayVec<Half, 2> = relays.map(|relay| Half::new(relay, expires)).collect();
-        let mut allocation =
-            Allocation::new(path, pending.owner.clone(), answering.transaction_id, halves.clone(), told);
+        let (owner, transport) = (pending.owner.clone(), pending.transport);
+        let mut allocation = Allocation::new(path, owner, transport, answering.transaction_id, halves.clone(), told);
         // It may have been switched off meanwhile.
         if pending.wants_ticket && self.config.mobility.is_some() {
             allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));
@@ -438,7 +470,7 @@ impl Server {
         }
     }
 
-    fn send_response(
+    pub(super) fn send_response(
         &mut self,
         to: FiveTuple,
         answering: Answering,

@@ -9,7 +9,7 @@ use super::access_token::Grant;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
-use super::{FiveTuple, Now, RelayAddress, Traffic};
+use super::{FiveTuple, Now, PeerTransport, RelayAddress, Traffic};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Whose it is. Cloning is cheap.
@@ -48,6 +48,8 @@ pub(super) struct Allocation {
     /// Where its client is, or was if it is out of reach ([`Allocation::client`]).
     pub(super) path: FiveTuple,
     pub(super) owner: Owner,
+    /// What its relays speak.
+    pub(super) transport: PeerTransport,
     /// The request that made it: the same one again is a retransmission (TURN-8656-7.2-03).
     pub(super) created_by: TransactionId,
     /// What its response said besides, which retransmissions get again.
@@ -123,6 +125,7 @@ impl Allocation {
     pub(super) fn new(
         path: FiveTuple,
         owner: Owner,
+        transport: PeerTransport,
         created_by: TransactionId,
         halves: ArrayVec<Half, 2>,
         told: Told,
@@ -130,6 +133,7 @@ impl Allocation {
         Self {
             path,
             owner,
+            transport,
             created_by,
             told,
             halves,

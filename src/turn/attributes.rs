@@ -66,5 +66,6 @@ fn is_known(kind: AttributeType) -> bool {
             | A::USERHASH
             | A::XOR_MAPPED_ADDRESS
             | A::RESERVATION_TOKEN
+            | A::CONNECTION_ID
     )
 }

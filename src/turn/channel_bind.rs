@@ -3,7 +3,7 @@
 use super::allocation::BindRefusal;
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, FiveTuple, Server};
+use super::{Clock, FiveTuple, PeerTransport, Server};
 use crate::stun::{AttributeType, ChannelNumber, ErrorCode};
 
 impl Server {
@@ -17,6 +17,10 @@ impl Server {
         let channel_number =
             if self.config.compatibility.rfc_5766_channels { ChannelNumber::of_rfc_5766 } else { ChannelNumber::new };
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        // TCP-6062-5.5-03
+        if allocation.transport != PeerTransport::Udp {
+            return Err(ErrorCode::Forbidden);
+        }
         let number = request.first_u32(AttributeType::CHANNEL_NUMBER)?.ok_or(ErrorCode::BadRequest)?;
         // The lower half is reserved and ignored (TURN-8656-18-01).
         let number = channel_number((number >> 16) as u16).ok_or(ErrorCode::BadRequest)?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, Redirect};
+use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, Redirect, RelayTransports};
 use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -23,6 +23,8 @@ pub struct Config {
     pub relays: Vec<RelayAddress>,
     /// Ports of relayed transport addresses, of all shards together.
     pub ports: PortRange,
+    /// What relays may speak towards peers.
+    pub relay_transports: RelayTransports,
     /// Whether clients are told what ICMP says about their datagrams (RFC 8656 §11.5).
     pub icmp: bool,
     /// Whether DONT-FRAGMENT is understood; without, it is an unknown attribute (TURN-8656-7.2-07).
@@ -54,6 +56,24 @@ impl Config {
     /// Whether clients from here may not allocate.
     pub(super) fn is_denied_client(&self, ip: IpAddr) -> bool {
         self.denied_clients.iter().any(|prefix| prefix.contains(&ip))
+    }
+
+    /// Whether this can be a relayed transport address of ours.
+    pub(super) fn is_relayed(&self, peer: SocketAddr) -> bool {
+        self.is_relay_ip(peer.ip()) && self.ports.contains(peer.port())
+    }
+
+    /// Where this machine itself reaches a peer: our own relayed addresses where their sockets are bound, since a host
+    /// behind 1:1 NAT may not reach its own public address.
+    pub(super) fn to_bound(&self, peer: SocketAddr) -> SocketAddr {
+        let own = self.relays.iter().find(|relay| relay.advertise == peer.ip() && self.ports.contains(peer.port()));
+        own.map_or(peer, |relay| SocketAddr::new(relay.bind, peer.port()))
+    }
+
+    /// The reverse of [`Config::to_bound`].
+    pub(super) fn to_advertised(&self, from: SocketAddr) -> SocketAddr {
+        let own = self.relays.iter().find(|relay| relay.bind == from.ip() && self.ports.contains(from.port()));
+        own.map_or(from, |relay| SocketAddr::new(relay.advertise, from.port()))
     }
 
     /// Whether a client may have a permission for, or a channel to, this peer. A port of 0 stands for any.

@@ -62,6 +62,10 @@ vocabulary! {
         RetransmissionPending = "retransmission_pending",
         /// A datagram too large for the framing in front of the client.
         TooLarge = "too_large",
+        /// A Send indication on a TCP allocation, or a datagram for one.
+        TcpRelay = "tcp_relay",
+        /// A peer connected to a TCP relay that has as many connections as allowed.
+        TooManyConnections = "too_many_connections",
         /// A peer of the other family, which no socket of the allocation can reach.
         PeerFamily = "peer_family",
         /// An ICMP message of a type that clients are not told of, or the configuration tells them none.
@@ -115,6 +119,24 @@ vocabulary! {
     }
 }
 
+vocabulary! {
+    /// Why a connection between a TCP relay and a peer ended, or was not made.
+    ConnectionEnd {
+        /// The peer or the client closed it.
+        Closed = "closed",
+        /// The peer could not be connected to.
+        ConnectFailed = "connect_failed",
+        /// The peer did not answer in time.
+        ConnectTimeout = "connect_timeout",
+        /// No ConnectionBind came in time (TCP-6062-5.2-08, 5.3-04).
+        NeverBound = "never_bound",
+        /// Its allocation ended (TCP-6062-5.5-01).
+        AllocationEnded = "allocation_ended",
+        /// The peer policy changed.
+        PeerRefused = "peer_refused",
+    }
+}
+
 /// Sums since the server was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -132,6 +154,10 @@ pub struct Counters {
     pub allocations_created: u64,
     /// Allocations ended, as in [`EndReason::ALL`].
     pub allocations_ended: [u64; EndReason::ALL.len()],
+    /// Connections between TCP relays and peers accepted, or begun to be made.
+    pub peer_connections_begun: u64,
+    /// Those that have ended, as in [`ConnectionEnd::ALL`].
+    pub peer_connections_ended: [u64; ConnectionEnd::ALL.len()],
     /// Application data relayed; relay-to-relay counts once in each direction, as both clients saw it.
     pub traffic: Traffic,
 }

@@ -1,4 +1,4 @@
-//! RFC 8656 as a machine: told packets and the time, it answers with verdicts.
+//! RFC 8656 and RFC 6062 as a machine: told packets and the time, it answers with verdicts.
 //!
 //! No socket, clock, lock, thread, random source or secret-bearing log in this room, and of ours it imports only
 //! `stun`. Whoever runs a [`Server`] (a shard thread, the simulation, a test) owns the sockets, passes the time and a
@@ -12,8 +12,9 @@
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
-//! `request.rs` (how a request is taken apart and answered), `authenticate/`, then one file a method. Tables:
-//! `allocation.rs`, `allocations.rs`, `reservations.rs`, `elsewhere.rs`, `ports.rs`, `timers.rs`.
+//! `request.rs` (how a request is taken apart and answered), `authenticate/`, then one file a method (that of Connect
+//! also has what else concerns connections to peers). Tables: `allocation.rs`, `allocations.rs`,
+//! `peer_connections.rs`, `reservations.rs`, `elsewhere.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
 
@@ -32,6 +33,9 @@ mod binding;
 mod channel_bind;
 mod classic;
 mod config;
+mod connect;
+mod connection_attempt;
+mod connection_bind;
 mod counters;
 mod create_permission;
 mod credentials;
@@ -42,11 +46,13 @@ mod letter;
 mod mobility;
 mod nonce;
 mod packet;
+mod peer_connections;
 mod peer_policy;
 mod ports;
 mod redirect;
 mod refresh;
 mod relay;
+mod relay_transports;
 mod request;
 mod reservations;
 mod send;
@@ -61,12 +67,14 @@ pub use behavior::{BehaviorDiscovery, ServerAddress};
 pub use config::{
     Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex,
 };
-pub use counters::{Counters, EndReason, Reason, Rejection};
+pub use counters::{ConnectionEnd, Counters, EndReason, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
+pub use peer_connections::ConnectionId;
 pub use peer_policy::{PeerPolicy, PeerRefusal};
 pub use redirect::{Alternate, Redirect, RedirectWhen};
+pub use relay_transports::{PeerPorts, PeerTransport, RelayTransports, TcpRelays};
 pub use server::Server;
 
 use crate::stun::AddressFamily;
@@ -101,7 +109,7 @@ pub struct Clock {
     pub unix_secs: u64,
 }
 
-/// The transport between client and server. (Towards the peer it is always UDP for now.)
+/// The transport between client and server; that towards peers is [`PeerTransport`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// Datagrams; the client may retransmit.
@@ -248,6 +256,15 @@ pub enum Verdict {
         /// Length in bytes.
         len: usize,
     },
+    /// Answer the sender with the first `len` bytes of the reply buffer. From then on its connection carries no more
+    /// messages, but the bytes of this connection to a peer, both ways and from the very next one on
+    /// (TCP-6062-5.4-04); [`Server::peer_relayed`] counts them, [`Server::peer_closed`] ends it. Streams only.
+    Bound {
+        /// Length in bytes.
+        len: usize,
+        /// Whose data it carries.
+        connection: ConnectionId,
+    },
     /// Nothing now; an [`Effect::Send`] will answer.
     Later,
     /// Nothing at all.
@@ -258,13 +275,16 @@ pub enum Verdict {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Count this user's new allocation, unless its [`RelayId::other_half`] is counted already, and bind a UDP socket to
-    /// `local`; then call [`Server::relay_bound`].
+    /// Count this user's new allocation, unless its [`RelayId::other_half`] is counted already, and bind a socket to
+    /// `local`; then call [`Server::relay_bound`]. A TCP socket is to listen, and what it accepts is shown to
+    /// [`Server::peer_accepted`].
     BindRelay {
         /// Its name from now on; the socket's event token.
         relay: RelayId,
         /// The local address, port included.
         local: SocketAddr,
+        /// UDP or TCP.
+        transport: PeerTransport,
         /// For quotas: the account the allocation counts for.
         account: Arc<str>,
     },
@@ -275,6 +295,25 @@ pub enum Effect {
         relay: RelayId,
         /// As in the `BindRelay` before.
         account: Arc<str>,
+    },
+    /// Connect to a peer from the address of a TCP relay, without waiting; then call [`Server::peer_connected`]. Not
+    /// later than the configured time: then [`Effect::ClosePeer`] takes the question back.
+    ConnectPeer {
+        /// Its name from now on.
+        connection: ConnectionId,
+        /// As in the `BindRelay` before.
+        local: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// Only if a TCP relay of this server is bound to that address, of whatever shard: of this machine nothing else
+        /// is to be reached.
+        relays_only: bool,
+    },
+    /// Close a connection to a peer, accepted, being made, or joined with a client data connection, which ends with it.
+    /// One that the shell does not have (any more) is closed already.
+    ClosePeer {
+        /// Its name.
+        connection: ConnectionId,
     },
     /// Send a message that was not the answer to the call it came from.
     Send {
@@ -303,6 +342,15 @@ pub enum BindError {
     /// The account has as many allocations as allowed: 486.
     UserQuotaReached,
     /// The whole server has as many allocations as allowed, or is out of descriptors or memory: 508.
+    OutOfCapacity,
+}
+
+/// Why [`Effect::ConnectPeer`] came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The peer or the network said no: 447.
+    Failed,
+    /// There are as many connections as allowed on the whole server, or no descriptors or memory: 508.
     OutOfCapacity,
 }
 
@@ -349,7 +397,31 @@ pub enum Event {
         /// The account the allocation counts for, as before.
         account: Arc<str>,
     },
-    /// A permission or channel towards this peer was refused by policy. Everyday traffic (L13): DEBUG at most.
+    /// A TCP relay has a connection to a peer, which waits for its client.
+    PeerConnected {
+        /// Its relay.
+        relay: RelayId,
+        /// The client's control connection.
+        path: FiveTuple,
+        /// The peer.
+        peer: SocketAddr,
+        /// The peer came to the relay; otherwise the client had asked for it.
+        is_incoming: bool,
+    },
+    /// Such a connection is over.
+    PeerDisconnected {
+        /// Its relay.
+        relay: RelayId,
+        /// The client's control connection.
+        path: FiveTuple,
+        /// The peer.
+        peer: SocketAddr,
+        /// Why.
+        why: ConnectionEnd,
+        /// Bytes both ways; of packets nothing is known.
+        traffic: Traffic,
+    },
+    /// A permission, channel or connection towards this peer was refused by policy. Everyday traffic (L13): DEBUG at most.
     PeerRefused {
         /// The asking client.
         path: FiveTuple,

@@ -29,6 +29,8 @@ pub enum PeerRefusal {
     Own,
     /// Matches a `deny` prefix.
     Denied,
+    /// A port that TCP relays do not connect to (abuse S3).
+    Port,
 }
 
 impl PeerRefusal {
@@ -39,6 +41,7 @@ impl PeerRefusal {
             Self::Disguised => "disguised_ipv4",
             Self::Own => "own_address",
             Self::Denied => "denied",
+            Self::Port => "port",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
-use super::{Clock, FiveTuple, IpFields, Packet, Reason, RelayId, Server, Verdict};
+use super::{Clock, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
 };
@@ -90,6 +90,7 @@ impl Server {
         bytes: Range<usize>,
     ) -> Verdict {
         match self.allocations.live_by_relayed(clock.now, relayed) {
+            Some((_, allocation)) if allocation.transport != PeerTransport::Udp => Verdict::Drop(Reason::TcpRelay),
             Some((relay, _)) => self.forward_to_client(clock, relay, from, packet, bytes),
             None => match self.lent.get(&relayed) {
                 Some((shard, _)) => Verdict::ToRelay { shard: *shard, relayed, from, bytes, ip: packet.ip() },

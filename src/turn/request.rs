@@ -4,7 +4,7 @@ use super::allocation::Told;
 use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
 use super::authenticate::{Denial, Sealing, authenticate, authenticate_binding};
 use super::mobility::{Ticket, Whose, presumed_owner, shown_ticket};
-use super::{Clock, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
+use super::{Clock, ConnectionId, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
 };
@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Success(Success),
+    /// The connection it came on is a client data connection now.
+    Bound(ConnectionId),
     Failure(ErrorCode),
     /// An effect will answer.
     Later,
@@ -45,6 +47,10 @@ pub(super) enum Success {
     },
     CreatePermission,
     ChannelBind,
+    Connect {
+        connection: ConnectionId,
+    },
+    ConnectionBind,
 }
 
 /// What a response must take over from its request.
@@ -74,7 +80,7 @@ impl Server {
             return Verdict::Drop(Reason::BadFingerprint);
         }
         match (message.class(), message.method()) {
-            (Class::Request, Method::Send | Method::Data) => Verdict::Drop(Reason::UnexpectedClass),
+            (Class::Request, method) if !method.is_requested() => Verdict::Drop(Reason::UnexpectedClass),
             (Class::Request, _) => self.on_request(clock, path, &message, reply),
             (Class::Indication, Method::Send) => {
                 let sent = super::send::read_send_indication(&self.config, &message, packet.range().start);
@@ -86,7 +92,7 @@ impl Server {
 
     /// STUN-8489-14-03: a request with a sound header and broken attributes is told so; anything else is dropped.
     fn on_malformed(&mut self, clock: Clock, path: FiveTuple, header: Header, reply: &mut ReplyBuffer) -> Verdict {
-        if header.class != Class::Request || matches!(header.method, Method::Send | Method::Data) {
+        if header.class != Class::Request || !header.method.is_requested() {
             return Verdict::Drop(Reason::MalformedAttribute);
         }
         self.counters.requests[method_index(header.method)] += 1;
@@ -98,6 +104,9 @@ impl Server {
     }
 
     fn on_request(&mut self, clock: Clock, path: FiveTuple, message: &Message<'_>, reply: &mut ReplyBuffer) -> Verdict {
+        if let Some(shard) = self.shard_of_connection(clock, &path, message) {
+            return Verdict::NotMine { shard };
+        }
         self.counters.requests[method_index(message.method())] += 1;
         let answering = Answering {
             method: message.method(),
@@ -126,6 +135,7 @@ impl Server {
         let shown = shown_ticket(&self.config, message);
         let whose = self.whose(clock, &path, shown);
         let live_owner = match whose {
+            Whose::Ours if message.method() == Method::ConnectionBind => self.owner_of_connection(message).cloned(),
             Whose::Ours => self.live_owner(clock, &path, shown).cloned(),
             Whose::Carried(shard) => return Verdict::NotMine { shard },
             Whose::Shown(_) => presumed_owner(message),
@@ -162,13 +172,25 @@ impl Server {
             Method::Refresh => self.on_refresh(clock, path, &request).into(),
             Method::CreatePermission => self.on_create_permission(clock, path, &request).into(),
             Method::ChannelBind => self.on_channel_bind(clock, path, &request).into(),
-            Method::Binding | Method::Send | Method::Data => unreachable!("handled above"),
+            Method::Connect => self.on_connect(clock, path, &request, answering),
+            Method::ConnectionBind => match self.on_connection_bind(clock, path, &request) {
+                Ok(connection) => Outcome::Bound(connection),
+                Err(code) => Outcome::Failure(code),
+            },
+            Method::Binding | Method::Send | Method::Data | Method::ConnectionAttempt => {
+                unreachable!("handled above")
+            }
         };
         let result = match outcome {
             Outcome::Success(success) => Ok(success),
             Outcome::Failure(ErrorCode::TryAlternate) => {
                 let len = self.redirect(clock, path, reply, answering, Some(request.sealing()));
                 return Verdict::Reply { len };
+            }
+            Outcome::Bound(connection) => {
+                let success = Success::ConnectionBind;
+                let len = self.respond(reply, answering, Ok(success), Some(request.sealing()));
+                return Verdict::Bound { len, connection };
             }
             Outcome::Failure(code) => Err(code),
             Outcome::Later => return Verdict::Later,
@@ -304,7 +326,8 @@ impl Success {
                     writer.attribute(AttributeType::MOBILITY_TICKET, ticket.bytes());
                 }
             }
-            Self::CreatePermission | Self::ChannelBind => {}
+            Self::Connect { connection } => writer.u32(AttributeType::CONNECTION_ID, connection.0),
+            Self::CreatePermission | Self::ChannelBind | Self::ConnectionBind => {}
         }
     }
 }

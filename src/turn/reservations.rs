@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rand_core::Rng;
 
 use super::allocation::{Owner, Relay};
-use super::{BindError, Clock, Effect, Letter, Now, RelayId, Server};
+use super::{BindError, Clock, Effect, Letter, Now, PeerTransport, RelayId, Server};
 use crate::stun::ErrorCode;
 
 /// How long a port is held, from the response on (TURN-8656-7.2-26). A little more than the RFC's 30 s, which the
@@ -37,7 +37,8 @@ impl Server {
         let token = self.new_token();
         let reservation = Reservation { relay, owner, token, expires: Now(u64::MAX), awaited_by: Some(pending) };
         let name = self.allocations.hold(reservation);
-        self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), account });
+        let (local, transport) = (relay.local(), PeerTransport::Udp);
+        self.effects.push_back(Effect::BindRelay { relay: name, local, transport, account });
     }
 
     /// 64 random bits. Their remainder tells whose it is, which helps nobody who has to guess all of them

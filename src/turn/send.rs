@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::attributes::unknown_attributes;
-use super::{Clock, Config, FiveTuple, Packet, Reason, Server, Verdict};
+use super::{Clock, Config, FiveTuple, Packet, PeerTransport, Reason, Server, Verdict};
 use crate::stun::{AddressFamily, AttributeType, Message, read_xor_address};
 
 /// What a Send indication asks for.
@@ -53,6 +53,10 @@ impl Server {
         let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
             return self.data_without_allocation(clock, &path);
         };
+        // TCP-6062-5.5-03
+        if allocation.transport != PeerTransport::Udp {
+            return Verdict::Drop(Reason::TcpRelay);
+        }
         if !allocation.serves(clock.now, peer.ip()) {
             return Verdict::Drop(Reason::PeerFamily);
         }

@@ -14,6 +14,7 @@ use super::answer_limit::AnswerLimit;
 use super::authenticate::Authenticated;
 use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
+use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
@@ -29,6 +30,8 @@ pub struct Server {
     pub(super) shard: ShardIndex,
     pub(super) random: ChaCha8Rng,
     pub(super) allocations: Allocations,
+    /// Between TCP relays and peers.
+    pub(super) connections: PeerConnections,
     /// The ports of this shard at each relay address.
     pub(super) pools: Vec<(RelayAddress, PortPool)>,
     /// Wakes slots of the table of allocations.
@@ -60,6 +63,7 @@ impl Server {
             random,
             allocations: Allocations::new(hashes.clone()),
             answer_limit: AnswerLimit::new(hashes.clone()),
+            connections: PeerConnections::new(hashes.clone()),
             pools,
             timers: Timers::new(),
             deleted: Deleted::default(),
@@ -215,15 +219,17 @@ impl Server {
         for (_, allocation) in self.allocations.iter_mut() {
             allocation.revoke(|peer| config.check_peer(peer).is_err());
         }
+        self.close_refused_connections();
     }
 
     /// When [`Server::handle_timeout`] wants to be called next. O(1).
     pub fn next_timeout(&self) -> Option<Now> {
-        self.timers.next()
+        [self.timers.next(), self.connections.next_deadline()].into_iter().flatten().min()
     }
 
     /// Ends what has expired. Law: afterwards `next_timeout()` is `None` or later than `clock.now`.
     pub fn handle_timeout(&mut self, clock: Clock) {
+        self.end_overdue_connections(clock);
         if self.timers.next().is_none_or(|next| next > clock.now) {
             return;
         }
@@ -265,6 +271,11 @@ impl Server {
         self.elsewhere.len()
     }
 
+    /// Connections to peers: open, and being made.
+    pub fn peer_connections(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Sums since this server was made.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -279,6 +290,7 @@ impl Server {
     /// Panics where the tables contradict each other; the simulation calls it after every step.
     pub fn check_invariants(&mut self) {
         self.allocations.check_invariants();
+        self.connections.check_invariants();
         let limits = self.config.limits;
         for (_, allocation) in self.allocations.iter_mut() {
             allocation.check_invariants(limits.permissions_per_allocation, limits.channels_per_allocation);
@@ -330,6 +342,7 @@ impl Server {
     /// Ends the relayed address of this name, if there is one, and gives back all it held. With the last one the
     /// allocation ends.
     pub(super) fn end(&mut self, clock: Clock, relay: RelayId, why: EndReason) {
+        self.close_connections(relay, why == EndReason::PathClosed);
         let Some((half, rest)) = self.allocations.remove(relay) else {
             return;
         };
@@ -416,7 +429,8 @@ mod tests {
     use super::*;
     use crate::stun::{AttributeType, Class, MessageWriter, Method, Seal, TransactionId, integrity};
     use crate::turn::{
-        Credentials, IpFields, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, StaticUser, Transport,
+        Credentials, IpFields, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayTransports, StaticUser,
+        Transport,
     };
 
     fn config(first: u16, last: u16, bind: &str) -> Arc<Config> {
@@ -428,6 +442,7 @@ mod tests {
             nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 600 },
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: "203.0.113.9".parse().unwrap() }],
             ports: PortRange { first, last, quarantine_secs: 30 },
+            relay_transports: RelayTransports::default(),
             icmp: true,
             dont_fragment: true,
             denied_clients: Vec::new(),

@@ -12,6 +12,11 @@ const USERHASH: u16 = 0x001E;
 const TOKEN: &str = "000c68346a336b326c326e346235617ef134a3d5e44e9a19cc7dc104b0c03d03b2a551d8fdf5cd3b6dca6f10cfb77e5b\
                      2ddec84d293a5c50499359f0c2e26f76";
 const TOKEN_MAC_KEY: &[u8] = b"ZksjpweoixXmvn67534m";
+/// RFC 6062.
+const CONNECT: u16 = 0x00A;
+const CONNECTION_BIND: u16 = 0x00B;
+const CONNECTION_ATTEMPT: u16 = 0x00C;
+const CONNECTION_ID: u16 = 0x002A;
 
 /// Everything that can be said without credentials.
 pub fn unauthenticated() -> Vec<Vec<u8>> {
@@ -23,6 +28,9 @@ pub fn unauthenticated() -> Vec<Vec<u8>> {
         wire::DATA_METHOD,
         wire::CREATE_PERMISSION,
         wire::CHANNEL_BIND,
+        CONNECT,
+        CONNECTION_BIND,
+        CONNECTION_ATTEMPT,
     ];
     let classes = [Class::Request, Class::Indication, Class::Success, Class::Error];
     let mut corpus = Vec::new();
@@ -34,6 +42,7 @@ pub fn unauthenticated() -> Vec<Vec<u8>> {
                 .u32(wire::REQUESTED_TRANSPORT, 17 << 24)
                 .u32(wire::LIFETIME, 600)
                 .u32(wire::CHANNEL_NUMBER, u32::from(CHANNEL) << 16)
+                .u32(CONNECTION_ID, 7)
                 .peer(address(PERMITTED))
                 .attribute(wire::DATA, b"seven b")
                 .attribute(0x8022, b"software");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hairpin::turn::{
     Clock, Config, Credentials, Effect, FiveTuple, IpFields, Lifetimes, Limits, NonceKeys, Now, Packet, PeerPolicy,
-    PortRange, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, StaticUser, TokenKey, TokenKeys, Transport,
-    Verdict,
+    PortRange, RelayAddress, RelayId, RelayTransports, ReplyBuffer, Server, ShardIndex, StaticUser, TokenKey,
+    TokenKeys, Transport, Verdict,
 };
 
 use crate::wire::{self, Builder, Class, Parsed};
@@ -55,6 +55,7 @@ fn config() -> Config {
         nonces: NonceKeys { current: [7; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![RelayAddress { bind: ip, advertise: ip }],
         ports: PortRange { first: 50_000, last: 50_063, quarantine_secs: 0 },
+        relay_transports: RelayTransports::default(),
         icmp: true,
         dont_fragment: true,
         denied_clients: Vec::new(),
@@ -229,6 +230,7 @@ impl Fixture {
             Verdict::ToPeer { to, bytes, .. } => Outcome::ToPeer(to, self.buffer[bytes].to_vec()),
             Verdict::ToClient { to, bytes, .. } => Outcome::ToClient(to, self.buffer[bytes].to_vec()),
             Verdict::ToRelay { .. } | Verdict::NotMine { .. } => panic!("there is only one shard"),
+            Verdict::Bound { .. } => panic!("there are no TCP relays"),
         }
     }
 

@@ -66,6 +66,8 @@ key = "key.pem"
 [relay]
 addresses = [{relays}]
 ports = "61000-64999"
+[tcp_relay]
+enabled = true
 [auth]
 realm = "{REALM}"
 secrets = ["{SECRET}"]

@@ -141,6 +141,11 @@ pub fn peer_for(id: TransactionId, address: &str) -> (AttributeType, Vec<u8>) {
     (AttributeType::XOR_PEER_ADDRESS, buffer[24..len].to_vec())
 }
 
+/// REQUESTED-TRANSPORT TCP.
+pub fn tcp() -> (AttributeType, Vec<u8>) {
+    (AttributeType::REQUESTED_TRANSPORT, vec![6, 0, 0, 0])
+}
+
 /// REQUESTED-TRANSPORT UDP.
 pub fn udp() -> (AttributeType, Vec<u8>) {
     (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])

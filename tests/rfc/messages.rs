@@ -159,7 +159,7 @@ fn stun_8489_6_3_1_02_every_unknown_attribute_is_listed_once() {
 /// IANA-01, IANA-02: registered or reserved, but not implemented here.
 #[test]
 fn iana_02_reserved_numbers_are_unknown() {
-    for number in [0x0002, 0x0004, 0x0005, 0x0007, 0x000B, 0x0010, 0x0021, 0x0024, 0x0025, 0x002A] {
+    for number in [0x0002, 0x0004, 0x0005, 0x0007, 0x000B, 0x0010, 0x0021, 0x0024, 0x0025] {
         let request = bare(Method::Binding, vec![(AttributeType(number), vec![0; 4])]);
         assert_eq!(World::new().exchange(path(CLIENT), &request).unknown(), [number]);
     }

@@ -334,6 +334,7 @@ impl Storm {
                     self.redeemed += u32::from(matches!(letter, Letter::Lend { port: Some(_), .. }));
                     self.letters.push_back((to, shard, letter));
                 }
+                Effect::ConnectPeer { .. } | Effect::ClosePeer { .. } => panic!("nobody asks for TCP relays"),
                 Effect::Record(_) => {}
             }
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hairpin::stun::{AttributeType, Method, TransactionId};
 use hairpin::turn::{
-    BindError, Clock, Config, Credentials, Effect, Event, FiveTuple, IpFields, Letter, Lifetimes, Limits, NonceKeys,
-    Now, Packet, PeerPolicy, PortRange, Reason, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, SharedSecret,
-    StaticUser, Transport, Verdict,
+    BindError, Clock, Config, ConnectionId, Credentials, Effect, Event, FiveTuple, IpFields, Letter, Lifetimes, Limits,
+    NonceKeys, Now, Packet, PeerPolicy, PeerTransport, PortRange, Reason, RelayAddress, RelayId, RelayTransports,
+    ReplyBuffer, Server, ShardIndex, SharedSecret, StaticUser, Transport, Verdict,
 };
 
 use crate::client::{Attributes, Client, Response, bare, channel, peer_for, udp};
@@ -35,6 +35,7 @@ pub fn config() -> Config {
         nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay(RELAY_V4), relay(RELAY_V6)],
         ports: PortRange { first: 50_000, last: 50_999, quarantine_secs: 0 },
+        relay_transports: RelayTransports::default(),
         icmp: true,
         dont_fragment: true,
         denied_clients: Vec::new(),
@@ -64,6 +65,7 @@ pub enum Seen {
     Response(Response),
     AtPeer { from: RelayId, to: SocketAddr, data: Vec<u8>, dont_fragment: bool },
     AtClient { to: FiveTuple, message: Vec<u8> },
+    Bound(ConnectionId, Response),
     AtOtherShard { shard: u16, relayed: SocketAddr, from: SocketAddr, data: Vec<u8> },
     NotMine { shard: u16 },
     Dropped(Reason),
@@ -105,6 +107,15 @@ impl Seen {
     }
 }
 
+/// What the shell was asked to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connecting {
+    pub connection: ConnectionId,
+    pub local: SocketAddr,
+    pub to: SocketAddr,
+    pub relays_only: bool,
+}
+
 /// An answer of the shell to a bind: what the test wants it to be.
 pub type BindAnswer = Box<dyn FnMut(SocketAddr) -> Result<(), BindError>>;
 
@@ -113,6 +124,14 @@ pub struct World {
     pub clock: Clock,
     pub events: Vec<Event>,
     pub binds: Vec<SocketAddr>,
+    /// What each of them was to be.
+    pub transports: Vec<PeerTransport>,
+    /// Connections asked for, and not answered until a test does.
+    pub connects: Vec<Connecting>,
+    /// Connections to peers that were to be closed.
+    pub disconnected: Vec<ConnectionId>,
+    /// One step may bring several messages, of which the last is seen.
+    pub may_send_several: bool,
     pub closed: Vec<RelayId>,
     /// How the shell answers binds; `None` keeps them waiting in `unanswered`.
     pub bind_answer: Option<BindAnswer>,
@@ -132,6 +151,10 @@ impl World {
             clock: Clock { now: Now(1_000_000_000), unix_secs: UNIX_START },
             events: Vec::new(),
             binds: Vec::new(),
+            transports: Vec::new(),
+            connects: Vec::new(),
+            disconnected: Vec::new(),
+            may_send_several: false,
             closed: Vec::new(),
             bind_answer: Some(Box::new(|_| Ok(()))),
             unanswered: Vec::new(),
@@ -141,10 +164,15 @@ impl World {
 
     /// Lets time pass, both clocks, and turns the timers.
     pub fn pass(&mut self, secs: u32) {
+        assert_eq!(self.pass_and_see(secs), None);
+    }
+
+    /// The same, where it may bring a message.
+    pub fn pass_and_see(&mut self, secs: u32) -> Option<Seen> {
         self.pass_without_timers(secs);
         self.server.handle_timeout(self.clock);
         assert!(self.server.next_timeout().is_none_or(|next| next > self.clock.now));
-        assert_eq!(self.drain_effects(), None);
+        self.drain_effects()
     }
 
     /// Lets time pass while the shell is busy.
@@ -208,8 +236,9 @@ impl World {
         let mut sent = None;
         while let Some(effect) = self.server.next_effect() {
             match effect {
-                Effect::BindRelay { relay, local, .. } => {
+                Effect::BindRelay { relay, local, transport, .. } => {
                     self.binds.push(local);
+                    self.transports.push(transport);
                     match &mut self.bind_answer {
                         Some(answer) => {
                             let result = answer(local);
@@ -219,8 +248,12 @@ impl World {
                     }
                 }
                 Effect::CloseRelay { relay, .. } => self.closed.push(relay),
+                Effect::ConnectPeer { connection, local, to, relays_only } => {
+                    self.connects.push(Connecting { connection, local, to, relays_only });
+                }
+                Effect::ClosePeer { connection } => self.disconnected.push(connection),
                 Effect::Send { bytes, .. } => {
-                    assert_eq!(sent, None, "two messages for one step");
+                    assert!(sent.is_none() || self.may_send_several, "two messages for one step");
                     sent = Some(Seen::Response(Response(bytes.into())));
                 }
                 Effect::Tell { shard, letter } => self.letters.push((shard, letter)),
@@ -328,6 +361,7 @@ fn seen(verdict: Verdict, packet: &mut Packet<'_>, reply: &ReplyBuffer) -> Optio
             Seen::AtOtherShard { shard, relayed, from, data: take(bytes) }
         }
         Verdict::Reply { len } => Seen::Response(Response(reply[..len].to_vec())),
+        Verdict::Bound { len, connection } => Seen::Bound(connection, Response(reply[..len].to_vec())),
         Verdict::NotMine { shard } => Seen::NotMine { shard },
         Verdict::Later => return None,
         Verdict::Drop(reason) => Seen::Dropped(reason),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use hairpin::turn::{
-    Config, Credentials, Lifetimes, Limits, MobilityKey, NonceKeys, PeerPolicy, PortRange, RelayAddress, SharedSecret,
-    StaticUser,
+    Config, Credentials, Lifetimes, Limits, MobilityKey, NonceKeys, PeerPolicy, PortRange, RelayAddress,
+    RelayTransports, SharedSecret, StaticUser,
 };
 
 use crate::dice::Dice;
@@ -181,6 +181,7 @@ impl Rules {
                 .map(|(bind, advertise)| RelayAddress { bind: *bind, advertise: *advertise })
                 .collect(),
             ports: PortRange { first: self.first_port, last: self.last_port, quarantine_secs: self.quarantine_secs },
+            relay_transports: RelayTransports::default(),
             icmp: true,
             dont_fragment: true,
             denied_clients: Vec::new(),

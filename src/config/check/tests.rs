@@ -26,11 +26,11 @@ fn machine() -> Machine {
     }
 }
 
-fn check(text: &str) -> Result<Config, Errors> {
+pub(super) fn check(text: &str) -> Result<Config, Errors> {
     check_text(text, Some(Path::new("test.toml")), &machine())
 }
 
-fn accept(text: &str) -> Config {
+pub(super) fn accept(text: &str) -> Config {
     check(text).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
 }
 
@@ -60,6 +60,11 @@ const REFUSED: &[(&str, Complaint)] = &[
     (
         "[limits]\nconnection_send_buffer = \"1KiB\"",
         (2, "limits.connection_send_buffer", "out", "\"128KiB\" to \"64MiB\""),
+    ),
+    ("[limits]\npeer_connections = 0", (2, "limits.peer_connections", "out of bounds", "from 1 to 1000000")),
+    (
+        "[limits]\npeer_connections_per_allocation = 70000",
+        (2, "limits.peer_connections_per_allocation", "out", "from 1 to 65536"),
     ),
     ("[limits]\nconnection_idle = \"60\"", (2, "limits.connection_idle", "not a duration", "\"60s\"")),
     ("[sockets]\nlisten_buffer = \"4MB\"", (2, "sockets.listen_buffer", "not a size", "KiB, MiB")),
@@ -388,6 +393,8 @@ fn what_is_probably_not_meant_is_noted() {
         ("[nat_discovery]\naddresses = [\"8.8.4.4\", \"10.0.0.5\"]", "without enabled = true"),
         ("[[redirect.alternates]]\naddresses = [\"8.8.4.4\"]", "8.8.4.4 is this server itself"),
         ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
+        ("[tcp_relay]\nenabled = true\nallow_ports = [\"5432\"]", "port 5432, where services listen"),
+        ("[tcp_relay]\nenabled = true\nallow_ports = [\"1-1030\"]", "1023 ports where services listen"),
     ];
     for (text, note) in noted {
         let config = accept(text);
@@ -428,7 +435,7 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 15] = [
+    let sections: [(&str, &[&str]); 16] = [
         ("pass_through", written::PassThrough::KEYS),
         ("listen", written::Listen::KEYS),
         ("proxy_protocol", written::ProxyProtocol::KEYS),
@@ -436,6 +443,7 @@ fn the_example_has_every_key_with_its_default() {
         ("auth", written::Auth::KEYS),
         ("allocations", written::Allocations::KEYS),
         ("limits", written::Limits::KEYS),
+        ("tcp_relay", written::TcpRelay::KEYS),
         ("sockets", written::Sockets::KEYS),
         ("peers", written::Peers::KEYS),
         ("clients", written::Clients::KEYS),

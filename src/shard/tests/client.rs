@@ -17,7 +17,8 @@ use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
 };
 use crate::turn::{
-    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, StaticUser, Transport,
+    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, RelayTransports,
+    StaticUser, Transport,
 };
 
 pub(super) const REALM: &str = "example.org";
@@ -34,6 +35,7 @@ pub(super) fn config() -> Config {
         relays: vec![relay("127.0.0.1")],
         // Below the ports that the kernel gives to clients and peers of these tests.
         ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
+        relay_transports: RelayTransports::default(),
         icmp: true,
         dont_fragment: true,
         denied_clients: Vec::new(),
@@ -79,6 +81,7 @@ pub(super) fn settings(count: u16) -> Settings {
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
+        peer_connections: 1000,
         quotas: Quotas { allocations: 1000, allocations_per_account: 1000 },
         turn: Arc::new(config()),
     }
@@ -390,6 +393,47 @@ impl Client {
         let challenge = Answer(self.receive());
         assert_eq!(challenge.error(), 401);
         self.nonce = challenge.message().first(AttributeType::NONCE).expect("a nonce").to_vec();
+    }
+
+    /// Learns the nonce for this connection.
+    pub(super) fn be_challenged(&mut self, method: Method) {
+        let request = self.write(method, Class::Request, &[], false);
+        self.send(&request);
+        let challenge = Answer(self.receive());
+        assert_eq!(challenge.error(), 401);
+        self.nonce = challenge.message().first(AttributeType::NONCE).expect("a nonce").to_vec();
+    }
+
+    /// Signed, for whoever sends it himself.
+    pub(super) fn signed(&mut self, method: Method, own: &[(AttributeType, Vec<u8>)]) -> Vec<u8> {
+        self.write(method, Class::Request, own, true)
+    }
+
+    /// The next bytes, whatever they mean; fewer at the end of the stream.
+    pub(super) fn receive_raw(&mut self, len: usize) -> Vec<u8> {
+        let socket: &mut dyn Read = match &mut self.socket {
+            Socket::Udp(_) => panic!("a UDP client"),
+            Socket::Tcp(socket) => socket,
+            Socket::Tls(socket) => socket,
+        };
+        while self.unread.len() < len {
+            let mut chunk = vec![0; (len - self.unread.len()).min(65_536)];
+            match socket.read(&mut chunk) {
+                Ok(0) => break,
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => break,
+                result => self.unread.extend_from_slice(&chunk[..result.expect("bytes in time")]),
+            }
+        }
+        self.unread.drain(..len.min(self.unread.len())).collect()
+    }
+
+    /// Says that it will send no more.
+    pub(super) fn finish(&mut self) {
+        if let Socket::Tls(socket) = &mut self.socket {
+            socket.conn.send_close_notify();
+            socket.flush().unwrap();
+        }
+        self.tcp_stream().shutdown(std::net::Shutdown::Write).unwrap();
     }
 
     /// The relayed transport address.

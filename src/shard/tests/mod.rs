@@ -13,6 +13,7 @@ mod mobility;
 mod proxies;
 mod reservations;
 mod streams;
+mod tcp_relays;
 mod tls;
 
 use std::net::SocketAddr;

@@ -21,9 +21,16 @@ impl Credentials {
     }
 }
 
+impl Owner {
+    /// Whether nobody but the 5-tuple says whose it is.
+    pub(in crate::turn) fn is_guest(&self) -> bool {
+        &*self.username == USERNAME
+    }
+}
+
 /// A guest. Quotas count by address, IPv6 by /64, of which one client has all addresses.
 pub(super) fn owner(client: IpAddr, live_owner: Option<&Owner>) -> Owner {
-    if let Some(owner) = live_owner.filter(|owner| &*owner.username == USERNAME) {
+    if let Some(owner) = live_owner.filter(|owner| owner.is_guest()) {
         return owner.clone();
     }
     let (client, length) = match client.to_canonical() {

@@ -250,6 +250,7 @@ impl Shell {
                 let data = buffer[bytes.clone()].to_vec();
                 self.out.push(Out::AcrossShards { shard: *shard, relayed, from, data });
             }
+            Verdict::Bound { .. } => unreachable!("nobody here has a TCP relay"),
             Verdict::NotMine { .. } => unreachable!("passed on already"),
             Verdict::Drop(_) => self.statistics.dropped += 1,
             Verdict::Later => {

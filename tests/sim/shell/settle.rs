@@ -40,7 +40,7 @@ impl Shell {
 
     fn carry_out(&mut self, clock: Clock, shard: u16, effect: Effect, ended: &mut Ended) {
         match effect {
-            Effect::BindRelay { relay, local, account } => {
+            Effect::BindRelay { relay, local, account, .. } => {
                 self.on_bind_asked(clock, BindQuestion { shard, relay, local, account });
             }
             Effect::CloseRelay { relay, account } => {
@@ -68,6 +68,7 @@ impl Shell {
                 self.statistics.redeemed += u64::from(matches!(letter, Letter::Lend { port: Some(_), .. }));
                 self.servers[usize::from(to)].told(clock, shard, letter);
             }
+            Effect::ConnectPeer { .. } | Effect::ClosePeer { .. } => panic!("nobody here has a TCP relay"),
             Effect::Record(_) => {}
         }
     }
