@@ -135,6 +135,7 @@ pub struct TimelineEntry {
 
 /// A page's result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PageReport {
     /// How it ended.
     pub outcome: CallOutcome,
@@ -163,6 +164,40 @@ pub struct PageReport {
     /// Everything that happened.
     #[serde(default)]
     pub timeline: Vec<TimelineEntry>,
+    /// When the page was told that something will break, in milliseconds since the offer.
+    #[serde(default)]
+    pub fault_at: Option<i64>,
+    /// From then on: when there was no sound, or always the same picture.
+    #[serde(default)]
+    pub outages: Vec<Outage>,
+    /// When the page has restarted ICE, in milliseconds since the offer.
+    #[serde(default)]
+    pub restarts: Vec<i64>,
+    /// From the fault on: when the pair in use became another one, in milliseconds since the offer.
+    #[serde(default)]
+    pub pair_changes: Vec<i64>,
+}
+
+/// Sound or picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediaKind {
+    /// Sound.
+    Audio,
+    /// Picture.
+    Video,
+}
+
+/// A time without sound (400 ms or more) or without a new picture (a second or more), as seen in statistics taken every
+/// 50 ms or so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Of what.
+    pub kind: MediaKind,
+    /// When the last packet or frame before it was counted, in milliseconds since the offer.
+    pub since: i64,
+    /// How long it took until the next one.
+    pub milliseconds: i64,
 }
 
 impl PageReport {

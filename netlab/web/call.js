@@ -9,6 +9,11 @@
 // Once audio, video and data have arrived verified, the stage is "talking" and the call goes on until somebody hangs
 // up: a person here, or the lab by a message of kind "finish". Then media stops, the statistics are posted as the
 // result, and on "bye" the connection is closed.
+//
+// A call that has been up is not given up: when ICE is disconnected for some time, or has failed, the page restarts it,
+// on either side (perfect negotiation). The lab says "fault" before it breaks something and "settle" afterwards; the
+// stage is "watching" in between, and "recovered" once audio and video flow without a gap and new data has arrived
+// verified. What the page has seen of it is in the result: outages, restarts, changes of the pair in use.
 
 const query = new URLSearchParams(location.search);
 const room = query.get("room") ?? "lobby";
@@ -21,6 +26,15 @@ const DATA_MESSAGE_BYTES = 1024;
 const ENOUGH_AUDIO_PACKETS = 50;
 const ENOUGH_VIDEO_FRAMES = 15;
 
+const REQUEST_PATIENCE = 6000;   // the server holds a long poll for 4 s
+const POST_ATTEMPTS = 10;
+const FAILURE_PATIENCE = 1000;   // until candidates arrive, "failed" may mean that there is nothing to try yet
+const RESTART_AFTER = 500;       // ICE has tried for seconds when it says "disconnected"
+const RESTART_AGAIN_AFTER = 8000;
+const SILENCE = 400;             // sound comes every 20 ms
+const FREEZE = 1000;             // pictures come some twenty times a second
+const STEADY = 2000;             // without silence or freeze
+
 const element = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -31,7 +45,7 @@ const timeline = [];
 const milestones = {};
 
 function note(what) {
-  const milliseconds = Math.round(performance.now() - started);
+  const milliseconds = sinceOffer();
   timeline.push({ milliseconds, what });
   console.info(`netlab ${milliseconds} ms: ${what}`);
   const item = document.createElement("li");
@@ -42,8 +56,10 @@ function note(what) {
   element("timeline").scrollTop = element("timeline").scrollHeight;
 }
 
+const sinceOffer = () => Math.round(performance.now() - started);
+
 function milestone(name) {
-  milestones[name] ??= Math.round(performance.now() - started);
+  milestones[name] ??= sinceOffer();
 }
 
 function show(state) {
@@ -55,7 +71,8 @@ function show(state) {
 
 async function request(path, options = {}) {
   // Every request has a limit: a NAT that forgets an idle connection must not hang the call.
-  const response = await fetch(api + path, { ...options, signal: AbortSignal.timeout(30_000), cache: "no-store" });
+  const signal = AbortSignal.timeout(REQUEST_PATIENCE);
+  const response = await fetch(api + path, { ...options, signal, cache: "no-store" });
   if (!response.ok) throw new Error(`${path}: HTTP ${response.status}`);
   return response.status === 204 ? undefined : response.json();
 }
@@ -66,11 +83,26 @@ function post(path, body) {
   const send = () => request(path, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   });
-  posting = posting.then(send).catch((error) => note(`post failed: ${error.message}`));
+  posting = posting.then(async () => {
+    for (let attempt = 1; attempt <= POST_ATTEMPTS; attempt += 1) {
+      try {
+        return await send();
+      } catch (error) {
+        note(`post failed: ${error.message}`);
+        await pause(200);
+      }
+    }
+    return undefined;
+  });
   return posting;
 }
 
-const tell = (message) => post("/messages", message);
+// Messages are numbered, so that one that arrived although it seemed not to does not arrive twice.
+let told = 0;
+function tell(message) {
+  told += 1;
+  return post(`/messages?number=${told - 1}`, message);
+}
 
 let listening = true;
 async function listen(handle) {
@@ -79,7 +111,9 @@ async function listen(handle) {
     try {
       const messages = await request(`/messages?after=${after}`);
       after += messages.length;
-      for (const message of messages) await handle(message);
+      for (const message of messages) {
+        await handle(message).catch((error) => note(`${message.kind}: ${error.message}`));
+      }
     } catch (error) {
       note(`signalling: ${error.message}`);
       await pause(500);
@@ -96,6 +130,7 @@ const connection = new RTCPeerConnection({
 });
 
 let failure;          // why the call is given up, once it is
+let established = false; // the call has been up
 let finishing = false; // somebody has hung up
 let dismissed;        // called when the lab says "bye"
 const bye = new Promise((resolve) => { dismissed = resolve; });
@@ -104,8 +139,11 @@ connection.onconnectionstatechange = () => {
   note(`connection ${connection.connectionState}`);
   show(connection.connectionState);
   if (connection.connectionState === "connected") milestone("connected");
-  if (connection.connectionState === "failed") failure ??= "failed";
+  if (connection.connectionState === "failed" && !established) setTimeout(giveUpIfStillFailed, FAILURE_PATIENCE);
 };
+function giveUpIfStillFailed() {
+  if (connection.connectionState === "failed" && !established) failure ??= "failed";
+}
 connection.oniceconnectionstatechange = () => note(`ice ${connection.iceConnectionState}`);
 connection.onicegatheringstatechange = () => {
   note(`gathering ${connection.iceGatheringState}`);
@@ -131,22 +169,46 @@ async function describeRemote(description) {
 const addCandidate = (candidate) =>
   connection.addIceCandidate(candidate).catch((error) => note(`candidate refused: ${error.message}`));
 
+// Offers from both sides at once: the caller's counts.
+let offering = false;
+async function offer() {
+  try {
+    offering = true;
+    await connection.setLocalDescription();
+    note(connection.localDescription.type);
+    await tell({ kind: "description", description: connection.localDescription });
+  } finally {
+    offering = false;
+  }
+}
+connection.onnegotiationneeded = () => established ? offer() : undefined; // the first offer waits for "hello"
+
+async function receive(description) {
+  if (description.type === "offer" && side === "caller" && (offering || connection.signalingState !== "stable")) {
+    return note("offer ignored: ours is under way");
+  }
+  if (description.type === "offer") restartedAt = performance.now(); // what we would ask for is under way
+  await describeRemote(description);
+  return description.type === "offer" ? offer() : undefined;
+}
+
 async function handle(message) {
   switch (message.kind) {
     case "hello": // the callee is there and has its camera: the clock starts with the offer
       started = performance.now();
-      await connection.setLocalDescription();
-      note("offer");
-      return tell({ kind: "description", description: connection.localDescription });
+      return offer();
     case "description":
-      if (message.description.type === "offer") {
-        started = performance.now();
-        await describeRemote(message.description);
-        await connection.setLocalDescription();
-        note("answer");
-        return tell({ kind: "description", description: connection.localDescription });
-      }
-      return describeRemote(message.description);
+      if (!connection.remoteDescription && side === "callee") started = performance.now();
+      return receive(message.description);
+    case "fault":
+      watching = true;
+      faultAt = sinceOffer();
+      note("fault");
+      return post("/stage", "watching");
+    case "settle":
+      settled = true;
+      steadySince = sinceOffer();
+      return note("settle");
     case "candidate":
       if (connection.remoteDescription) return addCandidate(message.candidate);
       earlyCandidates.push(message.candidate);
@@ -179,23 +241,26 @@ function pattern(from, index) {
 
 const channel = connection.createDataChannel("lab", { negotiated: true, id: 1 });
 channel.binaryType = "arraybuffer";
-channel.onopen = async () => {
+channel.onopen = () => {
   milestone("dataOpen");
   note("data channel open");
-  for (let index = 0; index < DATA_MESSAGES && channel.readyState === "open"; index += 1) {
-    channel.send(pattern(side, index));
+  sendData();
+};
+async function sendData() {
+  for (let count = 1; count <= DATA_MESSAGES && channel.readyState === "open"; count += 1) {
+    channel.send(pattern(side, data.sentMessages));
     data.sentMessages += 1;
     data.sentBytes += DATA_MESSAGE_BYTES;
-    if (index % 10 === 9) await pause(20);
+    if (count % 10 === 0) await pause(20);
   }
-};
+}
 channel.onmessage = ({ data: received }) => {
   const bytes = new Uint8Array(received);
   const expected = pattern(side === "caller" ? "callee" : "caller", data.receivedMessages);
   data.receivedMessages += 1;
   data.receivedBytes += bytes.length;
   if (bytes.length === expected.length && bytes.every((byte, at) => byte === expected[at])) data.verifiedMessages += 1;
-  if (data.verifiedMessages === DATA_MESSAGES) {
+  if (data.verifiedMessages % DATA_MESSAGES === 0) {
     milestone("dataVerified");
     note("data verified");
   }
@@ -267,7 +332,86 @@ async function measure() {
     }
   }
   latest = { selected: selected && pairsSeen.get(selected.id), media };
+  watchPair(selected?.id);
+  watchMedia(media);
   draw();
+}
+
+// --------------------------------------------------------------------------------------------------------------- faults
+
+let watching = false;  // the lab is about to break something
+let settled = false;   // it has done so
+let faultAt;
+const outages = [];    // without sound, or with the same picture: since when, how long
+const restarts = [];
+const pairChanges = [];
+
+let pairInUse;
+function watchPair(id) {
+  if (!id || id === pairInUse) return;
+  if (pairInUse && watching) {
+    const { local, remote } = latest.selected;
+    pairChanges.push(sinceOffer());
+    note(`pair in use: ${local.type} ${local.address}:${local.port}, ${remote.type} ${remote.address}:${remote.port}`);
+  }
+  pairInUse = id;
+}
+
+const flows = {
+  audio: { count: 0, at: 0, longest: SILENCE },
+  video: { count: 0, at: 0, longest: FREEZE },
+};
+let steadySince = 0;
+function watchMedia({ audio, video }) {
+  if (!watching || finishing) return;
+  const now = sinceOffer();
+  for (const [kind, count] of [["audio", audio.receivedPackets ?? 0], ["video", video.receivedFrames ?? 0]]) {
+    const flow = flows[kind];
+    if (count === flow.count) continue;
+    // From the last packet or frame before the gap to the first after it, both as the samples see them.
+    const milliseconds = now - flow.at;
+    if (flow.at && milliseconds > flow.longest) {
+      outages.push({ kind, since: flow.at, milliseconds });
+      note(`${kind} again, after ${milliseconds} ms`);
+      steadySince = now;
+    }
+    flow.count = count;
+    flow.at = now;
+  }
+}
+
+const steady = () => settled && connection.connectionState === "connected" && sinceOffer() - steadySince >= STEADY
+  && Object.values(flows).every((flow) => sinceOffer() - flow.at <= flow.longest);
+
+let inTroubleSince;
+let restartedAt = -Infinity;
+function restartIfInTrouble() {
+  const states = [connection.connectionState, connection.iceConnectionState];
+  const failed = states.includes("failed");
+  if (!established || finishing || !(failed || states.includes("disconnected"))) {
+    inTroubleSince = undefined;
+    return;
+  }
+  const now = performance.now();
+  inTroubleSince ??= now;
+  if (now - restartedAt < RESTART_AGAIN_AFTER || (!failed && now - inTroubleSince < RESTART_AFTER)) return;
+  restartedAt = now;
+  restarts.push(sinceOffer());
+  note("ICE restart");
+  connection.restartIce();
+}
+setInterval(restartIfInTrouble, 250);
+
+async function recover() {
+  await watchUntil(() => finishing || steady());
+  if (finishing) return;
+  milestone("steady");
+  note("media flows again");
+  sendData(); // measuring goes on meanwhile
+  const messages = 2 * DATA_MESSAGES;
+  await watchUntil(() => finishing || (data.verifiedMessages === messages && data.sentMessages === messages));
+  if (finishing) return;
+  await post("/stage", "recovered");
 }
 
 const size = (bytes) => bytes === undefined ? "–"
@@ -306,7 +450,7 @@ async function watchUntil(condition, milliseconds = Infinity) {
   const deadline = performance.now() + milliseconds;
   while (!condition() && performance.now() < deadline) {
     await measure();
-    await pause(200);
+    await pause(watching ? 50 : 200);
   }
   return condition();
 }
@@ -348,16 +492,23 @@ async function call() {
 
   milestone("talking");
   note("talking");
+  established = true;
   await post("/stage", "talking");
-  await watchUntil(() => finishing || failure);
+  await watchUntil(() => finishing || watching);
+  if (watching) await recover();
+  await watchUntil(() => finishing);
+  const up = connection.connectionState === "connected";
   await stopMedia();
-  return failure ?? "connected";
+  return up ? "connected" : "failed";
 }
 
 function result(outcome, problem) {
   const { selected, media } = latest;
   const agent = navigator.userAgent;
-  return { outcome, problem, agent, selected, pairs: [...pairsSeen.values()], media, data, milestones, timeline };
+  return {
+    outcome, problem, agent, selected, pairs: [...pairsSeen.values()], media, data, milestones, timeline,
+    faultAt, outages, restarts, pairChanges,
+  };
 }
 
 let outcome;
@@ -374,7 +525,11 @@ try {
 note(`result ${outcome}`);
 await post("/result", result(outcome, problem));
 await Promise.race([bye, pause(20_000)]);
+// Media has stopped, but probes for bandwidth may have gone on: what the server counts, count to the end.
+await measure().catch((error) => note(error.message));
+const closing = result(outcome, problem);
 connection.close();
+await post("/result", closing);
 await post("/stage", "closed");
 note("closed");
 show("closed");

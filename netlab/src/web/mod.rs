@@ -1,7 +1,7 @@
 //! The web server of the lab: the call page and, over the same HTTPS, its signalling.
 //!
 //! `GET /call` is the page. `/api/rooms/ROOM/SIDE/…` is what it talks to, SIDE being `caller` or `callee`:
-//! `POST messages` leaves a message for the other side, `GET messages?after=N` waits for one (long poll),
+//! `POST messages?number=N` leaves a message for the other side (once, however often it is sent), `GET messages?after=N` waits for one (long poll),
 //! `POST stage` and `POST result` tell the lab how the call goes.
 
 mod rooms;
@@ -26,8 +26,9 @@ use crate::topology::Service;
 
 pub use rooms::{Progress, Rooms, Side};
 
-/// How long a long poll is held when there is nothing to say; below every browser's and proxy's own limit.
-const POLL_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a long poll is held when there is nothing to say. The page gives up a little later: a connection that does
+/// not survive a change of address must not cost a call more than that.
+const POLL_PATIENCE: Duration = Duration::from_secs(4);
 
 /// A running web server.
 pub struct WebServer {
@@ -84,12 +85,22 @@ fn routes(rooms: Arc<Rooms>) -> Router {
 
 type Place = Path<(String, Side)>;
 
+#[derive(Deserialize)]
+struct Numbered {
+    number: usize,
+}
+
 async fn post_message(
     State(rooms): State<Arc<Rooms>>,
     Path((room, side)): Place,
+    Query(Numbered { number }): Query<Numbered>,
     Json(message): Json<Value>,
 ) -> StatusCode {
-    if rooms.post(&room, side.other(), message) { StatusCode::NO_CONTENT } else { StatusCode::INSUFFICIENT_STORAGE }
+    if rooms.post_numbered(&room, side.other(), number, message) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::INSUFFICIENT_STORAGE
+    }
 }
 
 #[derive(Deserialize)]

@@ -58,13 +58,15 @@ struct Room {
 #[derive(Default)]
 struct SideOfRoom {
     inbox: Vec<Value>,
+    /// How many of its messages are from the other page.
+    numbered: usize,
     progress: Progress,
 }
 
 /// How far a page has come.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// `talking`, then `closed`.
+    /// `talking`, with faults `watching` and `recovered`, then `closed`.
     pub stage: Option<String>,
     /// Its result, once it has posted one.
     pub result: Option<Value>,
@@ -77,6 +79,22 @@ impl Rooms {
             let fits = side.inbox.len() < MESSAGES_MAX;
             if fits {
                 side.inbox.push(message);
+            }
+            fits
+        })
+    }
+
+    /// Leaves a page's message for the other side, unless one with that number or a later one is there already. Returns
+    /// false when the inbox is full.
+    pub fn post_numbered(&self, room: &str, to: Side, number: usize, message: Value) -> bool {
+        self.change(room, to, |side| {
+            if number < side.numbered {
+                return true;
+            }
+            let fits = side.inbox.len() < MESSAGES_MAX;
+            if fits {
+                side.inbox.push(message);
+                side.numbered = number + 1;
             }
             fits
         })
@@ -182,6 +200,16 @@ mod tests {
             let rooms = Rooms::default();
             assert!(rooms.receive("r", Side::Caller, 0, Duration::from_millis(1)).await.is_empty());
         });
+    }
+
+    #[test]
+    fn a_message_that_is_sent_again_is_there_once() {
+        let rooms = Rooms::default();
+        for (number, message) in [(0, "a"), (1, "b"), (1, "b"), (0, "a"), (2, "c")] {
+            assert!(rooms.post_numbered("r", Side::Callee, number, message.into()));
+        }
+        let received = runtime().block_on(rooms.receive("r", Side::Callee, 0, Duration::ZERO));
+        assert_eq!(received, ["a", "b", "c"]);
     }
 
     #[test]
