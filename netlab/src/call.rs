@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::accounting::Accounts;
-use crate::browser::{Browser, BrowserKind};
-use crate::lab::WEB_HOST;
+use crate::browser::{Browser, BrowserKind, Opening};
+use crate::lab::{PROXY_PORT, WEB_HOST};
 use crate::report::{CallOutcome, PageReport};
 use crate::running::RunningLab;
 use crate::turn::Relayed;
@@ -111,7 +111,7 @@ impl RunningLab {
             bail!("{:?} cannot call itself; name two browsers", plan.caller);
         }
         let room = format!("{}-{}-{}", plan.caller, plan.callee, next_number());
-        let before = self.turn.relayed().await?;
+        let before = self.relayed().await?;
         let mut browsers = Vec::new();
         for side in Side::BOTH {
             browsers.push(self.open(plan, side, &room)?);
@@ -140,14 +140,15 @@ impl RunningLab {
         let closed = self.watch(&mut browsers, STEP_PATIENCE, || both(closed));
         closed.await.context("the pages do not close their connections")?;
 
-        let relayed = self.turn.relayed().await?.since(&before);
+        let relayed = self.relayed().await?.since(&before);
         drop(browsers);
         let report = |side: Side| -> Result<PageReport> {
             let result = rooms.progress(&room, side).result;
             serde_json::from_value(result.unwrap_or_default()).with_context(|| format!("the {side:?}'s result is odd"))
         };
         let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
-        let accounts = Accounts::new([&caller, &callee], &relayed);
+        let mut accounts = Accounts::new([&caller, &callee], &relayed);
+        accounts.expect_loss(self.lab.topology().routers.iter().map(|router| router.impairment.loss_permille).sum());
         let report = CallReport { caller, callee, relayed, accounts };
         let file = self.output.join(format!("{room}.json"));
         let written = std::fs::write(&file, serde_json::to_vec_pretty(&report)?);
@@ -161,7 +162,7 @@ impl RunningLab {
             Side::Caller => (&plan.caller, &plan.callee, caller),
             Side::Callee => (&plan.callee, &plan.caller, callee),
         };
-        self.lab.topology().browser(name)?;
+        let host = self.lab.topology().browser(name)?;
         let policy = match plan.policy {
             Policy::All => "all",
             Policy::Relay => "relay",
@@ -170,12 +171,14 @@ impl RunningLab {
             "https://{WEB_HOST}/call?room={room}&side={}&policy={policy}&patience={}&me={name}&peer={peer}&ice={}",
             if side == Side::Caller { "caller" } else { "callee" },
             PAGE_PATIENCE.as_secs(),
-            percent_encoded(&self.turn.ice_servers(plan.offer).to_string()),
+            percent_encoded(&self.turn_of(host)?.ice_servers(plan.offer).to_string()),
         );
         // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
         let home = self.scratch.join(format!("b{}", next_number()));
         let log = self.output.join(format!("{room}-{name}.log"));
-        Browser::open(&self.browser_tools, kind, self.lab.device(name)?, &url, home, &self.trust, &log)
+        let proxy = host.proxy.as_ref().map(|proxy| format!("{proxy}.lab:{PROXY_PORT}"));
+        let opening = Opening { kind, url: &url, proxy: proxy.as_deref(), home, trust: &self.trust, log: &log };
+        Browser::open(&self.browser_tools, self.lab.device(name)?, opening)
     }
 
     /// Waits for a condition on the rooms, or for a browser to die.

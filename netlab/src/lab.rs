@@ -4,22 +4,31 @@
 //! when the [`Lab`] or the process goes, so do they. There is no route out of the lab.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
-use patchbay::{Device, Firewall, FirewallConfig, NatConfig, NatFiltering};
+use patchbay::{Device, Firewall, FirewallConfig, IpSupport, NatConfig, NatFiltering, NatV6Mode};
 
+use crate::impair;
+use crate::process::find_program;
 use crate::session::Session;
-use crate::topology::{Nat, Role, Router, Service, Tcp, Topology, Udp};
+use crate::topology::{Host, Ipv6, Nat, Role, Router, Service, Tcp, Topology, Udp};
 
 /// The host name of the web server inside the lab; its certificate says so.
 pub const WEB_HOST: &str = "web.lab";
 
-/// The host name of the TURN server inside the lab, and its authentication realm.
+/// The host name of the (first) TURN server inside the lab, and the authentication realm of all.
 pub const TURN_HOST: &str = "turn.lab";
 
 /// What the strictest firewalls let out.
 const HTTPS_PORT: u16 = 443;
+
+/// Where an HTTP proxy listens.
+pub const PROXY_PORT: u16 = 3128;
+
+/// A private network behind 1:1 NAT.
+const ONE_TO_ONE_NETWORK: &str = "172.31.0.0/24";
 
 /// A running network.
 pub struct Lab {
@@ -57,6 +66,16 @@ impl Lab {
             let built = network.add_device(&host.name).iface("eth0", router.id()).build().await;
             devices.insert(host.name.clone(), built.with_context(|| format!("cannot build host {:?}", host.name))?);
         }
+        for router in &topology.routers {
+            let built = &routers[&router.name];
+            if router.nat == Nat::OneToOne {
+                let host = topology.hosts.iter().find(|host| host.behind == router.name);
+                translate_one_to_one(built, host.and_then(|host| devices[&host.name].ip()))?;
+            }
+            if !router.impairment.is_none() {
+                impair::apply(built, router.impairment)?;
+            }
+        }
 
         let lab = Lab { topology: topology.clone(), devices, routers, _network: network };
         lab.name_the_servers()?;
@@ -90,6 +109,27 @@ impl Lab {
         Ok((device, address))
     }
 
+    /// The address at which others reach a host: its own, or the one that 1:1 NAT gives it.
+    ///
+    /// # Errors
+    /// The host has lost its address.
+    pub fn public_address(&self, host: &Host) -> Result<Ipv4Addr> {
+        let router = self.topology.router_of(host);
+        let address = match router.nat {
+            Nat::OneToOne => self.router(&router.name)?.uplink_ip(),
+            _ => self.device(&host.name)?.ip(),
+        };
+        address.with_context(|| format!("host {:?} has no IPv4 address", host.name))
+    }
+
+    /// The handle of a router.
+    ///
+    /// # Errors
+    /// There is no router of that name.
+    pub fn router(&self, name: &str) -> Result<&patchbay::Router> {
+        self.routers.get(name).with_context(|| format!("there is no router {name:?} in this lab"))
+    }
+
     /// All hosts by name.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
         self.devices.iter().map(|(name, device)| (&**name, device))
@@ -102,12 +142,18 @@ impl Lab {
 
     /// Puts the servers' names into every host's `/etc/hosts` (a private copy, bound over it in the node).
     fn name_the_servers(&self) -> Result<()> {
-        for (service, name) in [(Service::Web, WEB_HOST), (Service::Turn, TURN_HOST)] {
-            let (_, address) = self.server(service)?;
-            for device in self.devices.values() {
+        for server in &self.topology.hosts {
+            let Some(name) = host_name(&self.topology, server) else { continue };
+            let address = self.public_address(server)?;
+            for host in &self.topology.hosts {
+                let device = self.device(&host.name)?;
+                let address = match self.topology.router_of(host).ipv6 {
+                    Ipv6::Nat64 => IpAddr::V6(behind_nat64(address)),
+                    _ => IpAddr::V4(address),
+                };
                 // Chromium looks STUN and TURN servers up with a trailing dot and finds them only if it is there.
                 device
-                    .set_host(&format!("{name} {name}."), IpAddr::V4(address))
+                    .set_host(&format!("{name} {name}."), address)
                     .with_context(|| format!("cannot write the hosts file of {:?}", device.name()))?;
             }
         }
@@ -126,15 +172,32 @@ async fn build_router(
     built: &BTreeMap<String, patchbay::Router>,
 ) -> Result<patchbay::Router> {
     let mut builder = network.add_router(&router.name).nat(nat_config(router.nat)?);
+    builder = match router.ipv6 {
+        Ipv6::None => builder,
+        Ipv6::Open | Ipv6::Stateful => builder.ip_support(IpSupport::DualStack),
+        Ipv6::Nat64 => builder.ip_support(IpSupport::V6Only).nat_v6(NatV6Mode::Nat64),
+    };
+    if router.nat == Nat::OneToOne {
+        builder = builder.downstream_cidr(ONE_TO_ONE_NETWORK.parse()?);
+    }
+    if let Some(mtu) = router.mtu {
+        builder = builder.mtu(mtu.into());
+    }
     let mut firewall = FirewallConfig::builder();
     if router.udp == Udp::Blocked {
         firewall.block_udp();
     }
-    if router.tcp == Tcp::HttpsOnly {
-        firewall.allow_tcp(&[HTTPS_PORT]);
+    match router.tcp {
+        Tcp::Open => {}
+        Tcp::HttpsOnly => drop(firewall.allow_tcp(&[HTTPS_PORT])),
+        Tcp::ProxyOnly => drop(firewall.allow_tcp(&[PROXY_PORT])),
     }
-    if router.udp == Udp::Blocked || router.tcp == Tcp::HttpsOnly {
-        builder = builder.firewall(Firewall::Custom(firewall.build()));
+    if matches!(router.ipv6, Ipv6::Stateful | Ipv6::Nat64) {
+        firewall.block_inbound();
+    }
+    let firewall = firewall.build();
+    if firewall != FirewallConfig::default() {
+        builder = builder.firewall(Firewall::Custom(firewall));
     }
     if let Some(behind) = &router.behind {
         let upstream = built.get(behind).with_context(|| format!("router {behind:?} was not built before it"))?;
@@ -143,10 +206,48 @@ async fn build_router(
     builder.build().await
 }
 
+/// The name under which others know a server: `web.lab`, `turn.lab`, and for further TURN servers and proxies their own.
+pub fn host_name(topology: &Topology, host: &Host) -> Option<String> {
+    match host.role {
+        Role::Browser => None,
+        Role::Server(Service::Web) => Some(WEB_HOST.to_owned()),
+        Role::Server(Service::Turn) if topology.server(Service::Turn) == host => Some(TURN_HOST.to_owned()),
+        Role::Server(_) => Some(format!("{}.lab", host.name)),
+    }
+}
+
+/// RFC 6052: an IPv4 address as a host with IPv6 only reaches it.
+fn behind_nat64(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets().map(u16::from);
+    Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d)
+}
+
+/// Gives the one host behind a router the router's own address, for those outside and as the source of what it sends.
+fn translate_one_to_one(router: &patchbay::Router, inside: Option<Ipv4Addr>) -> Result<()> {
+    let problem = || format!("router {:?} or the host behind it has no IPv4 address", router.name());
+    let (outside, inside) = (router.uplink_ip().with_context(problem)?, inside.with_context(problem)?);
+    let wan = impair::uplink(router)?;
+    let mut nft = Command::new(find_program("nft").context("nft is not installed")?);
+    nft.arg(format!(
+        r#"table ip netlab_one_to_one {{
+            chain prerouting {{
+                type nat hook prerouting priority dstnat; policy accept;
+                iifname "{wan}" ip daddr {outside} dnat to {inside}
+            }}
+            chain postrouting {{
+                type nat hook postrouting priority srcnat; policy accept;
+                oifname "{wan}" ip saddr {inside} snat to {outside}
+            }}
+        }}"#
+    ));
+    impair::run(router, nft)
+}
+
 /// Our names for NATs in patchbay's terms.
 fn nat_config(nat: Nat) -> Result<Option<NatConfig>> {
     Ok(match nat {
-        Nat::None => None,
+        // 1:1 NAT has rules of its own, made when the host's address is known.
+        Nat::None | Nat::OneToOne => None,
         Nat::Cone => patchbay::Nat::Open.to_config(),
         Nat::AddressRestricted => Some(NatConfig::builder().filtering(NatFiltering::AddressDependent).build()?),
         Nat::PortRestricted => patchbay::Nat::Moderate.to_config(),

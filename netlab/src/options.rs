@@ -31,6 +31,8 @@ pub struct Options {
     pub firefox: Option<PathBuf>,
     /// Where logs and results go; a directory is made in it for each scenario.
     pub output: PathBuf,
+    /// Run the scenarios outside the representative set too.
+    pub all: bool,
 }
 
 impl Default for Options {
@@ -41,6 +43,7 @@ impl Default for Options {
             chromium: None,
             firefox: None,
             output: PathBuf::from("netlab-out"),
+            all: false,
         }
     }
 }

@@ -9,15 +9,18 @@ use crate::authority::Authority;
 use crate::browser::BrowserTools;
 use crate::lab::Lab;
 use crate::options::{Options, Tools};
+use crate::proxy::Proxy;
 use crate::session::Session;
-use crate::topology::Topology;
-use crate::turn::{Setup, TurnServer};
+use crate::topology::{Host, Service, Topology};
+use crate::turn::{Relayed, Setup, TurnServer};
 use crate::web::WebServer;
 
 /// Dropping it ends everything: servers first, then the network under them.
 pub struct RunningLab {
     pub(crate) web: WebServer,
-    pub(crate) turn: TurnServer,
+    /// In the order of the topology.
+    pub(crate) turn: Vec<(String, TurnServer)>,
+    _proxies: Vec<Proxy>,
     pub(crate) browser_tools: BrowserTools,
     pub(crate) lab: Lab,
     /// Where temporary files go, and the certificate store browsers copy.
@@ -51,8 +54,36 @@ impl RunningLab {
         let web = WebServer::start(&lab, &authority).await?;
         let trust = scratch.join("trust");
         tools.browser.make_trust(authority.pem(), &trust)?;
-        let turn = TurnServer::start(&tools.turn, setup, &lab, &authority, &scratch, &output.join("turn.log")).await?;
-        Ok(RunningLab { web, turn, browser_tools: tools.browser.clone(), lab, scratch, trust, output })
+        let log = |host: &Host| output.join(format!("{}.log", host.name));
+        let mut turn = Vec::new();
+        for host in topology.servers(Service::Turn) {
+            let scratch = scratch.join(&host.name);
+            let log = log(host);
+            let server = TurnServer::start(&tools.turn, setup, &lab, host, &authority, &scratch, &log).await?;
+            turn.push((host.name.clone(), server));
+        }
+        let mut proxies = Vec::new();
+        for host in topology.servers(Service::Proxy) {
+            proxies.push(Proxy::start(&lab, &host.name, &scratch, &log(host)).await?);
+        }
+        let browser_tools = tools.browser.clone();
+        Ok(RunningLab { web, turn, _proxies: proxies, browser_tools, lab, scratch, trust, output })
+    }
+
+    /// The TURN server that a browser's page is offered.
+    pub(crate) fn turn_of(&self, browser: &Host) -> Result<&TurnServer> {
+        let is_it = |name: &String| browser.turn.as_ref().is_none_or(|wanted| wanted == name);
+        let found = self.turn.iter().find(|(name, _)| is_it(name));
+        Ok(&found.with_context(|| format!("{:?} has no TURN server", browser.name))?.1)
+    }
+
+    /// What all TURN servers have relayed since they started, once no allocation is left (or after five seconds each).
+    pub(crate) async fn relayed(&self) -> Result<Relayed> {
+        let mut sum = Relayed::default();
+        for (_, server) in &self.turn {
+            sum += server.relayed().await?;
+        }
+        Ok(sum)
     }
 
     /// The network.

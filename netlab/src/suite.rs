@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::options::Options;
-use crate::scenario::{self, Outcome};
+use crate::scenario::{self, Outcome, Scenario};
 use crate::session::{CannotRun, Session};
 
 /// How many scenarios ended how. Its `Display` is the last line of a run.
@@ -24,11 +24,14 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Runs the scenarios whose name contains `filter`, one after the other, printing a line for each and a last one.
+/// Runs the scenarios whose name contains `filter`, one after the other, printing a line for each and a last one. Without
+/// a filter it is the representative set, or all of them if the options say so.
 ///
 /// `session` is what [`Session::enter`] gave: without one, everything is skipped for the reason it gave.
 pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Tally {
-    let scenarios: Vec<_> = scenario::all().into_iter().filter(|scenario| scenario.name.contains(filter)).collect();
+    let everything = options.all || !filter.is_empty();
+    let wanted = |scenario: &Scenario| scenario.name.contains(filter) && (everything || scenario.representative());
+    let scenarios: Vec<_> = scenario::all().into_iter().filter(wanted).collect();
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
     let mut tally = Tally::default();
     for scenario in scenarios {

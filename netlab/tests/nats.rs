@@ -32,6 +32,7 @@ const CASES: &[(Nat, Behaviour)] = &[
     (Nat::Cone, Behaviour { same_mapping: true, hears_other_port: true, hears_other_server: true }),
     (Nat::AddressRestricted, Behaviour { same_mapping: true, hears_other_port: true, hears_other_server: false }),
     (Nat::PortRestricted, Behaviour { same_mapping: true, hears_other_port: false, hears_other_server: false }),
+    (Nat::OneToOne, Behaviour { same_mapping: true, hears_other_port: true, hears_other_server: true }),
     (Nat::Symmetric, Behaviour { same_mapping: false, hears_other_port: false, hears_other_server: false }),
 ];
 

@@ -30,7 +30,6 @@ const FLAGS: &[&str] = &[
     "--disable-breakpad",
     "--no-first-run",
     "--no-default-browser-check",
-    "--no-proxy-server",
     "--password-store=basic",
     "--mute-audio",
     "--autoplay-policy=no-user-gesture-required",
@@ -41,10 +40,20 @@ const FLAGS: &[&str] = &[
 ];
 
 /// Adds what Chromium needs, and makes the pipes for its DevTools.
-pub(super) fn prepare(command: &mut Command, home: &Path, url: &str) -> Result<(PipeWriter, PipeReader)> {
+pub(super) fn prepare(
+    command: &mut Command,
+    home: &Path,
+    url: &str,
+    proxy: Option<&str>,
+) -> Result<(PipeWriter, PipeReader)> {
     let (commands_out, commands_in) = std::io::pipe().context("cannot make a pipe")?;
     let (answers_out, answers_in) = std::io::pipe().context("cannot make a pipe")?;
-    command.args(FLAGS).arg(format!("--user-data-dir={}", home.join("profile").display())).arg(url);
+    command.args(FLAGS).arg(format!("--user-data-dir={}", home.join("profile").display()));
+    command.arg(match proxy {
+        Some(proxy) => format!("--proxy-server=http://{proxy}"),
+        None => "--no-proxy-server".to_owned(),
+    });
+    command.arg(url);
     command.fd_mappings(vec![
         FdMapping { parent_fd: commands_out.into(), child_fd: 3 },
         FdMapping { parent_fd: answers_in.into(), child_fd: 4 },

@@ -72,7 +72,6 @@ const SILENCE: &[(&str, &str)] = &[
     ("network.dns.disablePrefetch", "true"),
     ("network.http.speculative-parallel-limit", "0"),
     ("network.prefetch-next", "false"),
-    ("network.proxy.type", "0"),
     ("network.trr.mode", "5"),
     ("nimbus.rollouts.enabled", "false"),
     ("security.OCSP.enabled", "0"),
@@ -86,10 +85,10 @@ const SILENCE: &[(&str, &str)] = &[
 ];
 
 /// Writes the profile's preferences, and adds what Firefox needs to the command.
-pub(super) fn prepare(command: &mut Command, home: &Path, url: &str) -> Result<()> {
+pub(super) fn prepare(command: &mut Command, home: &Path, url: &str, proxy: Option<&str>) -> Result<()> {
     let profile = home.join("profile");
     let file = profile.join("user.js");
-    std::fs::write(&file, preferences()).with_context(|| format!("cannot write {}", file.display()))?;
+    std::fs::write(&file, preferences(proxy)).with_context(|| format!("cannot write {}", file.display()))?;
     command.args(["--headless", "--no-remote", "--new-instance", "--profile"]).arg(profile).arg(url);
     command.env("MOZ_CRASHREPORTER_DISABLE", "1");
     // Only then is the address of remote settings in the preferences believed.
@@ -97,7 +96,11 @@ pub(super) fn prepare(command: &mut Command, home: &Path, url: &str) -> Result<(
     Ok(())
 }
 
-fn preferences() -> String {
-    let lines = [CALLS, WINDOW, SILENCE].concat();
+fn preferences(proxy: Option<&str>) -> String {
+    let (host, port) = proxy.and_then(|proxy| proxy.rsplit_once(':')).unwrap_or_default();
+    let (kind, host) = (if proxy.is_some() { "1" } else { "0" }, format!("\"{host}\""));
+    let proxy = [("network.proxy.type", kind), ("network.proxy.ssl", &host), ("network.proxy.ssl_port", port)];
+    let proxy = if kind == "1" { &proxy[..] } else { &proxy[..1] };
+    let lines = [CALLS, WINDOW, SILENCE, proxy].concat();
     lines.iter().map(|(name, value)| format!("user_pref(\"{name}\", {value});\n")).collect()
 }

@@ -104,6 +104,23 @@ fn missing(what: &str, package: &str) -> CannotRun {
     CannotRun::new(format!("{what} is not installed"), format!("install it (Debian: apt install {package})"))
 }
 
+/// What a browser is opened with.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    /// Which browser.
+    pub kind: BrowserKind,
+    /// The page.
+    pub url: &'a str,
+    /// Host and port of the HTTP proxy for everything, if there is one.
+    pub proxy: Option<&'a str>,
+    /// Its home: must not exist, and will be deleted.
+    pub home: PathBuf,
+    /// What [`BrowserTools::make_trust`] made.
+    pub trust: &'a Path,
+    /// Takes the browser's output, console messages of the page included.
+    pub log: &'a Path,
+}
+
 /// A running browser. Dropping it kills it and deletes its profile.
 pub struct Browser {
     process: Process,
@@ -113,20 +130,12 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Opens `url` in a new browser on `device`. `home` must not exist and will be deleted; `trust` is what
-    /// [`BrowserTools::make_trust`] made; `log` takes the browser's output, console messages of the page included.
+    /// Opens a page in a new browser on `device`.
     ///
     /// # Errors
     /// The browser is not installed or cannot be started, or the home cannot be made.
-    pub fn open(
-        tools: &BrowserTools,
-        kind: BrowserKind,
-        device: &Device,
-        url: &str,
-        home: PathBuf,
-        trust: &Path,
-        log: &Path,
-    ) -> Result<Browser> {
+    pub fn open(tools: &BrowserTools, device: &Device, opening: Opening<'_>) -> Result<Browser> {
+        let Opening { kind, url, proxy, home, trust, log } = opening;
         let program = tools.program(kind)?;
         let store = match kind {
             BrowserKind::Chromium => chromium::TRUST,
@@ -144,9 +153,9 @@ impl Browser {
         command.current_dir(&home);
         command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
         let pipes = match kind {
-            BrowserKind::Chromium => Some(chromium::prepare(&mut command, &home, url)?),
+            BrowserKind::Chromium => Some(chromium::prepare(&mut command, &home, url, proxy)?),
             BrowserKind::Firefox => {
-                firefox::prepare(&mut command, &home, url)?;
+                firefox::prepare(&mut command, &home, url, proxy)?;
                 None
             }
         };

@@ -16,8 +16,10 @@ pub fn list() -> Result<ExitCode> {
     }
     println!("Scenarios:");
     for scenario in scenario::all() {
-        println!("  {:22} {}", scenario.name, scenario.sentence);
+        let mark = if scenario.representative() { ' ' } else { '*' };
+        println!("{mark} {:22} {}", scenario.name, scenario.sentence);
     }
+    println!("* only by name or with --all");
     println!("Running labs:");
     let labs = running_labs();
     for lab in &labs {
@@ -54,7 +56,11 @@ fn draw_behind(
     let routers = topology.routers.iter().filter(|router| router.behind.as_deref() == parent);
     let routers = routers.map(|router| {
         let udp = if router.udp == Udp::Blocked { ", UDP blocked" } else { "" };
-        let tcp = if router.tcp == Tcp::HttpsOnly { ", TCP to port 443 only" } else { "" };
+        let tcp = match router.tcp {
+            Tcp::Open => "",
+            Tcp::HttpsOnly => ", TCP to port 443 only",
+            Tcp::ProxyOnly => ", TCP to proxies only",
+        };
         (&router.name, format!("router, NAT {}{udp}{tcp}", router.nat), true)
     });
     let hosts = topology.hosts.iter().filter(|host| Some(&*host.behind) == parent);
@@ -62,6 +68,7 @@ fn draw_behind(
         let role = match host.role {
             Role::Server(Service::Web) => "web server",
             Role::Server(Service::Turn) => "TURN server",
+            Role::Server(Service::Proxy) => "HTTP proxy",
             Role::Browser => "browser",
         };
         (&host.name, role.to_owned(), false)

@@ -78,6 +78,9 @@ enum Command {
         /// Only those whose name contains this
         #[arg(default_value = "")]
         filter: String,
+        /// Without a filter: not only the representative ones
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -92,6 +95,7 @@ impl Common {
             chromium: self.chromium.clone(),
             firefox: self.firefox.clone(),
             output: self.output.clone(),
+            all: false,
         }
     }
 }
@@ -106,7 +110,7 @@ pub fn run() -> ExitCode {
         Command::Up { topology } => up::up(topology, &options),
         Command::Exec(exec) => exec::exec(exec),
         Command::Call(call) => call::call(call, &options),
-        Command::Test { filter } => test::test(filter, &options),
+        Command::Test { filter, all } => test::test(filter, &Options { all: *all, ..options }),
     };
     match done {
         Ok(code) => code,

@@ -10,6 +10,7 @@
 mod calls;
 mod expect;
 mod firefox;
+mod places;
 
 use std::path::{Path, PathBuf};
 
@@ -19,9 +20,10 @@ use crate::browser::BrowserKind;
 use crate::call::{CallPlan, CallReport, Offer, Policy};
 use crate::options::{Options, Tools};
 use crate::running::RunningLab;
-use crate::session::Session;
-use crate::topology::{Nat, Topology};
+use crate::session::{CannotRun, Session};
+use crate::topology::{Nat, Service, Topology};
 use crate::turn::{Setup, TurnServerKind};
+use crate::{impair, proxy};
 
 pub use expect::Expectation;
 
@@ -59,11 +61,12 @@ pub struct Scenario {
     policy: Policy,
     setup: Setup,
     expectation: Expectation,
+    representative: bool,
 }
 
 /// The suite: every theme has a file with its table.
 pub fn all() -> Vec<Scenario> {
-    [calls::scenarios(), firefox::scenarios()].concat()
+    [calls::scenarios(), places::scenarios(), firefox::scenarios()].concat()
 }
 
 /// L calling M across the Internet, everything offered; the methods below say how a scenario differs.
@@ -82,10 +85,16 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
         policy: Policy::All,
         setup: Setup::Configured,
         expectation: Expectation::Relayed,
+        representative: true,
     }
 }
 
 impl Scenario {
+    fn on(mut self, topology: &'static str) -> Scenario {
+        self.topology = topology;
+        self
+    }
+
     fn with_nats(mut self, coffee_shop: Nat, home: Nat) -> Scenario {
         self.nats = vec![("coffee-shop", coffee_shop), ("home", home)];
         self
@@ -131,6 +140,17 @@ impl Scenario {
         self
     }
 
+    /// Leaves it to `netlab test --all`: another one shows nearly the same, or it takes long.
+    fn only_when_asked(mut self) -> Scenario {
+        self.representative = false;
+        self
+    }
+
+    /// Whether it belongs to the set that runs when nothing in particular is asked for.
+    pub fn representative(&self) -> bool {
+        self.representative
+    }
+
     /// The topology it runs on, its changes made.
     ///
     /// # Errors
@@ -163,6 +183,9 @@ impl Scenario {
         if let (Setup::OutOfTheBox, TurnServerKind::Coturn(_)) = (self.setup, &tools.turn) {
             return Outcome::Skipped("coturn does not serve browsers without configuration".to_owned());
         }
+        if let Err(missing) = self.check_machine() {
+            return Outcome::Skipped(missing.to_string());
+        }
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return Outcome::Failed(format!("cannot make an async runtime: {error}")),
@@ -171,6 +194,15 @@ impl Scenario {
             Ok(report) => self.judge(report, &options.output.join(self.name)),
             Err(error) => Outcome::Failed(format!("{error:#}")),
         }
+    }
+
+    /// What this scenario needs beside what every lab does.
+    fn check_machine(&self) -> Result<(), CannotRun> {
+        let Ok(topology) = self.topology() else { return Ok(()) };
+        if topology.servers(Service::Proxy).next().is_some() {
+            proxy::program()?;
+        }
+        impair::missing_for(&topology)
     }
 
     async fn call(&self, session: &Session, tools: &Tools, options: &Options) -> Result<CallReport> {

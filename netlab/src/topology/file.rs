@@ -1,5 +1,7 @@
 //! A topology as its author wrote it: the TOML, nothing checked beyond types and spelling of keys.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// The whole file.
@@ -25,6 +27,18 @@ pub(super) struct RouterEntry {
     pub udp: super::Udp,
     #[serde(default)]
     pub tcp: super::Tcp,
+    #[serde(default)]
+    pub ipv6: super::Ipv6,
+    /// Bytes of the largest IP packet, on both sides of the router. Absent: 1,500.
+    pub mtu: Option<u16>,
+    #[serde(default, deserialize_with = "super::link::percentage")]
+    pub loss: u16,
+    #[serde(default, deserialize_with = "super::link::rate")]
+    pub rate: Option<u32>,
+    #[serde(default, deserialize_with = "super::link::milliseconds")]
+    pub delay: Duration,
+    #[serde(default, deserialize_with = "super::link::milliseconds")]
+    pub jitter: Duration,
     /// Absent: the router is on the Internet exchange itself.
     pub behind: Option<String>,
 }
@@ -44,4 +58,8 @@ pub(super) struct ServerEntry {
 pub(super) struct BrowserEntry {
     pub name: String,
     pub behind: String,
+    /// Absent: the first TURN server of the file.
+    pub turn: Option<String>,
+    /// Absent: no proxy.
+    pub proxy: Option<String>,
 }

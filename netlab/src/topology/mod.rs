@@ -2,10 +2,11 @@
 //!
 //! [`Topology::load`] takes the name of one that ships with the lab or the path of a `.toml` file and returns it
 //! checked: every `behind` names a router, routers come before what is behind them, one node runs the web server and
-//! one the TURN server. Scenarios then change single routers with [`Topology::with_nat`],
+//! one or more the TURN server. Scenarios then change single routers with [`Topology::with_nat`],
 //! [`Topology::with_udp_blocked`] and [`Topology::with_https_only`]. Nothing here touches the network: that is [`crate::lab`].
 
 mod file;
+mod link;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,14 +14,27 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+pub use link::{Impairment, Ipv6};
+
 /// The topologies compiled into the command: name and TOML.
 const SHIPPED: &[(&str, &str)] = &[
     ("internet", include_str!("../../topologies/internet.toml")),
     ("carrier", include_str!("../../topologies/carrier.toml")),
+    ("cloud", include_str!("../../topologies/cloud.toml")),
+    ("two-nodes", include_str!("../../topologies/two-nodes.toml")),
+    ("hotel", include_str!("../../topologies/hotel.toml")),
+    ("office", include_str!("../../topologies/office.toml")),
+    ("ipv6-firewalls", include_str!("../../topologies/ipv6-firewalls.toml")),
+    ("nat64", include_str!("../../topologies/nat64.toml")),
+    ("narrow", include_str!("../../topologies/narrow.toml")),
+    ("lossy", include_str!("../../topologies/lossy.toml")),
 ];
 
 /// Network namespaces get interfaces named after nodes by patchbay; longer names would be cut and could collide.
 const NAME_LENGTH_MAX: usize = 24;
+
+/// RFC 8200 section 5.
+const MTU_MIN: u16 = 1280;
 
 /// What a router's NAT does, in the words of RFC 4787 (mapping / filtering) and, where people still use them, RFC 3489.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -36,6 +50,9 @@ pub enum Nat {
     PortRestricted,
     /// Address- and port-dependent mapping with random ports: hole punching does not work against its like.
     Symmetric,
+    /// One public address for the one host behind it, ports as they are, open from outside: what clouds give a machine.
+    /// The host cannot reach its own public address.
+    OneToOne,
 }
 
 /// What a router does with UDP.
@@ -58,6 +75,8 @@ pub enum Tcp {
     Open,
     /// Forwards what goes to port 443, as strict company networks do, and drops the rest.
     HttpsOnly,
+    /// Forwards what goes to port 3128, where the network's HTTP proxy is, and drops the rest.
+    ProxyOnly,
 }
 
 /// What a server node runs.
@@ -66,8 +85,10 @@ pub enum Tcp {
 pub enum Service {
     /// The call page and its signalling.
     Web,
-    /// The TURN server under test.
+    /// The TURN server under test. There may be several.
     Turn,
+    /// An HTTP proxy, for what its users' routers do not let out.
+    Proxy,
 }
 
 /// A router and the network behind it.
@@ -81,6 +102,12 @@ pub struct Router {
     pub udp: Udp,
     /// Which TCP passes.
     pub tcp: Tcp,
+    /// IPv6 behind it.
+    pub ipv6: Ipv6,
+    /// Bytes of the largest IP packet on both of its sides; `None` is 1,500.
+    pub mtu: Option<u16>,
+    /// What is wrong with its link to the world.
+    pub impairment: Impairment,
     /// The router it is itself behind; `None` on the Internet.
     pub behind: Option<String>,
 }
@@ -103,6 +130,10 @@ pub struct Host {
     pub role: Role,
     /// The router it is behind.
     pub behind: String,
+    /// A browser's TURN server; `None` is the first of the topology.
+    pub turn: Option<String>,
+    /// A browser's HTTP proxy.
+    pub proxy: Option<String>,
 }
 
 /// A checked topology.
@@ -213,12 +244,25 @@ impl Topology {
         })
     }
 
-    /// The host that runs a service. Every checked topology has exactly one.
+    /// The first host that runs a service. Every checked topology has one for the web and one for TURN.
+    ///
+    /// # Panics
+    /// The topology has no proxy.
     pub fn server(&self, service: Service) -> &Host {
         self.hosts
             .iter()
             .find(|host| host.role == Role::Server(service))
-            .expect("a checked topology has one host per service")
+            .expect("a checked topology has a host for each service")
+    }
+
+    /// All hosts that run a service.
+    pub fn servers(&self, service: Service) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(move |host| host.role == Role::Server(service))
+    }
+
+    /// The router a host is behind. Every checked topology has it.
+    pub fn router_of(&self, host: &Host) -> &Router {
+        self.routers.iter().find(|router| router.name == host.behind).expect("a checked topology has every router")
     }
 
     fn router_mut(&mut self, name: &str) -> Result<&mut Router, TopologyError> {
@@ -250,23 +294,72 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
         nat: entry.nat,
         udp: entry.udp,
         tcp: entry.tcp,
+        ipv6: entry.ipv6,
+        mtu: entry.mtu,
+        impairment: Impairment {
+            loss_permille: entry.loss,
+            rate_kbits: entry.rate,
+            delay: entry.delay,
+            jitter: entry.jitter,
+        },
         behind: entry.behind,
     });
     let routers = upstream_first(routers.collect())?;
 
-    let servers = file.servers.into_iter().map(|entry| ("server", Role::Server(entry.runs), entry.name, entry.behind));
-    let browsers = file.browsers.into_iter().map(|entry| ("browser", Role::Browser, entry.name, entry.behind));
-    let mut hosts = Vec::new();
-    for (kind, role, name, behind) in servers.chain(browsers) {
-        if !routers.iter().any(|router| router.name == behind) {
-            return Err(unknown_router(kind, &name, &behind, &routers));
+    let servers = file.servers.into_iter().map(|entry| Host {
+        name: entry.name,
+        role: Role::Server(entry.runs),
+        behind: entry.behind,
+        turn: None,
+        proxy: None,
+    });
+    let browsers = file.browsers.into_iter().map(|entry| Host {
+        name: entry.name,
+        role: Role::Browser,
+        behind: entry.behind,
+        turn: entry.turn,
+        proxy: entry.proxy,
+    });
+    let hosts: Vec<Host> = servers.chain(browsers).collect();
+    for host in &hosts {
+        if !routers.iter().any(|router| router.name == host.behind) {
+            let kind = if host.role == Role::Browser { "browser" } else { "server" };
+            return Err(unknown_router(kind, &host.name, &host.behind, &routers));
         }
-        hosts.push(Host { name, role, behind });
+        for (key, wanted, service) in [("turn", &host.turn, Service::Turn), ("proxy", &host.proxy, Service::Proxy)] {
+            let mut servers = hosts.iter().filter(|host| host.role == Role::Server(service));
+            if let Some(wanted) = wanted
+                && !servers.any(|server| server.name == *wanted)
+            {
+                return Err(format!(
+                    "[[browser]] {:?}: {key} = {wanted:?} names no [[server]] with runs = {key:?}",
+                    host.name
+                ));
+            }
+        }
     }
-    for (service, key) in [(Service::Web, "web"), (Service::Turn, "turn")] {
+    for (service, key, most) in [(Service::Web, "web", 1), (Service::Turn, "turn", usize::MAX)] {
         let count = hosts.iter().filter(|host| host.role == Role::Server(service)).count();
-        if count != 1 {
-            return Err(format!("{count} [[server]] entries have runs = {key:?}; exactly one is needed"));
+        if count < 1 || count > most {
+            let needed = if most == 1 { "exactly one" } else { "at least one" };
+            return Err(format!("{count} [[server]] entries have runs = {key:?}; {needed} is needed"));
+        }
+    }
+    for router in &routers {
+        let hosts_behind = hosts.iter().filter(|host| host.behind == router.name).count();
+        let routers_behind = routers.iter().filter(|other| other.behind.as_ref() == Some(&router.name)).count();
+        if router.nat == Nat::OneToOne && (hosts_behind, routers_behind) != (1, 0) {
+            return Err(format!(
+                "[[router]] {:?}: nat = \"one-to-one\" is for one host; {} nodes are behind it",
+                router.name,
+                hosts_behind + routers_behind
+            ));
+        }
+        if router.mtu.is_some_and(|mtu| mtu < MTU_MIN) {
+            return Err(format!(
+                "[[router]] {:?}: mtu must be {MTU_MIN} (what IPv6 asks of a link) or more",
+                router.name
+            ));
         }
     }
     Ok(Topology { name: name.to_owned(), description: file.description, routers, hosts })
@@ -329,6 +422,7 @@ impl fmt::Display for Nat {
             Nat::AddressRestricted => "address-restricted",
             Nat::PortRestricted => "port-restricted",
             Nat::Symmetric => "symmetric",
+            Nat::OneToOne => "one-to-one",
         })
     }
 }

@@ -48,7 +48,16 @@ fn a_mistake_is_answered_with_the_file_the_key_and_the_fix() {
         ("[[router]]\nname = \"home\"\nnat = \"cone\"\nupd = \"blocked\"", "unknown field `upd`"),
         ("[[browser]]\nname = \"isp\"\nbehind = \"isp\"", "two nodes are called \"isp\""),
         ("[[browser]]\nname = \"B L\"\nbehind = \"isp\"", "lower-case letters, digits and hyphens"),
-        ("[[server]]\nname = \"more\"\nruns = \"turn\"\nbehind = \"isp\"", "2 [[server]] entries have runs = \"turn\""),
+        ("[[server]]\nname = \"more\"\nruns = \"web\"\nbehind = \"isp\"", "2 [[server]] entries have runs = \"web\""),
+        (
+            "[[browser]]\nname = \"b\"\nbehind = \"isp\"\nturn = \"web\"",
+            "[[browser]] \"b\": turn = \"web\" names no [[server]] with runs = \"turn\"",
+        ),
+        ("[[router]]\nname = \"c\"\nnat = \"one-to-one\"", "is for one host; 0 nodes are behind it"),
+        ("[[router]]\nname = \"c\"\nnat = \"cone\"\nmtu = 576", "mtu must be 1280"),
+        ("[[router]]\nname = \"c\"\nnat = \"cone\"\nloss = \"5\"", "loss = \"5\": write a percentage"),
+        ("[[router]]\nname = \"c\"\nnat = \"cone\"\nrate = \"2 MB\"", "rate = \"2 MB\": write for example"),
+        ("[[router]]\nname = \"c\"\nnat = \"cone\"\ndelay = \"1s\"", "for example \"40ms\""),
         (
             "[[router]]\nname = \"x\"\nnat = \"cone\"\nbehind = \"y\"\n[[router]]\nname = \"y\"\nnat = \"cone\"\nbehind = \"x\"",
             "in a circle",

@@ -1,30 +1,29 @@
 //! Running coturn's `turnserver`, and its counters from the lines it logs when a session ends.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
+use super::{Addresses, CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
 
-pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
-    let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+pub(super) fn command(binary: &Path, Addresses { bind, advertise }: Addresses, scratch: &Path) -> Command {
     let mut command = Command::new(binary);
     command.args(["-n", "--verbose", "--log-file=stdout", "--simple-log", "--no-cli", "--no-dtls"]);
     command.args(["--lt-cred-mech", "--fingerprint", "--no-software-attribute"]);
     command.arg(format!("--user={USER}:{PASSWORD}")).arg(format!("--realm={TURN_HOST}"));
-    command.arg(format!("--listening-ip={address}")).arg(format!("--relay-ip={address}"));
+    command.arg(format!("--listening-ip={bind}")).arg(format!("--relay-ip={bind}"));
+    if bind != advertise {
+        command.arg(format!("--external-ip={advertise}/{bind}"));
+    }
     command.arg(format!("--listening-port={PORT}")).arg(format!("--tls-listening-port={TLS_PORT}"));
     command.arg("--cert").arg(scratch.join(CERTIFICATE)).arg("--pkey").arg(scratch.join(KEY));
     command.arg("--pidfile").arg(scratch.join("turnserver.pid"));
     command.arg("--userdb").arg(scratch.join("turnserver.db"));
     command.current_dir(scratch);
-    command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
-    Ok(command)
+    command
 }
 
 /// Reads the whole log. Allocations that still exist are sessions with an ALLOCATE and without an end.

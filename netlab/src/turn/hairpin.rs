@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,36 +14,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
+use super::{Addresses, CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
 
 const ADMIN_PORT: u16 = 9641;
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
+pub(super) fn command(binary: &Path, addresses: Addresses, scratch: &Path) -> Result<Command> {
     let file = scratch.join("hairpin.toml");
     // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
     let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
-    let written = opened.and_then(|mut opened| opened.write_all(configuration(address).as_bytes()));
+    let written = opened.and_then(|mut opened| opened.write_all(configuration(addresses).as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
-    let mut command = logged_command(binary, log)?;
+    let mut command = Command::new(binary);
     command.arg("serve").arg("--config").arg(&file);
     Ok(command)
 }
 
 /// No argument, no file, an empty directory to start in and another one to keep things in.
-pub(super) fn bare_command(binary: &Path, scratch: &Path, log: &Path) -> Result<Command> {
+pub(super) fn bare_command(binary: &Path, scratch: &Path) -> Result<Command> {
     let (empty, state) = (scratch.join("empty"), scratch.join("state"));
     std::fs::create_dir_all(&empty).with_context(|| format!("cannot make {}", empty.display()))?;
-    let mut command = logged_command(binary, log)?;
-    command.current_dir(empty).env("XDG_STATE_HOME", state).env_remove("STATE_DIRECTORY").env_remove("HAIRPIN_CONFIG");
-    Ok(command)
-}
-
-fn logged_command(binary: &Path, log: &Path) -> Result<Command> {
-    let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(binary);
-    command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
+    command.current_dir(empty).env("XDG_STATE_HOME", state).env_remove("STATE_DIRECTORY").env_remove("HAIRPIN_CONFIG");
     Ok(command)
 }
 
@@ -58,7 +51,7 @@ pub(super) fn printed_for_others(text: &str) -> Option<serde_json::Value> {
 }
 
 /// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
-fn configuration(address: Ipv4Addr) -> String {
+fn configuration(Addresses { bind, advertise }: Addresses) -> String {
     format!(
         r#"[listen]
 udp = ["0.0.0.0:{PORT}"]
@@ -70,7 +63,7 @@ certificate = "{CERTIFICATE}"
 key = "{KEY}"
 
 [relay]
-addresses = ["{address}"]
+addresses = [{{ bind = "{bind}", advertise = "{advertise}" }}]
 
 [auth]
 realm = "{TURN_HOST}"

@@ -7,11 +7,13 @@ mod coturn;
 mod hairpin;
 mod probe;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,9 +21,9 @@ use patchbay::Device;
 use tokio::time::{Instant, sleep};
 
 use crate::authority::Authority;
-use crate::lab::{Lab, TURN_HOST};
+use crate::lab::{Lab, host_name};
 use crate::process::Process;
-use crate::topology::Service;
+use crate::topology::Host;
 
 /// The user every page authenticates as.
 pub const USER: &str = "lab";
@@ -80,6 +82,16 @@ impl Relayed {
     }
 }
 
+impl std::ops::AddAssign for Relayed {
+    fn add_assign(&mut self, other: Relayed) {
+        self.bytes_to_peers += other.bytes_to_peers;
+        self.packets_to_peers += other.packets_to_peers;
+        self.bytes_to_clients += other.bytes_to_clients;
+        self.packets_to_clients += other.packets_to_clients;
+        self.allocations += other.allocations;
+    }
+}
+
 /// How the server under test is set up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Setup {
@@ -91,18 +103,33 @@ pub enum Setup {
     OutOfTheBox,
 }
 
+/// Where a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Addresses {
+    /// Its own.
+    bind: Ipv4Addr,
+    /// What others reach it at, which 1:1 NAT makes another one.
+    advertise: Ipv4Addr,
+}
+
 /// A running TURN server.
 pub struct TurnServer {
     kind: TurnServerKind,
+    setup: Setup,
+    addresses: Addresses,
+    /// Its name for others.
+    host: String,
+    scratch: PathBuf,
     /// What it printed for pages to use, where that is what they get.
     printed: Option<serde_json::Value>,
     device: Device,
     log: PathBuf,
-    process: Process,
+    /// It can be restarted.
+    process: Mutex<Process>,
 }
 
 impl TurnServer {
-    /// Starts the server on the lab's turn node; `scratch` takes its configuration, `log` what it prints.
+    /// Starts the server on a host; `scratch` takes its configuration, `log` what it prints.
     ///
     /// # Errors
     /// It cannot be started, ends, or does not answer within ten seconds; the message names the log.
@@ -110,31 +137,55 @@ impl TurnServer {
         kind: &TurnServerKind,
         setup: Setup,
         lab: &Lab,
+        host: &Host,
         authority: &Authority,
         scratch: &Path,
         log: &Path,
     ) -> Result<TurnServer> {
-        let (device, address) = lab.server(Service::Turn)?;
-        write_certificate(authority, scratch)?;
-        let command = match (kind, setup) {
-            (TurnServerKind::Hairpin(binary), Setup::Configured) => hairpin::command(binary, address, scratch, log)?,
-            (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch, log)?,
-            (TurnServerKind::Coturn(binary), Setup::Configured) => coturn::command(binary, address, scratch, log)?,
-            (TurnServerKind::Coturn(_), Setup::OutOfTheBox) => bail!("coturn prints nothing that a page could use"),
+        let device = lab.device(&host.name)?;
+        let bind = device.ip().with_context(|| format!("host {:?} has no IPv4 address", host.name))?;
+        let addresses = Addresses { bind, advertise: lab.public_address(host)? };
+        let name = host_name(lab.topology(), host).context("a browser is no TURN server")?;
+        std::fs::create_dir_all(scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+        write_certificate(authority, &name, scratch)?;
+        File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let command = command(kind, setup, addresses, scratch, log)?;
+        let mut server = TurnServer {
+            kind: kind.clone(),
+            setup,
+            addresses,
+            host: name,
+            scratch: scratch.to_owned(),
+            printed: None,
+            device: device.clone(),
+            log: log.to_owned(),
+            process: Mutex::new(Process::spawn(device, command)?),
         };
-        let process = Process::spawn(device, command)?;
-        let (device, log) = (device.clone(), log.to_owned());
-        let mut server = TurnServer { kind: kind.clone(), printed: None, device, log, process };
-        server.wait_until_it_answers(address).await?;
+        server.wait_until_it_answers().await?;
         if setup == Setup::OutOfTheBox {
             server.printed = Some(server.wait_until_it_prints().await?);
         }
         Ok(server)
     }
 
+    /// Kills it, as a crash or a machine that is switched off would, and starts it again: it has forgotten everything.
+    ///
+    /// # Errors
+    /// As [`TurnServer::start`].
+    pub async fn restart(&self) -> Result<()> {
+        self.process().kill();
+        let command = command(&self.kind, self.setup, self.addresses, &self.scratch, &self.log)?;
+        *self.process() = Process::spawn(&self.device, command)?;
+        self.wait_until_it_answers().await
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().expect("nobody panics while holding the server's process")
+    }
+
     /// The ICE servers a page is offered, as `RTCConfiguration.iceServers`.
     pub fn ice_servers(&self, offer: crate::call::Offer) -> serde_json::Value {
-        self.printed.clone().unwrap_or_else(|| ice_servers(offer))
+        self.printed.clone().unwrap_or_else(|| ice_servers(&self.host, offer))
     }
 
     async fn wait_until_it_prints(&self) -> Result<serde_json::Value> {
@@ -174,11 +225,12 @@ impl TurnServer {
         &self.log
     }
 
-    async fn wait_until_it_answers(&mut self, address: Ipv4Addr) -> Result<()> {
+    async fn wait_until_it_answers(&self) -> Result<()> {
         let deadline = Instant::now() + START_PATIENCE;
-        let target = SocketAddr::from((address, PORT));
+        let target = SocketAddr::from((self.addresses.bind, PORT));
         loop {
-            if let Some(status) = self.process.exit_status() {
+            let ended = self.process().exit_status();
+            if let Some(status) = ended {
                 bail!("the TURN server ended at once ({status}); see {}", self.log.display());
             }
             if self.device.spawn(move |_| probe::answers_binding(target))?.await? {
@@ -199,13 +251,27 @@ impl TurnServer {
 impl Drop for TurnServer {
     fn drop(&mut self) {
         // Politely, so that what it has to say at its end is in the log.
-        self.process.terminate();
+        self.process().terminate();
     }
 }
 
-/// The certificate for [`TURN_HOST`] and its key, where the server's configuration says.
-fn write_certificate(authority: &Authority, scratch: &Path) -> Result<()> {
-    let certified = authority.certify(TURN_HOST)?;
+fn command(kind: &TurnServerKind, setup: Setup, addresses: Addresses, scratch: &Path, log: &Path) -> Result<Command> {
+    let mut command = match (kind, setup) {
+        (TurnServerKind::Hairpin(binary), Setup::Configured) => hairpin::command(binary, addresses, scratch)?,
+        (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch)?,
+        (TurnServerKind::Coturn(binary), Setup::Configured) => coturn::command(binary, addresses, scratch),
+        (TurnServerKind::Coturn(_), Setup::OutOfTheBox) => bail!("coturn prints nothing that a page could use"),
+    };
+    // Appended, since a server that is restarted goes on with its log.
+    let opened = OpenOptions::new().append(true).open(log);
+    let log_file = opened.with_context(|| format!("cannot write {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
+    Ok(command)
+}
+
+/// The certificate for a server's name and its key, where its configuration says.
+fn write_certificate(authority: &Authority, name: &str, scratch: &Path) -> Result<()> {
+    let certified = authority.certify(name)?;
     for (name, pem) in [(CERTIFICATE, certified.certificate_pem()), (KEY, certified.key_pem())] {
         let file = scratch.join(name);
         // Readable to its owner only, as a key has to be.
@@ -216,12 +282,12 @@ fn write_certificate(authority: &Authority, scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-fn ice_servers(offer: crate::call::Offer) -> serde_json::Value {
+fn ice_servers(host: &str, offer: crate::call::Offer) -> serde_json::Value {
     use crate::call::Offer;
     let server = |url: String| serde_json::json!({ "urls": url, "username": USER, "credential": PASSWORD });
-    let turn = |transport: &str| server(format!("turn:{TURN_HOST}:{PORT}?transport={transport}"));
-    let turns = server(format!("turns:{TURN_HOST}:{TLS_PORT}?transport=tcp"));
-    let stun = serde_json::json!({ "urls": format!("stun:{TURN_HOST}:{PORT}") });
+    let turn = |transport: &str| server(format!("turn:{host}:{PORT}?transport={transport}"));
+    let turns = server(format!("turns:{host}:{TLS_PORT}?transport=tcp"));
+    let stun = serde_json::json!({ "urls": format!("stun:{host}:{PORT}") });
     match offer {
         Offer::StunOnly => serde_json::json!([stun]),
         Offer::StunAndTurn => serde_json::json!([stun, turn("udp"), turn("tcp")]),
