@@ -22,6 +22,7 @@ pub mod accounting;
 pub mod authority;
 pub mod browser;
 pub mod call;
+pub mod drawing;
 pub mod impair;
 pub mod lab;
 pub mod options;

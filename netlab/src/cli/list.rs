@@ -1,10 +1,11 @@
 //! `netlab list` and `netlab show TOPOLOGY`
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use netlab::scenario;
-use netlab::topology::{Role, Service, Tcp, Topology, Udp};
+use anyhow::{Context, Result};
+use netlab::topology::Topology;
+use netlab::{drawing, scenario};
 
 use super::control::running_labs;
 
@@ -31,72 +32,13 @@ pub fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a topology as a tree.
-pub fn show(name: &str) -> Result<ExitCode> {
+/// Prints a topology as a tree, and draws it into a file where one is named.
+pub fn show(name: &str, svg: Option<&Path>) -> Result<ExitCode> {
     let topology = Topology::load(name)?;
     println!("{}", topology.description);
-    print!("{}", draw(&topology, |_| None));
+    print!("{}", drawing::text(&topology, |_| None));
+    if let Some(file) = svg {
+        std::fs::write(file, drawing::svg(&topology)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Draws a topology; `address` may know where a node is.
-pub fn draw(topology: &Topology, address: impl Fn(&str) -> Option<String> + Copy) -> String {
-    let mut drawing = "Internet\n".to_owned();
-    draw_behind(topology, None, "", address, &mut drawing);
-    drawing
-}
-
-fn draw_behind(
-    topology: &Topology,
-    parent: Option<&str>,
-    indent: &str,
-    address: impl Fn(&str) -> Option<String> + Copy,
-    drawing: &mut String,
-) {
-    let routers = topology.routers.iter().filter(|router| router.behind.as_deref() == parent);
-    let routers = routers.map(|router| {
-        let udp = if router.udp == Udp::Blocked { ", UDP blocked" } else { "" };
-        let tcp = match router.tcp {
-            Tcp::Open => "",
-            Tcp::HttpsOnly => ", TCP to port 443 only",
-            Tcp::ProxyOnly => ", TCP to proxies only",
-        };
-        (&router.name, format!("router, NAT {}{udp}{tcp}", router.nat), true)
-    });
-    let hosts = topology.hosts.iter().filter(|host| Some(&*host.behind) == parent);
-    let hosts = hosts.map(|host| {
-        let role = match host.role {
-            Role::Server(Service::Web) => "web server",
-            Role::Server(Service::Turn) => "TURN server",
-            Role::Server(Service::Proxy) => "HTTP proxy",
-            Role::Browser => "browser",
-        };
-        (&host.name, role.to_owned(), false)
-    });
-    let children: Vec<_> = hosts.chain(routers).collect();
-    for (number, (name, what, is_router)) in children.iter().enumerate() {
-        let last = number + 1 == children.len();
-        let place = address(name).map(|address| format!("  {address}")).unwrap_or_default();
-        *drawing += &format!("{indent}{} {name} ({what}){place}\n", if last { "└──" } else { "├──" });
-        if *is_router {
-            let deeper = format!("{indent}{}", if last { "    " } else { "│   " });
-            draw_behind(topology, Some(name), &deeper, address, drawing);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_node_is_drawn_once() {
-        let topology = Topology::load("internet").unwrap();
-        let drawing = draw(&topology, |name| (name == "web").then(|| "198.18.1.2".to_owned()));
-        let names = topology.routers.iter().map(|router| &router.name);
-        for name in names.chain(topology.hosts.iter().map(|host| &host.name)) {
-            assert_eq!(drawing.matches(&format!(" {name} (")).count(), 1, "{name} in\n{drawing}");
-        }
-        assert!(drawing.contains("web (web server)  198.18.1.2"), "{drawing}");
-    }
 }

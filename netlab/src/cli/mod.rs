@@ -62,6 +62,9 @@ enum Command {
     Show {
         /// Its name, or the path of a .toml file
         topology: String,
+        /// Draw it into this file too, as SVG
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
     },
     /// Build a topology and keep it for playing until Ctrl-C
     Up {
@@ -106,7 +109,7 @@ pub fn run() -> ExitCode {
     let options = arguments.common.options();
     let done = match &arguments.command {
         Command::List => list::list(),
-        Command::Show { topology } => list::show(topology),
+        Command::Show { topology, svg } => list::show(topology, svg.as_deref()),
         Command::Up { topology } => up::up(topology, &options),
         Command::Exec(exec) => exec::exec(exec),
         Command::Call(call) => call::call(call, &options),

@@ -9,12 +9,11 @@ use netlab::options::Tools;
 use netlab::running::RunningLab;
 use netlab::topology::Topology;
 use netlab::turn::Setup;
-use netlab::{Options, Session};
+use netlab::{Options, Session, drawing};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::control::{Answer, LabState, socket};
-use super::list::draw;
 
 /// A call plan is some hundred bytes; nobody needs to send more.
 const PLAN_BYTES_MAX: u64 = 16 * 1024;
@@ -59,7 +58,7 @@ fn greet(running: &RunningLab) {
         let router = || lab.routers().find(|(router, _)| *router == name).and_then(|(_, router)| router.uplink_ip());
         host.or_else(router).map(|address| address.to_string())
     };
-    print!("{}", draw(lab.topology(), address));
+    print!("{}", drawing::text(lab.topology(), address));
     let browsers: Vec<_> = lab.browsers().collect();
     println!("The lab is up. In another terminal, for example:");
     if let [first, .., last] = browsers[..] {
