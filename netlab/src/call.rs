@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::accounting::Accounts;
 use crate::browser::{Browser, BrowserKind, Opening};
+use crate::fault::{Fault, Recovery};
 use crate::lab::{PROXY_PORT, WEB_HOST};
 use crate::report::{CallOutcome, PageReport};
 use crate::running::RunningLab;
@@ -19,6 +20,9 @@ const PAGE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much longer the lab waits for a page than the page itself does: starting a browser on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long media may take to flow again after a fault: two rounds of ICE's own patience and a restart each.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a page may take to measure and to close once it is told to.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
@@ -69,6 +73,9 @@ pub struct CallPlan {
     /// How long to go on once everything has arrived.
     #[serde(default)]
     pub talk_seconds: u16,
+    /// What breaks meanwhile.
+    #[serde(default)]
+    pub fault: Option<Fault>,
     /// A file for a picture of the caller's page, in Chromium, while the call is up.
     #[serde(default)]
     pub screenshot: Option<PathBuf>,
@@ -85,6 +92,9 @@ pub struct CallReport {
     pub relayed: Relayed,
     /// The browsers' and the server's counters side by side.
     pub accounts: Accounts,
+    /// How it got over the fault, if there was one and it did.
+    #[serde(default)]
+    pub recovery: Option<Recovery>,
 }
 
 impl CallReport {
@@ -127,6 +137,12 @@ impl RunningLab {
         // Talking ends early when a page reports by itself: it has failed, or somebody has hung up there.
         let ended = || Side::BOTH.iter().find_map(|side| rooms.progress(&room, *side).result);
         rooms.wait(Duration::from_secs(plan.talk_seconds.into()), ended).await;
+        let mut recovered = false;
+        if let Some(fault) = &plan.fault
+            && ended().is_none()
+        {
+            recovered = self.break_and_watch(fault, &room, &mut browsers).await?;
+        }
         if let Some(file) = &plan.screenshot {
             let picture = browsers[0].screenshot().context("cannot take the screenshot")?;
             std::fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))?;
@@ -140,7 +156,11 @@ impl RunningLab {
         let closed = self.watch(&mut browsers, STEP_PATIENCE, || both(closed));
         closed.await.context("the pages do not close their connections")?;
 
-        let relayed = self.relayed().await?.since(&before);
+        // Waiting for the end of allocations is in vain when a fault has cut their owners off.
+        let relayed = match plan.fault {
+            None => self.relayed().await?.since(&before),
+            Some(_) => Relayed::default(),
+        };
         drop(browsers);
         let report = |side: Side| -> Result<PageReport> {
             let result = rooms.progress(&room, side).result;
@@ -149,11 +169,32 @@ impl RunningLab {
         let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
         let mut accounts = Accounts::new([&caller, &callee], &relayed);
         accounts.expect_loss(self.lab.topology().routers.iter().map(|router| router.impairment.loss_permille).sum());
-        let report = CallReport { caller, callee, relayed, accounts };
+        let recovery = plan.fault.as_ref().filter(|_| recovered);
+        let recovery = recovery.map(|fault| Recovery::new(fault, [&caller, &callee]));
+        let report = CallReport { caller, callee, relayed, accounts, recovery };
         let file = self.output.join(format!("{room}.json"));
         let written = std::fs::write(&file, serde_json::to_vec_pretty(&report)?);
         written.with_context(|| format!("cannot write {}", file.display()))?;
         Ok(report)
+    }
+
+    /// Breaks something in a call that is up and waits until media flows again. False if it does not in time.
+    async fn break_and_watch(&self, fault: &Fault, room: &str, browsers: &mut [Browser]) -> Result<bool> {
+        let rooms = self.web.rooms();
+        let both_at = |stage: &str| {
+            let progress = || Side::BOTH.iter().map(|side| rooms.progress(room, *side));
+            progress().all(|page| page.stage.as_deref() == Some(stage)) || progress().any(|page| page.result.is_some())
+        };
+        rooms.tell_both(room, &json!({ "kind": "fault" }));
+        self.watch(browsers, STEP_PATIENCE, || both_at("watching")).await.context("the pages do not watch")?;
+        fault.inject(self).await.with_context(|| format!("cannot make the fault ({fault})"))?;
+        rooms.tell_both(room, &json!({ "kind": "settle" }));
+        let done = rooms.wait(RECOVERY_PATIENCE, || {
+            let died = browsers.iter_mut().any(|browser| browser.ended().is_some());
+            (died || both_at("recovered")).then_some(())
+        });
+        Ok(done.await.is_some()
+            && Side::BOTH.iter().all(|side| rooms.progress(room, *side).stage.as_deref() == Some("recovered")))
     }
 
     fn open(&self, plan: &CallPlan, side: Side, room: &str) -> Result<Browser> {

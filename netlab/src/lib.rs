@@ -23,6 +23,7 @@ pub mod authority;
 pub mod browser;
 pub mod call;
 pub mod drawing;
+pub mod fault;
 pub mod impair;
 pub mod lab;
 pub mod options;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
+use crate::fault;
 use crate::options::Options;
 use crate::scenario::{self, Outcome, Scenario};
 use crate::session::{CannotRun, Session};
@@ -34,6 +35,7 @@ pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str
     let scenarios: Vec<_> = scenario::all().into_iter().filter(wanted).collect();
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
     let mut tally = Tally::default();
+    let mut recoveries = Vec::new();
     for scenario in scenarios {
         let started = Instant::now();
         let outcome = match session {
@@ -41,12 +43,18 @@ pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str
             Err(reason) => Outcome::Skipped(reason.to_string()),
         };
         let (word, count, line) = match outcome {
-            Outcome::Passed { summary, .. } => ("PASS", &mut tally.passed, summary),
+            Outcome::Passed { summary, measurements } => {
+                recoveries.extend(measurements.recovery.map(|recovery| (scenario.name, recovery)));
+                ("PASS", &mut tally.passed, summary)
+            }
             Outcome::Skipped(reason) => ("SKIP", &mut tally.skipped, reason),
             Outcome::Failed(report) => ("FAIL", &mut tally.failed, report),
         };
         *count += 1;
         println!("{word}  {:width$}  {:4.1} s  {line}", scenario.name, started.elapsed().as_secs_f64());
+    }
+    if !recoveries.is_empty() {
+        print!("\n{}\n", fault::table(&recoveries));
     }
     println!("{tally}");
     tally

@@ -109,6 +109,7 @@ impl CallArguments {
             offer,
             policy,
             talk_seconds: self.seconds,
+            fault: None,
             screenshot,
         })
     }

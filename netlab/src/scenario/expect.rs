@@ -1,6 +1,7 @@
 //! What must come of a scenario's call.
 
 use crate::call::CallReport;
+use crate::fault::Cure;
 use crate::report::{CallOutcome, PageReport};
 
 /// What must come of a call. Every kind that connects also means: audio, video and data arrived both ways, data was
@@ -20,6 +21,9 @@ pub enum Expectation {
     RelayedOver(&'static str),
     /// It connects, and the caller needs its relayed address, reached over this protocol.
     CallerRelayedOver(&'static str),
+    /// A fault interrupts it, or does not, and this makes media flow again. Nothing is said about the server's account:
+    /// what a fault swallows is on one party's only, and allocations may outlive the addresses of their owners.
+    Recovers(Cure),
 }
 
 impl Expectation {
@@ -28,6 +32,9 @@ impl Expectation {
     /// # Errors
     /// The first thing that is not as expected.
     pub fn check(self, report: &CallReport) -> Result<(), String> {
+        if let Expectation::Recovers(cure) = self {
+            return check_recovery(report, cure);
+        }
         if report.relayed.allocations > 0 {
             return Err(format!(
                 "the server still has {} allocations after both pages have closed",
@@ -50,7 +57,7 @@ impl Expectation {
         };
         let all_ends = report.pages().into_iter().flat_map(ends).collect::<Vec<_>>();
         match self {
-            Expectation::NoCall => {}
+            Expectation::NoCall | Expectation::Recovers(_) => {}
             Expectation::Direct if all_ends.iter().any(|end| end.is_relay()) => return wrong("no relay"),
             Expectation::HostToHost if all_ends.iter().any(|end| end.r#type.as_deref() != Some("host")) => {
                 return wrong("host candidates only");
@@ -70,6 +77,19 @@ impl Expectation {
             }
             _ => report.accounts.check(),
         }
+    }
+}
+
+fn check_recovery(report: &CallReport, cure: Cure) -> Result<(), String> {
+    for (name, page) in [("caller", &report.caller), ("callee", &report.callee)] {
+        check_page(page).map_err(|problem| format!("{name}: {problem}"))?;
+    }
+    match &report.recovery {
+        None => Err("media did not flow again in time".to_owned()),
+        Some(recovery) if recovery.cure != cure => {
+            Err(format!("expected {cure} to be the cure, not {}", recovery.cure))
+        }
+        Some(_) => Ok(()),
     }
 }
 
@@ -147,7 +167,7 @@ mod tests {
     fn call(caller: PageReport, callee: PageReport) -> CallReport {
         let relayed = Relayed::default();
         let accounts = Accounts::new([&caller, &callee], &relayed);
-        CallReport { caller, callee, relayed, accounts }
+        CallReport { caller, callee, relayed, accounts, recovery: None }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod calls;
 mod expect;
+mod faults;
 mod firefox;
 mod places;
 
@@ -18,7 +19,9 @@ use anyhow::Result;
 
 use crate::browser::BrowserKind;
 use crate::call::{CallPlan, CallReport, Offer, Policy};
+use crate::fault::Fault;
 use crate::options::{Options, Tools};
+use crate::report::PageReport;
 use crate::running::RunningLab;
 use crate::session::{CannotRun, Session};
 use crate::topology::{Nat, Service, Topology};
@@ -60,13 +63,14 @@ pub struct Scenario {
     offer: Offer,
     policy: Policy,
     setup: Setup,
+    fault: Option<Fault>,
     expectation: Expectation,
     representative: bool,
 }
 
 /// The suite: every theme has a file with its table.
 pub fn all() -> Vec<Scenario> {
-    [calls::scenarios(), places::scenarios(), firefox::scenarios()].concat()
+    [calls::scenarios(), places::scenarios(), faults::scenarios(), firefox::scenarios()].concat()
 }
 
 /// L calling M across the Internet, everything offered; the methods below say how a scenario differs.
@@ -84,6 +88,7 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
         offer: Offer::StunAndTurn,
         policy: Policy::All,
         setup: Setup::Configured,
+        fault: None,
         expectation: Expectation::Relayed,
         representative: true,
     }
@@ -132,6 +137,11 @@ impl Scenario {
 
     fn offering(mut self, offer: Offer) -> Scenario {
         self.offer = offer;
+        self
+    }
+
+    fn breaking(mut self, fault: Fault) -> Scenario {
+        self.fault = Some(fault);
         self
     }
 
@@ -202,6 +212,9 @@ impl Scenario {
         if topology.servers(Service::Proxy).next().is_some() {
             proxy::program()?;
         }
+        if let Some(fault) = &self.fault {
+            fault.missing()?;
+        }
         impair::missing_for(&topology)
     }
 
@@ -215,6 +228,7 @@ impl Scenario {
             offer: self.offer,
             policy: self.policy,
             talk_seconds: 0,
+            fault: self.fault.clone(),
             screenshot: None,
         };
         running.call(&plan).await
@@ -234,6 +248,10 @@ pub fn summary(report: &CallReport) -> String {
     if !report.connected() {
         let outcomes = report.pages().map(|page| format!("{:?}", page.outcome).to_lowercase());
         return format!("no call ({}/{})", outcomes[0], outcomes[1]);
+    }
+    if let Some(recovery) = &report.recovery {
+        let [caller, callee] = report.pages().map(PageReport::selected_types);
+        return format!("{recovery}; then {caller} and {callee}");
     }
     let milestone = |name: &str| report.pages().iter().filter_map(|page| page.milestones.get(name)).max().copied();
     let video = report.caller.media.video.received_frames + report.callee.media.video.received_frames;
