@@ -39,7 +39,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             .with_nats(Symmetric, Symmetric)
             .out_of_the_box()
             .relay_only()
-            .expecting(RelayedOver("udp")),
+            .expecting(RelayedTwice),
         scenario(
             "only-tls-443",
             "L and M behind firewalls that let out TCP to port 443 only talk through TURN over TLS",

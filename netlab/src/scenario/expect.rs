@@ -17,6 +17,8 @@ pub enum Expectation {
     NoCall,
     /// It connects with a relayed address on at least one side.
     Relayed,
+    /// It connects with relayed addresses on both sides.
+    RelayedTwice,
     /// It connects with relayed addresses on both sides, whose owners reach the server over this protocol.
     RelayedOver(&'static str),
     /// It connects, and the caller needs its relayed address, reached over this protocol.
@@ -63,6 +65,9 @@ impl Expectation {
                 return wrong("host candidates only");
             }
             Expectation::Relayed if !all_ends.iter().any(|end| end.is_relay()) => return wrong("a relayed address"),
+            Expectation::RelayedTwice if !report.pages().into_iter().all(|page| ends(page)[0].is_relay()) => {
+                return wrong("relayed addresses on both sides");
+            }
             Expectation::RelayedOver(protocol) if !report.pages().iter().all(|page| local_over(page, protocol)) => {
                 return wrong(&format!("relayed addresses over {protocol} on both sides"));
             }
@@ -180,6 +185,7 @@ mod tests {
             (Expectation::Direct, &direct, &one_relay),
             (Expectation::HostToHost, &lan, &direct),
             (Expectation::Relayed, &one_relay, &direct),
+            (Expectation::RelayedTwice, &two_relays, &one_relay),
             (Expectation::RelayedOver("udp"), &two_relays, &one_relay),
             (Expectation::CallerRelayedOver("udp"), &one_relay, &lan),
         ] {
