@@ -7,7 +7,7 @@
 //!                                        │
 //!        browser (one file each) ───── call ──► report (what the pages say)
 //!                                        │           │
-//!                                     scenario ◄── accounting (browsers against server)
+//!                  fault ──► scenario ◄── accounting (browsers against server)
 //! ```
 //!
 //! [`suite::run`] runs them all. A program that uses the lab begins, before it has any thread, with [`Session::enter`]:

@@ -50,7 +50,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             .relay_only()
             .offering(Offer::TurnUdp)
             .breaking(loss(1000, 3))
-            .expecting(Recovers(Cure::Nothing)),
+            .expecting(Recovers(Cure::Nothing))
+            .only_when_asked(),
         scenario(
             "fault-relay-restart-udp",
             "The server is killed under TURN over UDP; an ICE restart finds a new relay",
