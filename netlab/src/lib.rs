@@ -23,6 +23,7 @@ pub mod authority;
 pub mod browser;
 pub mod call;
 pub mod lab;
+pub mod nat;
 pub mod options;
 pub mod process;
 pub mod report;
