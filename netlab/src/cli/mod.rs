@@ -1,9 +1,13 @@
 //! The command line: arguments, and one file a command.
 
 mod call;
+mod capture;
 mod control;
 mod exec;
+mod files;
 mod list;
+mod matrix;
+mod probe_nat;
 mod test;
 mod up;
 
@@ -46,6 +50,9 @@ struct Common {
     /// Where logs and results go
     #[arg(long, global = true, value_name = "DIR", default_value = "netlab-out")]
     output: PathBuf,
+    /// Keep what the TURN server and both browsers sent and received, as pcap files, of every call that is not as expected
+    #[arg(long, global = true)]
+    capture: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -78,7 +85,15 @@ enum Command {
         /// Only those whose name contains this
         #[arg(default_value = "")]
         filter: String,
+        #[command(flatten)]
+        files: files::ReportFiles,
     },
+    /// Let browsers behind every NAT call browsers behind every other, without and with TURN
+    Matrix(matrix::MatrixArguments),
+    /// Say in the words of RFC 4787 what the NATs in front of a host do
+    ProbeNat(probe_nat::ProbeArguments),
+    /// Write what a node of a running lab sends and receives to a file, until Ctrl-C (tcpdump)
+    Capture(capture::CaptureArguments),
 }
 
 impl Common {
@@ -92,6 +107,7 @@ impl Common {
             chromium: self.chromium.clone(),
             firefox: self.firefox.clone(),
             output: self.output.clone(),
+            capture: self.capture,
         }
     }
 }
@@ -106,7 +122,10 @@ pub fn run() -> ExitCode {
         Command::Up { topology } => up::up(topology, &options),
         Command::Exec(exec) => exec::exec(exec),
         Command::Call(call) => call::call(call, &options),
-        Command::Test { filter } => test::test(filter, &options),
+        Command::Test { filter, files } => test::test(filter, files, &options),
+        Command::Matrix(matrix) => matrix::matrix(matrix, &options),
+        Command::ProbeNat(probe) => probe_nat::probe_nat(probe, &options),
+        Command::Capture(capture) => capture::capture(capture),
     };
     match done {
         Ok(code) => code,

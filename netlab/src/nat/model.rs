@@ -177,6 +177,8 @@ mod tests {
         for order in Order::BOTH {
             assert!(reaches(pair(Nat::FullCone), order));
             assert!(reaches(pair(Nat::AddressRestricted), order));
+            assert!(reaches(pair(Nat::AddressDependent), order));
+            assert!(reaches(pair(Nat::None), order));
             assert!(!reaches(pair(Nat::BareMasquerade), order));
             assert!(!reaches(pair(Nat::Symmetric), order));
         }

@@ -18,7 +18,7 @@ use super::model::{self, Order};
 use super::probe::{ask, bind};
 use super::stun::Wish;
 use crate::lab::Lab;
-use crate::topology::{Host, Role, Router, Service, Tcp, Topology, TopologyError, Udp};
+use crate::topology::{Host, Role, Service, Topology, TopologyError};
 
 /// How often a side sends to everybody it knows of ...
 const ROUNDS: u32 = 8;
@@ -66,14 +66,11 @@ pub fn topology(nats: &[Nat]) -> Result<Topology, TopologyError> {
     for (number, nat) in nats.iter().enumerate() {
         for side in ["l", "r"] {
             let name = format!("{side}{number}");
-            topology.routers.push(Router {
-                name: name.clone(),
-                nat: *nat,
-                udp: Udp::Open,
-                tcp: Tcp::Open,
-                behind: None,
-                ..template.clone()
-            });
+            // All the rest as with a router that does nothing.
+            let mut router = template.clone();
+            router.name.clone_from(&name);
+            router.nat = *nat;
+            topology.routers.push(router);
             topology.hosts.push(Host { name: format!("host-{name}"), role: Role::Browser, behind: name });
         }
     }
