@@ -47,6 +47,8 @@ impl Drop for Place {
 struct Up {
     process: Child,
     programs: Vec<i32>,
+    /// Held, since the lab would die of a closed pipe.
+    _output: Box<dyn Iterator<Item = String>>,
 }
 
 impl Up {
@@ -54,10 +56,10 @@ impl Up {
     fn new(place: &Place) -> Option<Up> {
         let mut process = place.netlab(&["up", "internet"]).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-        if lines.any(|line| line.starts_with("The lab is up")) {
+        if lines.any(|line| line.contains("Ctrl-C takes the lab down")) {
             let programs = children(process.id() as i32);
             assert!(!programs.is_empty(), "a lab runs a TURN server");
-            return Some(Up { process, programs });
+            return Some(Up { process, programs, _output: Box::new(lines) });
         }
         let output = process.wait_with_output().unwrap();
         let problem = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -141,8 +141,12 @@ pub fn run() -> ExitCode {
 fn clean_up_when_interrupted(session: &Session) -> Result<()> {
     let directory = session.directory().to_owned();
     let runtime = runtime()?;
+    let interrupted = {
+        let _inside = runtime.enter();
+        interruption()?
+    };
     std::thread::spawn(move || {
-        runtime.block_on(interrupted()).expect("signals can be awaited");
+        runtime.block_on(interrupted);
         netlab::process::kill_all();
         // If a program still wrote into it, the rest goes when the next session starts.
         let _ = std::fs::remove_dir_all(&directory);
@@ -151,17 +155,18 @@ fn clean_up_when_interrupted(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Waits until somebody asks the process to end.
-async fn interrupted() -> Result<()> {
+/// What ends when somebody asks the process to end. From now on that does not kill it.
+fn interruption() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
 }
 
 /// The runtime every command with a lab uses: one thread, since the nodes have threads of their own.
