@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result, anyhow};
 use patchbay::{Device, Firewall, FirewallConfig, NatConfig, NatFiltering};
 
+use crate::nat::rules;
 use crate::session::Session;
 use crate::topology::{Nat, Role, Router, Service, Tcp, Topology, Udp};
 
@@ -20,6 +21,12 @@ pub const TURN_HOST: &str = "turn.lab";
 
 /// What the strictest firewalls let out.
 const HTTPS_PORT: u16 = 443;
+
+/// The last byte of the TURN server's other address; hosts are numbered from 2.
+const OTHER_TURN_HOST: u8 = 250;
+
+/// Every network behind a router is a /24.
+const NETWORK_PREFIX: u8 = 24;
 
 /// A running network.
 pub struct Lab {
@@ -60,6 +67,7 @@ impl Lab {
 
         let lab = Lab { topology: topology.clone(), devices, routers, _network: network };
         lab.name_the_servers()?;
+        lab.give_the_turn_server_another_address().await?;
         Ok(lab)
     }
 
@@ -90,6 +98,16 @@ impl Lab {
         Ok((device, address))
     }
 
+    /// The TURN server's other address, on the same network: what NAT behaviour discovery takes (RFC 5780).
+    ///
+    /// # Errors
+    /// As for [`Lab::server`].
+    pub fn other_turn_address(&self) -> Result<Ipv4Addr> {
+        let (_, address) = self.server(Service::Turn)?;
+        let [a, b, c, _] = address.octets();
+        Ok(Ipv4Addr::new(a, b, c, OTHER_TURN_HOST))
+    }
+
     /// All hosts by name.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
         self.devices.iter().map(|(name, device)| (&**name, device))
@@ -112,6 +130,13 @@ impl Lab {
             }
         }
         Ok(())
+    }
+
+    async fn give_the_turn_server_another_address(&self) -> Result<()> {
+        let (device, _) = self.server(Service::Turn)?;
+        let interface = device.iface("eth0").context("the TURN server has no eth0")?;
+        let added = interface.add_ip(self.other_turn_address()?, NETWORK_PREFIX).await;
+        added.context("cannot give the TURN server another address")
     }
 
     /// The browsers' names, in the order of the topology.
@@ -140,16 +165,27 @@ async fn build_router(
         let upstream = built.get(behind).with_context(|| format!("router {behind:?} was not built before it"))?;
         builder = builder.upstream(upstream.id());
     }
-    builder.build().await
+    let built = builder.build().await?;
+    apply_nat(&built, router.nat)?;
+    Ok(built)
 }
 
-/// Our names for NATs in patchbay's terms.
+/// What patchbay is told: addresses, routes and timeouts are those of a NAT; [`apply_nat`] then makes it the right one.
 fn nat_config(nat: Nat) -> Result<Option<NatConfig>> {
-    Ok(match nat {
-        Nat::None => None,
-        Nat::Cone => patchbay::Nat::Open.to_config(),
-        Nat::AddressRestricted => Some(NatConfig::builder().filtering(NatFiltering::AddressDependent).build()?),
-        Nat::PortRestricted => patchbay::Nat::Moderate.to_config(),
-        Nat::Symmetric => patchbay::Nat::Strict.to_config(),
-    })
+    let Some(behaviour) = nat.behaviour() else { return Ok(None) };
+    let timeout = behaviour.udp_timeout_seconds;
+    let config = NatConfig::builder().filtering(NatFiltering::EndpointIndependent);
+    Ok(Some(config.udp_timeout(timeout).udp_stream_timeout(timeout).build()?))
+}
+
+/// Gives a router the rules of its NAT, in place of any that it has had. What has been translated stays so.
+///
+/// # Errors
+/// The kernel refuses the rules, or the router has lost its address.
+pub fn apply_nat(router: &patchbay::Router, nat: Nat) -> Result<()> {
+    let Some(behaviour) = nat.behaviour() else { return Ok(()) };
+    let address = router.uplink_ip().with_context(|| format!("router {:?} has no IPv4 address", router.name()))?;
+    // On the Internet exchange, or behind another router.
+    let outside = if router.iface("ix").is_some() { "ix" } else { "wan" };
+    router.run_sync(move || rules::load(&rules::ruleset(&behaviour, outside, address)))
 }

@@ -31,6 +31,8 @@ pub struct Options {
     pub firefox: Option<PathBuf>,
     /// Where logs and results go; a directory is made in it for each scenario.
     pub output: PathBuf,
+    /// Whether packets are captured, to be kept of calls that are not as expected.
+    pub capture: bool,
 }
 
 impl Default for Options {
@@ -41,6 +43,7 @@ impl Default for Options {
             chromium: None,
             firefox: None,
             output: PathBuf::from("netlab-out"),
+            capture: false,
         }
     }
 }
@@ -90,7 +93,11 @@ impl Tools {
     }
 }
 
-fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
+/// The TURN server alone.
+///
+/// # Errors
+/// It is not there, and where to get it.
+pub fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
     if let Some(binary) = &options.turn_binary {
         let found = find_program(&binary.to_string_lossy()).and_then(|binary| binary.canonicalize().ok());
         let binary = found.ok_or_else(|| {

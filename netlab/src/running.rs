@@ -7,10 +7,11 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::authority::Authority;
 use crate::browser::BrowserTools;
+use crate::capture::Capture;
 use crate::lab::Lab;
 use crate::options::{Options, Tools};
 use crate::session::Session;
-use crate::topology::Topology;
+use crate::topology::{Service, Topology};
 use crate::turn::{Setup, TurnServer};
 use crate::web::WebServer;
 
@@ -18,6 +19,8 @@ use crate::web::WebServer;
 pub struct RunningLab {
     pub(crate) web: WebServer,
     pub(crate) turn: TurnServer,
+    /// Ended before the network goes.
+    _captures: Vec<Capture>,
     pub(crate) browser_tools: BrowserTools,
     pub(crate) lab: Lab,
     /// Where temporary files go, and the certificate store browsers copy.
@@ -52,7 +55,23 @@ impl RunningLab {
         let trust = scratch.join("trust");
         tools.browser.make_trust(authority.pem(), &trust)?;
         let turn = TurnServer::start(&tools.turn, setup, &lab, &authority, &scratch, &output.join("turn.log")).await?;
-        Ok(RunningLab { web, turn, browser_tools: tools.browser.clone(), lab, scratch, trust, output })
+        let mut captures = Vec::new();
+        if options.capture {
+            let hosts = lab.devices().filter(|(name, _)| *name != topology.server(Service::Web).name);
+            for (_, device) in hosts {
+                captures.push(Capture::start(device, &output).await?);
+            }
+        }
+        Ok(RunningLab {
+            web,
+            turn,
+            _captures: captures,
+            browser_tools: tools.browser.clone(),
+            lab,
+            scratch,
+            trust,
+            output,
+        })
     }
 
     /// The network.

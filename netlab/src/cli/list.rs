@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use netlab::nat::Nat;
 use netlab::scenario;
 use netlab::topology::{Role, Service, Tcp, Topology, Udp};
 
@@ -17,6 +18,22 @@ pub fn list() -> Result<ExitCode> {
     println!("Scenarios:");
     for scenario in scenario::all() {
         println!("  {:22} {}", scenario.name, scenario.sentence);
+    }
+    for pair in netlab::matrix::representative() {
+        println!(
+            "  {:22}\n  {:22} {} and {}, the first of many in `netlab matrix`",
+            pair.name(),
+            "",
+            pair.nats[0],
+            pair.nats[1]
+        );
+    }
+    println!("NATs:");
+    for nat in Nat::PRESETS {
+        println!(
+            "  {nat:26} {}",
+            nat.behaviour().map_or("no translation".to_owned(), |behaviour| behaviour.to_string())
+        );
     }
     println!("Running labs:");
     let labs = running_labs();

@@ -13,6 +13,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+pub use crate::nat::Nat;
+
 /// The topologies compiled into the command: name and TOML.
 const SHIPPED: &[(&str, &str)] = &[
     ("internet", include_str!("../../topologies/internet.toml")),
@@ -21,22 +23,6 @@ const SHIPPED: &[(&str, &str)] = &[
 
 /// Network namespaces get interfaces named after nodes by patchbay; longer names would be cut and could collide.
 const NAME_LENGTH_MAX: usize = 24;
-
-/// What a router's NAT does, in the words of RFC 4787 (mapping / filtering) and, where people still use them, RFC 3489.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nat {
-    /// No translation: hosts behind this router have public addresses.
-    None,
-    /// Endpoint-independent mapping and filtering ("full cone").
-    Cone,
-    /// Endpoint-independent mapping, address-dependent filtering ("restricted cone").
-    AddressRestricted,
-    /// Endpoint-independent mapping, address- and port-dependent filtering ("port-restricted cone"): most home routers.
-    PortRestricted,
-    /// Address- and port-dependent mapping with random ports: hole punching does not work against its like.
-    Symmetric,
-}
 
 /// What a router does with UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -319,18 +305,6 @@ fn unknown_router(kind: &str, name: &str, behind: &str, routers: &[Router]) -> S
 
 fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
     names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-}
-
-impl fmt::Display for Nat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Nat::None => "none",
-            Nat::Cone => "cone",
-            Nat::AddressRestricted => "address-restricted",
-            Nat::PortRestricted => "port-restricted",
-            Nat::Symmetric => "symmetric",
-        })
-    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,10 @@ fn a_mistake_is_answered_with_the_file_the_key_and_the_fix() {
             "[[browser]]\nname = \"b\"\nbehind = \"hom\"",
             "[[browser]] \"b\": behind = \"hom\" names no router; use one of \"isp\"",
         ),
-        ("[[router]]\nname = \"home\"\nnat = \"conical\"", "unknown variant `conical`, expected one of `none`, `cone`"),
+        (
+            "[[router]]\nname = \"home\"\nnat = \"conical\"",
+            "unknown NAT `conical`, expected one of `none`, `full-cone`",
+        ),
         ("[[router]]\nname = \"home\"\nnat = \"cone\"\nupd = \"blocked\"", "unknown field `upd`"),
         ("[[browser]]\nname = \"isp\"\nbehind = \"isp\"", "two nodes are called \"isp\""),
         ("[[browser]]\nname = \"B L\"\nbehind = \"isp\"", "lower-case letters, digits and hyphens"),

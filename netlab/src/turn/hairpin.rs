@@ -20,11 +20,11 @@ use crate::lab::TURN_HOST;
 const ADMIN_PORT: u16 = 9641;
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) fn command(binary: &Path, address: Ipv4Addr, scratch: &Path, log: &Path) -> Result<Command> {
+pub(super) fn command(binary: &Path, addresses: [Ipv4Addr; 2], scratch: &Path, log: &Path) -> Result<Command> {
     let file = scratch.join("hairpin.toml");
     // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
     let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
-    let written = opened.and_then(|mut opened| opened.write_all(configuration(address).as_bytes()));
+    let written = opened.and_then(|mut opened| opened.write_all(configuration(addresses).as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
     let mut command = logged_command(binary, log)?;
     command.arg("serve").arg("--config").arg(&file);
@@ -58,7 +58,7 @@ pub(super) fn printed_for_others(text: &str) -> Option<serde_json::Value> {
 }
 
 /// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
-fn configuration(address: Ipv4Addr) -> String {
+fn configuration([address, other]: [Ipv4Addr; 2]) -> String {
     format!(
         r#"[listen]
 udp = ["0.0.0.0:{PORT}"]
@@ -80,6 +80,11 @@ password = "{PASSWORD}"
 
 [peers]
 allow = ["198.18.0.0/15"]
+
+[nat_discovery]
+enabled = true
+addresses = ["{address}", "{other}"]
+response_port = true
 
 [admin]
 listen = "127.0.0.1:{ADMIN_PORT}"

@@ -117,7 +117,9 @@ impl TurnServer {
         let (device, address) = lab.server(Service::Turn)?;
         write_certificate(authority, scratch)?;
         let command = match (kind, setup) {
-            (TurnServerKind::Hairpin(binary), Setup::Configured) => hairpin::command(binary, address, scratch, log)?,
+            (TurnServerKind::Hairpin(binary), Setup::Configured) => {
+                hairpin::command(binary, [address, lab.other_turn_address()?], scratch, log)?
+            }
             (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch, log)?,
             (TurnServerKind::Coturn(binary), Setup::Configured) => coturn::command(binary, address, scratch, log)?,
             (TurnServerKind::Coturn(_), Setup::OutOfTheBox) => bail!("coturn prints nothing that a page could use"),
