@@ -81,6 +81,14 @@ impl Up {
     }
 }
 
+impl Drop for Up {
+    fn drop(&mut self) {
+        // Where a test has failed; otherwise it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// The processes that this one has started, in any of its threads.
 fn children(process: i32) -> Vec<i32> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
