@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit dtls conformance conformance-tables fuzz fuzz-long lab lab-unprivileged
+.PHONY: help run test install lint doc unit dtls conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged
 
 help:
 	@echo "make run    run the server with its built-in defaults"
@@ -11,7 +11,7 @@ help:
 	@echo "make unit   every test but the lab's"
 	@echo "make dtls   the same with DTLS, which needs libssl-dev"
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
-	@echo "make lab    the lab: browsers behind NATs calling each other"
+	@echo "make lab    the lab: browsers behind NATs calling each other; make lab-full every NAT against every other"
 	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
 	@echo "            the requirements of the standards, put to Hairpin or to any TURN server"
 
@@ -64,6 +64,13 @@ fuzz-long:
 
 lab:
 	$(CARGO) test --locked --test netlab
+
+# Every NAT against every other: twenty minutes. The page target/netlab/matrix.html shows the grid while it grows.
+lab-full:
+	$(CARGO) build --workspace --locked
+	mkdir -p target/netlab
+	$${CARGO_TARGET_DIR:-target}/debug/netlab --output target/netlab/matrix --capture matrix \
+	  --json target/netlab/matrix.json --junit target/netlab/matrix.xml --html target/netlab/matrix.html
 
 # As a user without rights: user namespaces have to do. The binaries are copied to where that user can read them.
 lab-unprivileged:

@@ -103,6 +103,12 @@ impl CallReport {
         [&self.caller, &self.callee]
     }
 
+    /// From the offer until both sides were connected, in milliseconds; `None` if they never were.
+    pub fn connected_milliseconds(&self) -> Option<i64> {
+        let times = self.pages().map(|page| page.milestones.get("connected").copied());
+        times[0].zip(times[1]).map(|(caller, callee)| caller.max(callee))
+    }
+
     /// Whether both pages were satisfied.
     pub fn connected(&self) -> bool {
         self.pages().iter().all(|page| page.outcome == CallOutcome::Connected)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::impair;
+use crate::lab::{self, Lab};
 use crate::process::find_program;
 use crate::report::{MediaKind, PageReport};
 use crate::running::RunningLab;
@@ -73,7 +74,7 @@ impl Fault {
     /// The lab has no such node, or the system refuses.
     pub async fn inject(&self, running: &RunningLab) -> Result<()> {
         match self {
-            Fault::Rebinding { router } => forget_udp(running.lab.router(router)?),
+            Fault::Rebinding { router } => forget_udp(&running.lab, router),
             Fault::Roam { host, to } => {
                 let interface = running.lab.device(host)?.iface(INTERFACE).context("the host has no interface")?;
                 interface.replug(running.lab.router(to)?.id()).await
@@ -100,11 +101,18 @@ impl Fault {
     }
 }
 
-/// Leaves TCP alone: signalling is not what is tested.
-fn forget_udp(router: &patchbay::Router) -> Result<()> {
+/// Leaves TCP alone: signalling is not what is tested. Nothing passes meanwhile, since a flow that conntrack still knows
+/// would be noted again as it was.
+fn forget_udp(lab: &Lab, name: &str) -> Result<()> {
+    let router = lab.router(name)?;
+    let described = lab.topology().routers.iter().find(|router| router.name == name);
+    let described = described.with_context(|| format!("there is no router {name:?}"))?;
     let mut conntrack = Command::new(find_program("conntrack").context("conntrack is not installed")?);
     conntrack.args(["-D", "-p", "udp"]);
-    impair::run(router, conntrack)
+    impair::lose(router, 1000)?;
+    lab::apply_nat(router, described.nat)?;
+    impair::run(router, conntrack)?;
+    impair::lose(router, described.impairment.loss_permille)
 }
 
 impl fmt::Display for Fault {

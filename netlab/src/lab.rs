@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use patchbay::{Device, Firewall, FirewallConfig, IpSupport, NatConfig, NatFiltering, NatV6Mode};
 
 use crate::impair;
+use crate::nat::rules;
 use crate::process::find_program;
 use crate::session::Session;
 use crate::topology::{Host, Ipv6, Nat, Role, Router, Service, Tcp, Topology, Udp};
@@ -29,6 +30,11 @@ pub const PROXY_PORT: u16 = 3128;
 
 /// A private network behind 1:1 NAT.
 const ONE_TO_ONE_NETWORK: &str = "172.31.0.0/24";
+/// The last byte of a TURN server's other address, and downwards for its neighbours; hosts are numbered from 2.
+const OTHER_TURN_HOST: u8 = 250;
+
+/// Every network behind a router is a /24.
+const NETWORK_PREFIX: u8 = 24;
 
 /// A running network.
 pub struct Lab {
@@ -79,6 +85,7 @@ impl Lab {
 
         let lab = Lab { topology: topology.clone(), devices, routers, _network: network };
         lab.name_the_servers()?;
+        lab.give_the_turn_servers_other_addresses().await?;
         Ok(lab)
     }
 
@@ -130,6 +137,24 @@ impl Lab {
         self.routers.get(name).with_context(|| format!("there is no router {name:?} in this lab"))
     }
 
+    /// A TURN server's other address, on the same network: what NAT behaviour discovery takes (RFC 5780). Behind 1:1 NAT,
+    /// which has one address for one host, there is none.
+    ///
+    /// # Errors
+    /// The host has lost its address.
+    pub fn other_turn_address(&self, host: &Host) -> Result<Option<Ipv4Addr>> {
+        if self.topology.router_of(host).nat == Nat::OneToOne {
+            return Ok(None);
+        }
+        let address = self.device(&host.name)?.ip();
+        let [a, b, c, _] = address.with_context(|| format!("host {:?} has no IPv4 address", host.name))?.octets();
+        let neighbours = self.topology.servers(Service::Turn).filter(|server| server.behind == host.behind);
+        let before = neighbours.take_while(|server| *server != host).count();
+        let last = u8::try_from(before).ok().and_then(|before| OTHER_TURN_HOST.checked_sub(before));
+        let last = last.with_context(|| format!("too many TURN servers behind {:?}", host.behind))?;
+        Ok(Some(Ipv4Addr::new(a, b, c, last)))
+    }
+
     /// All hosts by name.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
         self.devices.iter().map(|(name, device)| (&**name, device))
@@ -156,6 +181,16 @@ impl Lab {
                     .set_host(&format!("{name} {name}."), address)
                     .with_context(|| format!("cannot write the hosts file of {:?}", device.name()))?;
             }
+        }
+        Ok(())
+    }
+
+    async fn give_the_turn_servers_other_addresses(&self) -> Result<()> {
+        for server in self.topology.servers(Service::Turn) {
+            let Some(other) = self.other_turn_address(server)? else { continue };
+            let interface = self.device(&server.name)?.iface("eth0").context("a TURN server has no eth0")?;
+            let added = interface.add_ip(other, NETWORK_PREFIX).await;
+            added.with_context(|| format!("cannot give {:?} another address", server.name))?;
         }
         Ok(())
     }
@@ -203,7 +238,9 @@ async fn build_router(
         let upstream = built.get(behind).with_context(|| format!("router {behind:?} was not built before it"))?;
         builder = builder.upstream(upstream.id());
     }
-    builder.build().await
+    let built = builder.build().await?;
+    apply_nat(&built, router.nat)?;
+    Ok(built)
 }
 
 /// The name under which others know a server: `web.lab`, `turn.lab`, and for further TURN servers and proxies their own.
@@ -243,14 +280,23 @@ fn translate_one_to_one(router: &patchbay::Router, inside: Option<Ipv4Addr>) -> 
     impair::run(router, nft)
 }
 
-/// Our names for NATs in patchbay's terms.
+/// What patchbay is told: addresses, routes and timeouts are those of a NAT; [`apply_nat`] then makes it the right one.
+/// 1:1 NAT has rules of its own, made when the host's address is known.
 fn nat_config(nat: Nat) -> Result<Option<NatConfig>> {
-    Ok(match nat {
-        // 1:1 NAT has rules of its own, made when the host's address is known.
-        Nat::None | Nat::OneToOne => None,
-        Nat::Cone => patchbay::Nat::Open.to_config(),
-        Nat::AddressRestricted => Some(NatConfig::builder().filtering(NatFiltering::AddressDependent).build()?),
-        Nat::PortRestricted => patchbay::Nat::Moderate.to_config(),
-        Nat::Symmetric => patchbay::Nat::Strict.to_config(),
-    })
+    let Some(behaviour) = nat.behaviour() else { return Ok(None) };
+    let timeout = behaviour.udp_timeout_seconds;
+    let config = NatConfig::builder().filtering(NatFiltering::EndpointIndependent);
+    Ok(Some(config.udp_timeout(timeout).udp_stream_timeout(timeout).build()?))
+}
+
+/// Gives a router the rules of its NAT, in place of any that it has had. What has been translated stays so.
+///
+/// # Errors
+/// The kernel refuses the rules, or the router has lost its address.
+pub fn apply_nat(router: &patchbay::Router, nat: Nat) -> Result<()> {
+    let Some(behaviour) = nat.behaviour() else { return Ok(()) };
+    let address = router.uplink_ip().with_context(|| format!("router {:?} has no IPv4 address", router.name()))?;
+    // On the Internet exchange, or behind another router.
+    let outside = if router.iface("ix").is_some() { "ix" } else { "wan" };
+    router.run_sync(move || rules::load(&rules::ruleset(&behaviour, outside, address)))
 }

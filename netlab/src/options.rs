@@ -33,6 +33,8 @@ pub struct Options {
     pub output: PathBuf,
     /// Run the scenarios outside the representative set too.
     pub all: bool,
+    /// Whether packets are captured, to be kept of calls that are not as expected.
+    pub capture: bool,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             firefox: None,
             output: PathBuf::from("netlab-out"),
             all: false,
+            capture: false,
         }
     }
 }
@@ -93,7 +96,11 @@ impl Tools {
     }
 }
 
-fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
+/// The TURN server alone.
+///
+/// # Errors
+/// It is not there, and where to get it.
+pub fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> {
     if let Some(binary) = &options.turn_binary {
         let found = find_program(&binary.to_string_lossy()).and_then(|binary| binary.canonicalize().ok());
         let binary = found.ok_or_else(|| {

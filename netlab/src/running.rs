@@ -7,6 +7,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::authority::Authority;
 use crate::browser::BrowserTools;
+use crate::capture::Capture;
 use crate::lab::Lab;
 use crate::options::{Options, Tools};
 use crate::proxy::Proxy;
@@ -21,6 +22,8 @@ pub struct RunningLab {
     /// In the order of the topology.
     pub(crate) turn: Vec<(String, TurnServer)>,
     _proxies: Vec<Proxy>,
+    /// Ended before the network goes.
+    _captures: Vec<Capture>,
     pub(crate) browser_tools: BrowserTools,
     pub(crate) lab: Lab,
     /// Where temporary files go, and the certificate store browsers copy.
@@ -66,8 +69,24 @@ impl RunningLab {
         for host in topology.servers(Service::Proxy) {
             proxies.push(Proxy::start(&lab, &host.name, &scratch, &log(host)).await?);
         }
-        let browser_tools = tools.browser.clone();
-        Ok(RunningLab { web, turn, _proxies: proxies, browser_tools, lab, scratch, trust, output })
+        let mut captures = Vec::new();
+        if options.capture {
+            let hosts = lab.devices().filter(|(name, _)| *name != topology.server(Service::Web).name);
+            for (_, device) in hosts {
+                captures.push(Capture::start(device, &output).await?);
+            }
+        }
+        Ok(RunningLab {
+            web,
+            turn,
+            _proxies: proxies,
+            _captures: captures,
+            browser_tools: tools.browser.clone(),
+            lab,
+            scratch,
+            trust,
+            output,
+        })
     }
 
     /// The TURN server that a browser's page is offered.

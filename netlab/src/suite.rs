@@ -1,10 +1,15 @@
 //! The whole suite, one line a scenario: what `netlab test` prints, and `cargo test` of a package that uses the lab.
+//!
+//! After the scenarios come a few pairs of the grid ([`crate::matrix::representative`]).
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use crate::fault;
+use crate::call::CallReport;
+use crate::fault::{self, Recovery};
+use crate::matrix::{self, Pair};
 use crate::options::Options;
+use crate::results::{self, Record, Verdict, files_in};
 use crate::scenario::{self, Outcome, Scenario};
 use crate::session::{CannotRun, Session};
 
@@ -19,6 +24,14 @@ pub struct Tally {
     pub skipped: usize,
 }
 
+impl Tally {
+    /// Counts them.
+    pub fn of(records: &[Record]) -> Tally {
+        let count = |verdict| records.iter().filter(|record| record.verdict == verdict).count();
+        Tally { passed: count(Verdict::Passed), failed: count(Verdict::Failed), skipped: count(Verdict::Skipped) }
+    }
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
@@ -30,34 +43,90 @@ impl fmt::Display for Tally {
 ///
 /// `session` is what [`Session::enter`] gave: without one, everything is skipped for the reason it gave.
 pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Tally {
+    Tally::of(&run_recorded(session, options, filter))
+}
+
+/// As [`run`], and brings what is known of each.
+pub fn run_recorded(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Vec<Record> {
     let everything = options.all || !filter.is_empty();
     let wanted = |scenario: &Scenario| scenario.name.contains(filter) && (everything || scenario.representative());
     let scenarios: Vec<_> = scenario::all().into_iter().filter(wanted).collect();
-    let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
-    let mut tally = Tally::default();
-    let mut recoveries = Vec::new();
+    let pairs: Vec<_> = matrix::representative().into_iter().filter(|pair| pair.name().contains(filter)).collect();
+    let names = scenarios.iter().map(|scenario| scenario.name.len()).chain(pairs.iter().map(|pair| pair.name().len()));
+    let width = names.max().unwrap_or_default();
+    let (mut records, mut recoveries) = (Vec::new(), Vec::new());
     for scenario in scenarios {
-        let started = Instant::now();
-        let outcome = match session {
-            Ok(session) => scenario.run(session, options),
-            Err(reason) => Outcome::Skipped(reason.to_string()),
-        };
-        let (word, count, line) = match outcome {
-            Outcome::Passed { summary, measurements } => {
-                recoveries.extend(measurements.recovery.map(|recovery| (scenario.name, recovery)));
-                ("PASS", &mut tally.passed, summary)
-            }
-            Outcome::Skipped(reason) => ("SKIP", &mut tally.skipped, reason),
-            Outcome::Failed(report) => ("FAIL", &mut tally.failed, report),
-        };
-        *count += 1;
-        println!("{word}  {:width$}  {:4.1} s  {line}", scenario.name, started.elapsed().as_secs_f64());
+        let (record, recovery) = run_scenario(&scenario, session, options);
+        print(&record, width, "");
+        records.push(record);
+        recoveries.extend(recovery.map(|recovery| (scenario.name, recovery)));
+    }
+    for pair in pairs {
+        records.extend(run_pair(&pair, session, options, width, ""));
     }
     if !recoveries.is_empty() {
         print!("\n{}\n", fault::table(&recoveries));
     }
-    println!("{tally}");
-    tally
+    println!("{}", Tally::of(&records));
+    records
+}
+
+/// Runs a pair of the grid, printing a line a call; `progress` goes in front.
+pub fn run_pair(
+    pair: &Pair,
+    session: &Result<Session, CannotRun>,
+    options: &Options,
+    width: usize,
+    progress: &str,
+) -> Vec<Record> {
+    let records = pair.run(session, options);
+    for record in &records {
+        print(record, width, progress);
+    }
+    records
+}
+
+/// Brings how the call got over a fault, too, where one was made and it did.
+fn run_scenario(
+    scenario: &Scenario,
+    session: &Result<Session, CannotRun>,
+    options: &Options,
+) -> (Record, Option<Recovery>) {
+    let (since, started) = (SystemTime::now(), Instant::now());
+    let outcome = match session {
+        Ok(session) => scenario.run(session, options),
+        Err(reason) => Outcome::Skipped(reason.to_string()),
+    };
+    let (verdict, line, report) = match outcome {
+        Outcome::Passed { summary, measurements } => (Verdict::Passed, summary, Some(measurements)),
+        Outcome::Skipped(reason) => (Verdict::Skipped, reason, None),
+        Outcome::Failed(problem) => (Verdict::Failed, problem, None),
+    };
+    let files = match verdict {
+        Verdict::Skipped => Vec::new(),
+        verdict => files_in(&options.output.join(scenario.name), since, verdict == Verdict::Failed),
+    };
+    let record = Record {
+        name: scenario.name.to_owned(),
+        sentence: scenario.sentence.to_owned(),
+        verdict,
+        path: report.as_deref().map(results::Outcome::of),
+        seconds: started.elapsed().as_secs_f64(),
+        connected_milliseconds: report.as_deref().and_then(CallReport::connected_milliseconds),
+        line,
+        cell: None,
+        files,
+    };
+    (record, report.and_then(|report| report.recovery))
+}
+
+fn print(record: &Record, width: usize, progress: &str) {
+    let word = match record.verdict {
+        Verdict::Passed => "PASS",
+        Verdict::Failed => "FAIL",
+        Verdict::Skipped => "SKIP",
+    };
+    println!("{progress}{word}  {:width$}  {:4.1} s  {}", record.name, record.seconds, record.line);
 }
 
 #[cfg(test)]

@@ -2,36 +2,31 @@
 //!
 //! Labels are closed vocabularies of the code, never users or addresses: the number of series is known beforehand.
 
+mod control;
+mod process;
+
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::shard::{DtlsDrop, HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
-use crate::turn::{self, ConnectionEnd, EndReason, Reason, Rejection};
+use crate::turn::{self, ConnectionEnd, EndReason, Limit, Reason, Rejection};
+
+pub(super) use control::Control;
+pub(super) use process::ProcessCollector;
 
 /// Asks the shards at every scrape.
 pub(super) struct ShardCollector<F> {
     snapshot: F,
-    started_unix_secs: f64,
     descriptions: Vec<Desc>,
 }
 
 impl<F: Fn() -> Snapshot + Send + Sync> ShardCollector<F> {
     /// `snapshot` must not block for long.
     pub fn new(snapshot: F) -> Self {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let describe = |family: MetricFamily| {
-            Desc::new(family.name().into(), family.help().into(), Vec::new(), Default::default())
-                .expect("names and help are constants that the tests have seen")
-        };
-        Self {
-            snapshot,
-            started_unix_secs: started.as_secs_f64(),
-            descriptions: families(&Snapshot::default(), 0.0).into_iter().map(describe).collect(),
-        }
+        Self { snapshot, descriptions: describe(families(&Snapshot::default())) }
     }
 }
 
@@ -47,11 +42,11 @@ impl<F: Fn() -> Snapshot + Send + Sync> Collector for ShardCollector<F> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        families(&(self.snapshot)(), self.started_unix_secs)
+        families(&(self.snapshot)())
     }
 }
 
-fn families(snapshot: &Snapshot, started_unix_secs: f64) -> Vec<MetricFamily> {
+fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let total = &snapshot.total;
     let mut families = vec![
         gauge(
@@ -59,8 +54,8 @@ fn families(snapshot: &Snapshot, started_unix_secs: f64) -> Vec<MetricFamily> {
             "Always 1; the label tells the version.",
             [([("version", env!("CARGO_PKG_VERSION"))], 1.0)],
         ),
-        gauge("hairpin_start_time_seconds", "When this process started, in Unix seconds.", [([], started_unix_secs)]),
         gauge("hairpin_allocations", "Allocations alive.", [([], total.allocations as f64)]),
+        relayed_addresses(&total.relayed_addresses),
         gauge("hairpin_connections", "Client connections open.", [([], total.connections as f64)]),
         gauge(
             "hairpin_peer_connections",
@@ -70,10 +65,31 @@ fn families(snapshot: &Snapshot, started_unix_secs: f64) -> Vec<MetricFamily> {
         gauge("hairpin_shards", "Threads that relay packets.", [([], snapshot.shards.len() as f64)]),
     ];
     machine(&total.turn, &mut families);
-    shell(&total.shell, &mut families);
+    shell(&total.shell, &snapshot.tls, &mut families);
     tls(&snapshot.tls, &mut families);
     families.push(per_shard(snapshot));
     families
+}
+
+/// What a collector promises to collect.
+fn describe(families: Vec<MetricFamily>) -> Vec<Desc> {
+    let describe = |family: MetricFamily| {
+        Desc::new(family.name().into(), family.help().into(), Vec::new(), Default::default())
+            .expect("names and help are constants that the tests have seen")
+    };
+    families.into_iter().map(describe).collect()
+}
+
+fn relayed_addresses(counts: &turn::RelayedAddresses) -> MetricFamily {
+    let of_transport = |(transport, counts): (turn::Transport, &[usize; 2])| {
+        let of_family = |(family, count)| ([("transport", transport.label()), ("family", family)], count as f64);
+        ["ipv4", "ipv6"].into_iter().zip(*counts).map(of_family).collect::<Vec<_>>()
+    };
+    gauge(
+        "hairpin_relayed_addresses",
+        "Relayed transport addresses alive, by the transport their client came over; a dual allocation has two.",
+        turn::Transport::ALL.into_iter().zip(counts).flat_map(of_transport),
+    )
 }
 
 /// What the protocol machines count.
@@ -133,11 +149,24 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
              first exchange.",
             labelled("reason", Rejection::ALL, Rejection::label, &counters.rejections),
         ),
+        counter(
+            "hairpin_authentications_total",
+            "Requests whose credentials were good, those of guests included.",
+            [([], counters.authenticated)],
+        ),
+        counter(
+            "hairpin_limits_reached_total",
+            "Requests refused because of a limit, by its key in the configuration.",
+            labelled("limit", Limit::ALL, Limit::label, &counters.limits),
+        ),
     ]);
 }
 
 /// What happens around the machines.
-fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
+fn shell(shell: &ShellCounters, tls: &TlsCounters, families: &mut Vec<MetricFamily>) {
+    let of_others = shell.connections_refused_per_address + tls.refused_by_handshakes;
+    // The parts are published a moment before or after the whole.
+    let of_total = shell.connections_refused.saturating_sub(of_others);
     let directions = |received, sent| [([("direction", "received")], received), ([("direction", "sent")], sent)];
     families.extend([
         counter(
@@ -184,6 +213,15 @@ fn shell(shell: &ShellCounters, families: &mut Vec<MetricFamily>) {
             "hairpin_connections_moved_total",
             "Client connections that went from one shard to another, because their client had business there.",
             [([], shell.connections_moved)],
+        ),
+        counter(
+            "hairpin_connection_limits_reached_total",
+            "Client connections refused because of a limit, by its key in the configuration.",
+            [
+                ([("limit", "connections")], of_total),
+                ([("limit", "dtls_handshakes")], tls.refused_by_handshakes),
+                ([("limit", "connections_per_address")], shell.connections_refused_per_address),
+            ],
         ),
         counter(
             "hairpin_connections_closed_total",
@@ -329,6 +367,7 @@ mod tests {
         let mut total = ShardSnapshot { allocations: 3, peer_connections: 2, ..ShardSnapshot::default() };
         total.turn.traffic.bytes_to_client = 1 << 40;
         total.turn.requests[1] = 7;
+        total.relayed_addresses[turn::Transport::Tcp as usize][1] = 2;
         let unauthenticated = ErrorCode::ALL.iter().position(|code| *code == ErrorCode::Unauthenticated);
         total.turn.errors[unauthenticated.expect("ALL has every code")] = 2;
         total.shell.busy_nanos = 1_500_000_000;
@@ -343,6 +382,9 @@ mod tests {
         for line in [
             "# TYPE hairpin_allocations gauge",
             "hairpin_allocations 3",
+            "hairpin_relayed_addresses{transport=\"tcp\",family=\"ipv6\"} 2",
+            "hairpin_limits_reached_total{limit=\"relay_ports\"} 0",
+            "hairpin_authentications_total 0",
             "# TYPE hairpin_relayed_bytes_total counter",
             "hairpin_relayed_bytes_total{direction=\"to_client\"} 1099511627776",
             "hairpin_relayed_packets_total{direction=\"to_peer\"} 0",
@@ -368,7 +410,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_conventions() {
-        for family in families(&Snapshot::default(), 0.0) {
+        for family in families(&Snapshot::default()) {
             assert!(family.name().starts_with("hairpin_"));
             let is_counter = family.get_field_type() == MetricType::COUNTER;
             assert_eq!(is_counter, family.name().ends_with("_total"), "{}", family.name());

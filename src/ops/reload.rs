@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use super::certificates::Files;
 use super::logging::LogLevel;
+use super::metrics::Control;
 use super::run::SharedShards;
 use crate::config::{Config, Errors};
 
@@ -35,6 +36,7 @@ pub(super) struct Reload {
     pub(super) shards: SharedShards,
     pub(super) log_level: LogLevel,
     pub(super) files: Option<Files>,
+    pub(super) control: Control,
 }
 
 impl Reload {
@@ -43,6 +45,7 @@ impl Reload {
         let mut new = match (self.load)() {
             Ok(new) => new,
             Err(errors) => {
+                self.control.reload_failed();
                 error!(event = "reload_failed", problems = %errors, "nothing was changed");
                 return;
             }
@@ -68,6 +71,7 @@ impl Reload {
         if !late.is_empty() {
             warn!(event = "restart_needed", keys = words(&late), "these count from the next start on");
         }
+        self.control.reloaded(&new);
         self.current = new;
     }
 }

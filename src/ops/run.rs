@@ -15,7 +15,7 @@ use super::admin::{self, Readiness, Sources};
 use super::certificates::Certificates;
 use super::descriptors;
 use super::logging::LogLevel;
-use super::metrics::ShardCollector;
+use super::metrics::{Control, ProcessCollector, ShardCollector};
 use super::pass_through::Carrier;
 use super::reload::{Load, Reload};
 use super::signals::{Signals, Wish};
@@ -107,6 +107,7 @@ async fn live(
     let certificates =
         config.certificate.clone().zip(identity.clone()).map(|(files, now)| Certificates::new(files, now));
     let files = certificates.as_ref().map(Certificates::files);
+    let control = Control::new(&config);
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let admin_address = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
@@ -114,6 +115,8 @@ async fn live(
         let source = shards.clone();
         registry.register(Box::new(ShardCollector::new(move || source.snapshot()))).expect("the first collector");
         carrier.register(&registry);
+        registry.register(Box::new(ProcessCollector::new())).expect("other names");
+        registry.register(Box::new(control.clone())).expect("other names");
         if let Some(certificates) = &certificates {
             registry.register(Box::new(certificates.gauge())).expect("another name");
         }
@@ -143,7 +146,7 @@ async fn live(
     let identity = identity.as_deref();
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
-    let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files };
+    let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files, control };
     let signal = loop {
         match signals.next().await {
             Wish::Stop(signal) => break signal,
@@ -151,6 +154,7 @@ async fn live(
         }
     };
     readiness.send_replace(Readiness::Draining);
+    reload.control.draining();
     drain(&shards, reload.current.drain, signal, &mut signals).await;
     shards.shut_down().await;
     info!("stopped");

@@ -35,6 +35,8 @@ pub struct ShellCounters {
     pub connections_moved: u64,
     /// Connections closed at once, because there are too many altogether or from that address.
     pub connections_refused: u64,
+    /// Those of them that had too many from their address.
+    pub connections_refused_per_address: u64,
     /// Connections closed because their bytes were no messages (any more).
     pub connections_lost_framing: u64,
     /// Connections closed because their bytes were not TLS (any more).
@@ -102,6 +104,8 @@ pub struct ShardSnapshot {
     pub connections: usize,
     /// Connections between TCP relays and peers, open or being made.
     pub peer_connections: usize,
+    /// Relayed addresses alive.
+    pub relayed_addresses: turn::RelayedAddresses,
 }
 
 /// All shards at about the same moment.
@@ -134,6 +138,10 @@ pub struct TlsCounters {
     /// Connections closed at once, because there are too many altogether or from that address. Part of the total of
     /// [`ShellCounters::connections_refused`].
     pub refused: u64,
+    /// Those of them that had too many from their address.
+    pub refused_per_address: u64,
+    /// Those of them that came while too many handshakes of DTLS were going on.
+    pub refused_by_handshakes: u64,
     /// Part of the total of [`ShellCounters::socket_errors`].
     pub socket_errors: SocketErrors,
     /// Part of the total of [`ShellCounters::proxy_refusals`].
@@ -151,6 +159,7 @@ impl TlsCounters {
 impl Snapshot {
     pub(super) fn add_tls(&mut self, tls: TlsCounters) {
         self.total.shell.connections_refused += tls.refused;
+        self.total.shell.connections_refused_per_address += tls.refused_per_address;
         add_each(&mut self.total.shell.socket_errors.0, &tls.socket_errors.0);
         add_each(&mut self.total.shell.proxy_refusals, &tls.proxy_refusals);
         self.tls = tls;
@@ -160,12 +169,15 @@ impl Snapshot {
 impl ShardSnapshot {
     fn add(&mut self, other: &Self) {
         // Taken apart completely, here and below, so that a new counter cannot be forgotten.
-        let Self { turn, shell, allocations, connections, peer_connections } = other;
+        let Self { turn, shell, allocations, connections, peer_connections, relayed_addresses } = other;
         add_machine(&mut self.turn, turn);
         self.shell.add(shell);
         self.allocations += allocations;
         self.connections += connections;
         self.peer_connections += peer_connections;
+        for (sums, counts) in self.relayed_addresses.iter_mut().zip(relayed_addresses) {
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
     }
 }
 
@@ -184,6 +196,7 @@ impl ShellCounters {
             connections_accepted,
             connections_moved,
             connections_refused,
+            connections_refused_per_address,
             connections_lost_framing,
             connections_broken_tls,
             connections_not_binding,
@@ -207,6 +220,7 @@ impl ShellCounters {
         self.connections_accepted += connections_accepted;
         self.connections_moved += connections_moved;
         self.connections_refused += connections_refused;
+        self.connections_refused_per_address += connections_refused_per_address;
         self.connections_lost_framing += connections_lost_framing;
         self.connections_broken_tls += connections_broken_tls;
         self.connections_not_binding += connections_not_binding;
@@ -228,6 +242,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         errors,
         drops,
         rejections,
+        authenticated,
+        limits,
         allocations_created,
         allocations_ended,
         peer_connections_begun,
@@ -239,6 +255,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.errors, errors);
     add_each(&mut sum.drops, drops);
     add_each(&mut sum.rejections, rejections);
+    sum.authenticated += authenticated;
+    add_each(&mut sum.limits, limits);
     sum.allocations_created += allocations_created;
     add_each(&mut sum.allocations_ended, allocations_ended);
     sum.peer_connections_begun += peer_connections_begun;

@@ -23,7 +23,7 @@ use tracing::{debug, error, warn};
 
 use super::connections::Accepted;
 use super::counters::TlsCounters;
-use super::directory::Directory;
+use super::directory::{ConnectionRefusal, Directory};
 use super::dtls::{self, Arrival};
 use super::mailbox::{Command, Mailbox};
 use super::opening::{Failure, Opening, Progress};
@@ -394,6 +394,7 @@ impl<'h> Handshakes<'h> {
             Failure::Refused(why) => {
                 debug!(event = "connection_refused", client = %client, why = ?why);
                 counters.refused += 1;
+                counters.refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
             }
             Failure::Handshake(why) => {
                 debug!(event = "handshake_failed", client = %client, why = why.label());

@@ -191,6 +191,7 @@ impl<'h> Shard<'h> {
         let (machine, counters, earlier) = (self.server.counters(), &self.home.counters, &self.home.earlier);
         let (allocations, connections) = (self.server.allocations(), self.connections.len() + self.associations.open());
         let peer_connections = self.server.peer_connections();
+        let relayed_addresses = self.server.relayed_addresses();
         self.home.slot().publish(|copy| {
             copy.turn.clone_from(machine);
             add_machine(&mut copy.turn, earlier);
@@ -198,6 +199,7 @@ impl<'h> Shard<'h> {
             copy.allocations = allocations;
             copy.connections = connections;
             copy.peer_connections = peer_connections;
+            copy.relayed_addresses = relayed_addresses;
         });
     }
 

@@ -9,6 +9,7 @@ use mio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::connections::{Accepted, Moving};
+use super::directory::ConnectionRefusal;
 use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Asker;
@@ -55,7 +56,9 @@ impl Shard<'_> {
         let held = match self.home.directory.hold_connection(client.ip()) {
             Ok(held) => held,
             Err(why) => {
-                self.home.counters.connections_refused += 1;
+                let counters = &mut self.home.counters;
+                counters.connections_refused += 1;
+                counters.connections_refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
                 debug!(event = "connection_refused", client = %client, why = ?why);
                 return;
             }

@@ -116,6 +116,7 @@ pub(super) fn run(mut home: Home) {
             copy.allocations = 0;
             copy.connections = 0;
             copy.peer_connections = 0;
+            copy.relayed_addresses = Default::default();
         });
         error!(
             event = "shard_restarted",

@@ -12,7 +12,8 @@ use super::mobility::{Mobile, current_ticket};
 use super::ports::Wish;
 use super::request::{Answering, Outcome, Success};
 use super::{
-    BindError, Clock, Effect, Event, FiveTuple, Letter, Lifetimes, PeerTransport, Reason, RelayId, ReplyBuffer, Server,
+    BindError, Clock, Effect, Event, FiveTuple, Letter, Lifetimes, Limit, PeerTransport, Reason, RelayId, ReplyBuffer,
+    Server,
 };
 use crate::stun::{AddressFamily, AttributeType, ErrorCode};
 
@@ -181,11 +182,14 @@ impl Server {
             return Err(ErrorCode::TryAlternate);
         }
         let slots = if wish == Wish::Pair { 2 } else { 1 };
-        if self.draining
-            || self.allocations.taken() + slots > self.config.limits.allocations
-            || self.effects.len() >= self.config.limits.effects
-        {
+        if self.draining {
             return Err(ErrorCode::InsufficientCapacity);
+        }
+        if self.allocations.taken() + slots > self.config.limits.allocations {
+            return Err(self.no_capacity(Limit::Allocations));
+        }
+        if self.effects.len() >= self.config.limits.effects {
+            return Err(self.no_capacity(Limit::PendingEffects));
         }
         let owner = request.owner().clone();
         let lender = token.map(|token| self.owner_of_token(token)).filter(|shard| *shard != self.shard.index);
@@ -293,6 +297,7 @@ impl Server {
                 return Some(Relay { address: *address, port });
             }
         }
+        self.counters.limits[Limit::RelayPorts as usize] += u64::from(self.has_family(family));
         None
     }
 
@@ -428,6 +433,11 @@ impl Server {
             BindError::UserQuotaReached => ErrorCode::AllocationQuotaReached,
             BindError::PortInUse | BindError::OutOfCapacity => ErrorCode::InsufficientCapacity,
         };
+        match error {
+            BindError::UserQuotaReached => self.counters.limits[Limit::AllocationsPerUser as usize] += 1,
+            BindError::OutOfCapacity => self.counters.limits[Limit::Allocations as usize] += 1,
+            BindError::PortInUse => {}
+        }
         let give_up = pending.abandoned || pending.is_redeemed || pending.attempts >= BIND_ATTEMPTS_MAX;
         pending.attempts += 1;
         let wish = pending.wish;

@@ -9,7 +9,7 @@ use super::access_token::Grant;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
-use super::{FiveTuple, Now, PeerTransport, RelayAddress, Traffic};
+use super::{FiveTuple, Now, PeerTransport, RelayAddress, Traffic, Transport};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Whose it is. Cloning is cheap.
@@ -47,6 +47,8 @@ impl Relay {
 pub(super) struct Allocation {
     /// Where its client is, or was if it is out of reach ([`Allocation::client`]).
     pub(super) path: FiveTuple,
+    /// How its client came when it was made, which is what it is counted under.
+    pub(super) made_over: Transport,
     pub(super) owner: Owner,
     /// What its relays speak.
     pub(super) transport: PeerTransport,
@@ -132,6 +134,7 @@ impl Allocation {
     ) -> Self {
         Self {
             path,
+            made_over: path.transport,
             owner,
             transport,
             created_by,

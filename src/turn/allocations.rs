@@ -9,7 +9,7 @@ use ahash::RandomState;
 use super::allocate::Pending;
 use super::allocation::{Allocation, Half, Relay};
 use super::reservations::Reservation;
-use super::{FiveTuple, Now, RelayId};
+use super::{FiveTuple, Now, RelayId, RelayedAddresses};
 use crate::stun::AddressFamily;
 
 /// Slots are reserved when a bind is asked for, so that the socket's name is known before the socket is.
@@ -21,6 +21,7 @@ pub(super) struct Allocations {
     by_relayed: HashMap<SocketAddr, u32, RandomState>,
     by_token: HashMap<u64, u32, RandomState>,
     live: usize,
+    relayed: RelayedAddresses,
 }
 
 #[derive(Debug)]
@@ -92,7 +93,13 @@ impl Allocations {
             by_relayed: HashMap::with_hasher(hashes.clone()),
             by_token: HashMap::with_hasher(hashes),
             live: 0,
+            relayed: RelayedAddresses::default(),
         }
+    }
+
+    /// Relayed addresses alive.
+    pub(super) const fn relayed(&self) -> RelayedAddresses {
+        self.relayed
     }
 
     /// Allocations alive.
@@ -207,6 +214,7 @@ impl Allocations {
     pub(super) fn promote(&mut self, relay: RelayId, allocation: Allocation) {
         for half in allocation.halves() {
             self.by_relayed.insert(half.relay.relayed(), relay.slot);
+            self.relayed[allocation.made_over as usize][family_index(half.family())] += 1;
         }
         let slot = &mut self.slots[relay.slot as usize];
         debug_assert!(matches!(slot.state, State::Pending(_)));
@@ -248,7 +256,9 @@ impl Allocations {
         let allocation = self.get_mut(relay)?;
         if allocation.halves().len() > 1 {
             let half = allocation.remove_half(relay.family)?;
+            let made_over = allocation.made_over;
             self.by_relayed.remove(&half.relay.relayed());
+            self.relayed[made_over as usize][family_index(half.family())] -= 1;
             return Some((half, Removed::Half(self.get_mut(relay)?)));
         }
         let half = *allocation.halves().first().filter(|half| half.family() == relay.family)?;
@@ -266,6 +276,7 @@ impl Allocations {
                 }
                 for half in allocation.halves() {
                     self.by_relayed.remove(&half.relay.relayed());
+                    self.relayed[allocation.made_over as usize][family_index(half.family())] -= 1;
                 }
                 self.live -= 1;
                 Some(allocation)
@@ -414,6 +425,7 @@ impl Allocations {
 
     /// Panics where the indexes and the slots contradict each other.
     pub(super) fn check_invariants(&self) {
+        let mut relayed = RelayedAddresses::default();
         let (mut live, mut halves, mut paths, mut taken, mut tokens) = (0, 0, 0, 0, 0);
         for (index, slot) in self.slots.iter().enumerate() {
             let index = Some(index as u32);
@@ -438,6 +450,7 @@ impl Allocations {
                     }
                     for half in allocation.halves() {
                         halves += 1;
+                        relayed[allocation.made_over as usize][family_index(half.family())] += 1;
                         let indexed = self.by_relayed.get(&half.relay.relayed()).copied();
                         assert_eq!(indexed, index, "a relayed address is not indexed");
                     }
@@ -446,10 +459,19 @@ impl Allocations {
             taken += 1;
         }
         assert_eq!(live, self.live, "live allocations are miscounted");
+        assert_eq!(relayed, self.relayed, "relayed addresses are miscounted");
         assert_eq!(paths, self.by_path.len(), "the index of 5-tuples has strays");
         assert_eq!(halves, self.by_relayed.len(), "the index of relayed addresses has strays");
         assert_eq!(tokens, self.by_token.len(), "the index of tokens has strays");
         assert_eq!(taken, self.taken(), "the free list is wrong");
+    }
+}
+
+/// The place of a family in [`RelayedAddresses`].
+const fn family_index(family: AddressFamily) -> usize {
+    match family {
+        AddressFamily::Ipv4 => 0,
+        AddressFamily::Ipv6 => 1,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::allocation::BindRefusal;
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, FiveTuple, PeerTransport, Server};
+use super::{Clock, FiveTuple, Limit, PeerTransport, Server};
 use crate::stun::{AttributeType, ChannelNumber, ErrorCode};
 
 impl Server {
@@ -37,13 +37,13 @@ impl Server {
             return Err(ErrorCode::BadRequest);
         }
         self.check_peer(path, peer)?;
-        checked.map_err(|_| ErrorCode::InsufficientCapacity)?;
+        checked.map_err(|_| self.no_capacity(Limit::ChannelsPerAllocation))?;
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
         // Channel and permission stand or fall together (TURN-8656-12.2-08).
-        allocation
-            .permit(clock.now, &[peer.ip()], limits.permissions_per_allocation)
-            .map_err(|_| ErrorCode::InsufficientCapacity)?;
-        allocation.bind_channel(clock.now, number, peer);
+        match allocation.permit(clock.now, &[peer.ip()], limits.permissions_per_allocation) {
+            Ok(()) => allocation.bind_channel(clock.now, number, peer),
+            Err(_) => return Err(self.no_capacity(Limit::PermissionsPerAllocation)),
+        }
         Ok(Success::ChannelBind)
     }
 }

@@ -106,6 +106,24 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// A bound of the configuration that a request ran into. The words are those of the keys, where there is one.
+    Limit {
+        /// `limits.allocations`, or the operating system has no more sockets: 508.
+        Allocations = "allocations",
+        /// `limits.allocations_per_user`: 486.
+        AllocationsPerUser = "allocations_per_user",
+        /// `relay.ports`: none of the family is free: 508.
+        RelayPorts = "relay_ports",
+        /// `limits.permissions_per_allocation`: 508.
+        PermissionsPerAllocation = "permissions_per_allocation",
+        /// `limits.channels_per_allocation`: 508.
+        ChannelsPerAllocation = "channels_per_allocation",
+        /// `limits.pending_effects`: 508.
+        PendingEffects = "pending_effects",
+    }
+}
+
+vocabulary! {
     /// Why an allocation ended.
     EndReason {
         /// Its client asked for a lifetime of zero.
@@ -150,6 +168,10 @@ pub struct Counters {
     pub drops: [u64; Reason::ALL.len()],
     /// Failed authentications, as in [`Rejection::ALL`].
     pub rejections: [u64; Rejection::ALL.len()],
+    /// Requests whose credentials were good, in place of those of [`Counters::rejections`].
+    pub authenticated: u64,
+    /// Bounds reached, as in [`Limit::ALL`].
+    pub limits: [u64; Limit::ALL.len()],
     /// Allocations made.
     pub allocations_created: u64,
     /// Allocations ended, as in [`EndReason::ALL`].

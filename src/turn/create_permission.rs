@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, FiveTuple, Server};
+use super::{Clock, FiveTuple, Limit, Server};
 use crate::stun::{AddressFamily, ErrorCode};
 
 impl Server {
@@ -28,7 +28,7 @@ impl Server {
             self.check_peer(path, peer)?;
             if !peers.contains(&peer.ip()) {
                 if peers.len() == limit {
-                    return Err(ErrorCode::InsufficientCapacity);
+                    return Err(self.no_capacity(Limit::PermissionsPerAllocation));
                 }
                 peers.push(peer.ip());
             }
@@ -37,7 +37,8 @@ impl Server {
             return Err(ErrorCode::BadRequest);
         }
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
-        allocation.permit(clock.now, &peers, limit).map_err(|_| ErrorCode::InsufficientCapacity)?;
+        let permitted = allocation.permit(clock.now, &peers, limit);
+        permitted.map_err(|_| self.no_capacity(Limit::PermissionsPerAllocation))?;
         Ok(Success::CreatePermission)
     }
 }

@@ -67,7 +67,7 @@ pub use behavior::{BehaviorDiscovery, ServerAddress};
 pub use config::{
     Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex,
 };
-pub use counters::{ConnectionEnd, Counters, EndReason, Reason, Rejection};
+pub use counters::{ConnectionEnd, Counters, EndReason, Limit, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
@@ -438,6 +438,10 @@ pub enum Event {
         why: Rejection,
     },
 }
+
+/// Relayed addresses by the transport the allocation was made over, as in [`Transport::ALL`], and the address family:
+/// IPv4, IPv6.
+pub type RelayedAddresses = [[usize; 2]; Transport::ALL.len()];
 
 /// Application data relayed for one allocation, without TURN framing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

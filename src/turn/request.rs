@@ -141,7 +141,10 @@ impl Server {
             Whose::Shown(_) => presumed_owner(message),
         };
         let request = match authenticate(&self.config, clock, &path, message, live_owner.as_ref()) {
-            Ok(request) => request,
+            Ok(request) => {
+                self.counters.authenticated += 1;
+                request
+            }
             // The key may be in an access token that only the allocation's shard has seen.
             Err(_)
                 if self.config.credentials.tokens.is_some()

@@ -18,8 +18,8 @@ use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
-    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Now, Packet, Reason, RelayAddress,
-    RelayId, ReplyBuffer, ShardIndex, Traffic, Verdict,
+    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Limit, Now, Packet, Reason,
+    RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, ShardIndex, Traffic, Verdict,
 };
 use crate::stun::ErrorCode;
 
@@ -261,6 +261,11 @@ impl Server {
         self.allocations.live()
     }
 
+    /// Relayed addresses alive now.
+    pub fn relayed_addresses(&self) -> RelayedAddresses {
+        self.allocations.relayed()
+    }
+
     /// Deadlines in the timer wheel: at most a few for each slot that was ever used. Looks at the whole wheel.
     pub fn timers_armed(&self) -> usize {
         self.timers.len()
@@ -322,6 +327,12 @@ impl Server {
             }
             Some(found) => Ok(found),
         }
+    }
+
+    /// Counts a bound that was reached, and says what its client is told.
+    pub(super) fn no_capacity(&mut self, limit: Limit) -> ErrorCode {
+        self.counters.limits[limit as usize] += 1;
+        ErrorCode::InsufficientCapacity
     }
 
     /// Asks the peer policy, and puts a refusal on record.

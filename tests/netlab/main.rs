@@ -15,6 +15,9 @@ fn main() -> ExitCode {
         for scenario in netlab::scenario::all() {
             println!("{}: test", scenario.name);
         }
+        for pair in netlab::matrix::representative() {
+            println!("{}: test", pair.name());
+        }
         return ExitCode::SUCCESS;
     }
     // `cargo test -- --skip x` and the like are meant for harnesses; only a bare word is a filter.

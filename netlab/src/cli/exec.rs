@@ -15,12 +15,12 @@ use super::control::choose_lab;
 pub struct ExecArguments {
     /// Which lab, if several are running: the number `netlab list` shows
     #[arg(long)]
-    lab: Option<u32>,
+    pub(super) lab: Option<u32>,
     /// A host or router of the lab
-    node: String,
+    pub(super) node: String,
     /// The command and its arguments
     #[arg(last = true, required = true)]
-    command: Vec<String>,
+    pub(super) command: Vec<String>,
 }
 
 /// Becomes the command, inside the node. Returns only on failure.

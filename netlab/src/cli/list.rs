@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use netlab::nat::Nat;
 use netlab::topology::Topology;
 use netlab::{drawing, scenario};
 
@@ -20,7 +21,27 @@ pub fn list() -> Result<ExitCode> {
         let mark = if scenario.representative() { ' ' } else { '*' };
         println!("{mark} {:22} {}", scenario.name, scenario.sentence);
     }
+    for pair in netlab::matrix::representative() {
+        println!(
+            "  {:22}\n  {:22} {} and {}, the first of many in `netlab matrix`",
+            pair.name(),
+            "",
+            pair.nats[0],
+            pair.nats[1]
+        );
+    }
     println!("* only by name or with --all");
+    println!("NATs:");
+    for nat in Nat::PRESETS.into_iter().chain([Nat::OneToOne]) {
+        println!(
+            "  {nat:26} {}",
+            match nat.behaviour() {
+                Some(behaviour) => behaviour.to_string(),
+                None if nat == Nat::OneToOne => "one address for the one host behind it (not in the grid)".to_owned(),
+                None => "no translation".to_owned(),
+            }
+        );
+    }
     println!("Running labs:");
     let labs = running_labs();
     for lab in &labs {

@@ -1,9 +1,13 @@
 //! The command line: arguments, and one file a command.
 
 mod call;
+mod capture;
 mod control;
 mod exec;
+mod files;
 mod list;
+mod matrix;
+mod probe_nat;
 mod test;
 mod up;
 
@@ -46,6 +50,9 @@ struct Common {
     /// Where logs and results go
     #[arg(long, global = true, value_name = "DIR", default_value = "netlab-out")]
     output: PathBuf,
+    /// Keep what the TURN server and both browsers sent and received, as pcap files, of every call that is not as expected
+    #[arg(long, global = true)]
+    capture: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,7 +91,15 @@ enum Command {
         /// Without a filter: not only the representative ones
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        files: files::ReportFiles,
     },
+    /// Let browsers behind every NAT call browsers behind every other, without and with TURN
+    Matrix(matrix::MatrixArguments),
+    /// Say in the words of RFC 4787 what the NATs in front of a host do
+    ProbeNat(probe_nat::ProbeArguments),
+    /// Write what a node of a running lab sends and receives to a file, until Ctrl-C (tcpdump)
+    Capture(capture::CaptureArguments),
 }
 
 impl Common {
@@ -99,6 +114,7 @@ impl Common {
             firefox: self.firefox.clone(),
             output: self.output.clone(),
             all: false,
+            capture: self.capture,
         }
     }
 }
@@ -113,7 +129,10 @@ pub fn run() -> ExitCode {
         Command::Up { topology } => up::up(topology, &options),
         Command::Exec(exec) => exec::exec(exec),
         Command::Call(call) => call::call(call, &options),
-        Command::Test { filter, all } => test::test(filter, &Options { all: *all, ..options }),
+        Command::Test { filter, all, files } => test::test(filter, files, &Options { all: *all, ..options }),
+        Command::Matrix(matrix) => matrix::matrix(matrix, &options),
+        Command::ProbeNat(probe) => probe_nat::probe_nat(probe, &options),
+        Command::Capture(capture) => capture::capture(capture),
     };
     match done {
         Ok(code) => code,
@@ -129,8 +148,12 @@ pub fn run() -> ExitCode {
 fn clean_up_when_interrupted(session: &Session) -> Result<()> {
     let directory = session.directory().to_owned();
     let runtime = runtime()?;
+    let interrupted = {
+        let _inside = runtime.enter();
+        interruption()?
+    };
     std::thread::spawn(move || {
-        runtime.block_on(interrupted()).expect("signals can be awaited");
+        runtime.block_on(interrupted);
         netlab::process::kill_all();
         // If a program still wrote into it, the rest goes when the next session starts.
         let _ = std::fs::remove_dir_all(&directory);
@@ -139,17 +162,18 @@ fn clean_up_when_interrupted(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Waits until somebody asks the process to end.
-async fn interrupted() -> Result<()> {
+/// What ends when somebody asks the process to end. From now on that does not kill it.
+fn interruption() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
 }
 
 /// The runtime every command with a lab uses: one thread, since the nodes have threads of their own.

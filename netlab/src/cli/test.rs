@@ -6,13 +6,17 @@ use anyhow::{Result, bail};
 use netlab::suite::{self, Tally};
 use netlab::{Options, Session};
 
+use super::files::ReportFiles;
+
 /// Runs the scenarios. Fails if any of them did, or if there was nothing to run.
-pub fn test(filter: &str, options: &Options) -> Result<ExitCode> {
+pub fn test(filter: &str, files: &ReportFiles, options: &Options) -> Result<ExitCode> {
     let session = Session::enter();
     if let Ok(session) = &session {
         super::clean_up_when_interrupted(session)?;
     }
-    match suite::run(&session, options, filter) {
+    let records = suite::run_recorded(&session, options, filter);
+    files.files().write("netlab test", &records)?;
+    match Tally::of(&records) {
         Tally { failed: 1.., .. } => Ok(ExitCode::FAILURE),
         Tally { passed: 0, skipped: 0, .. } => {
             bail!("no scenario's name contains {filter:?}; `netlab list` shows them")

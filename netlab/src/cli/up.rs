@@ -24,23 +24,31 @@ pub fn up(topology: &str, options: &Options) -> Result<ExitCode> {
     let session = Session::enter()?;
     let tools = Tools::find(options, &[])?;
     super::runtime()?.block_on(async {
-        let running = RunningLab::start(&session, &tools, options, &topology, Setup::Configured, "up").await?;
-        let listener = UnixListener::bind(socket(session.directory())).context("cannot make the control socket")?;
-        let state = LabState {
-            process: std::process::id(),
-            topology: topology.name.clone(),
-            threads: threads(running.lab())?,
-            directory: session.directory().to_owned(),
-        };
-        state.publish(session.directory())?;
-        greet(&running);
+        // Before anything is there to be left behind: what is half built then goes like the rest.
+        let interrupted = super::interruption()?;
+        let lab = keep(&session, &tools, options, &topology);
         tokio::select! {
-            done = serve(&listener, &running) => done?,
-            done = super::interrupted() => done?,
+            done = lab => done?,
+            () = interrupted => {}
         }
         eprintln!("taking the lab down");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Builds the lab and serves it for ever.
+async fn keep(session: &Session, tools: &Tools, options: &Options, topology: &Topology) -> Result<()> {
+    let running = RunningLab::start(session, tools, options, topology, Setup::Configured, "up").await?;
+    let listener = UnixListener::bind(socket(session.directory())).context("cannot make the control socket")?;
+    let state = LabState {
+        process: std::process::id(),
+        topology: topology.name.clone(),
+        threads: threads(running.lab())?,
+        directory: session.directory().to_owned(),
+    };
+    state.publish(session.directory())?;
+    greet(&running);
+    serve(&listener, &running).await
 }
 
 /// Which thread is in which node's namespaces.

@@ -13,7 +13,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     let loss = |permille, seconds| Fault::Loss { router: "coffee-shop".into(), permille, seconds };
     vec![
         scenario("fault-rebinding-direct", "L's NAT changes ports under a direct path; consent finds another pair")
-            .with_nats(Symmetric, Cone)
+            .with_nats(Symmetric, FullCone)
             .offering(Offer::StunOnly)
             .breaking(rebinding.clone())
             .expecting(Recovers(Cure::AnotherPair)),

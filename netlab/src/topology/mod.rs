@@ -14,6 +14,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+pub use crate::nat::Nat;
 pub use link::{Impairment, Ipv6};
 
 /// The topologies compiled into the command: name and TOML.
@@ -35,25 +36,6 @@ const NAME_LENGTH_MAX: usize = 24;
 
 /// RFC 8200 section 5.
 const MTU_MIN: u16 = 1280;
-
-/// What a router's NAT does, in the words of RFC 4787 (mapping / filtering) and, where people still use them, RFC 3489.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nat {
-    /// No translation: hosts behind this router have public addresses.
-    None,
-    /// Endpoint-independent mapping and filtering ("full cone").
-    Cone,
-    /// Endpoint-independent mapping, address-dependent filtering ("restricted cone").
-    AddressRestricted,
-    /// Endpoint-independent mapping, address- and port-dependent filtering ("port-restricted cone"): most home routers.
-    PortRestricted,
-    /// Address- and port-dependent mapping with random ports: hole punching does not work against its like.
-    Symmetric,
-    /// One public address for the one host behind it, ports as they are, open from outside: what clouds give a machine.
-    /// The host cannot reach its own public address.
-    OneToOne,
-}
 
 /// What a router does with UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -205,10 +187,15 @@ impl Topology {
     /// The same topology with another NAT in one router.
     ///
     /// # Errors
-    /// There is no such router.
+    /// There is no such router, or the NAT does not go with what is behind it.
     pub fn with_nat(mut self, router: &str, nat: Nat) -> Result<Topology, TopologyError> {
         self.router_mut(router)?.nat = nat;
-        Ok(self)
+        let changed = self.routers.iter().filter(|changed| changed.name == router);
+        let problem = changed.filter_map(|router| check_one_to_one(router, &self.routers, &self.hosts).err()).next();
+        match problem {
+            Some(problem) => Err(TopologyError { place: self.name, problem }),
+            None => Ok(self),
+        }
     }
 
     /// The same topology with UDP blocked at one router.
@@ -346,15 +333,7 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
         }
     }
     for router in &routers {
-        let hosts_behind = hosts.iter().filter(|host| host.behind == router.name).count();
-        let routers_behind = routers.iter().filter(|other| other.behind.as_ref() == Some(&router.name)).count();
-        if router.nat == Nat::OneToOne && (hosts_behind, routers_behind) != (1, 0) {
-            return Err(format!(
-                "[[router]] {:?}: nat = \"one-to-one\" is for one host; {} nodes are behind it",
-                router.name,
-                hosts_behind + routers_behind
-            ));
-        }
+        check_one_to_one(router, &routers, &hosts)?;
         if router.mtu.is_some_and(|mtu| mtu < MTU_MIN) {
             return Err(format!(
                 "[[router]] {:?}: mtu must be {MTU_MIN} (what IPv6 asks of a link) or more",
@@ -363,6 +342,19 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
         }
     }
     Ok(Topology { name: name.to_owned(), description: file.description, routers, hosts })
+}
+
+fn check_one_to_one(router: &Router, routers: &[Router], hosts: &[Host]) -> Result<(), String> {
+    let hosts_behind = hosts.iter().filter(|host| host.behind == router.name).count();
+    let routers_behind = routers.iter().filter(|other| other.behind.as_ref() == Some(&router.name)).count();
+    if router.nat == Nat::OneToOne && (hosts_behind, routers_behind) != (1, 0) {
+        return Err(format!(
+            "[[router]] {:?}: nat = \"one-to-one\" is for one host; {} nodes are behind it",
+            router.name,
+            hosts_behind + routers_behind
+        ));
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -412,19 +404,6 @@ fn unknown_router(kind: &str, name: &str, behind: &str, routers: &[Router]) -> S
 
 fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
     names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-}
-
-impl fmt::Display for Nat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Nat::None => "none",
-            Nat::Cone => "cone",
-            Nat::AddressRestricted => "address-restricted",
-            Nat::PortRestricted => "port-restricted",
-            Nat::Symmetric => "symmetric",
-            Nat::OneToOne => "one-to-one",
-        })
-    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,10 @@ fn a_mistake_is_answered_with_the_file_the_key_and_the_fix() {
             "[[browser]]\nname = \"b\"\nbehind = \"hom\"",
             "[[browser]] \"b\": behind = \"hom\" names no router; use one of \"isp\"",
         ),
-        ("[[router]]\nname = \"home\"\nnat = \"conical\"", "unknown variant `conical`, expected one of `none`, `cone`"),
+        (
+            "[[router]]\nname = \"home\"\nnat = \"conical\"",
+            "unknown NAT `conical`, expected one of `none`, `full-cone`",
+        ),
         ("[[router]]\nname = \"home\"\nnat = \"cone\"\nupd = \"blocked\"", "unknown field `upd`"),
         ("[[browser]]\nname = \"isp\"\nbehind = \"isp\"", "two nodes are called \"isp\""),
         ("[[browser]]\nname = \"B L\"\nbehind = \"isp\"", "lower-case letters, digits and hyphens"),
@@ -83,6 +86,14 @@ fn overriding_an_unknown_router_names_the_known_ones() {
     let topology = Topology::load("internet").unwrap();
     let error = topology.with_nat("coffee", Nat::Symmetric).unwrap_err().to_string();
     assert!(error.contains("\"coffee-shop\""), "{error}");
+}
+
+#[test]
+fn overriding_with_one_to_one_nat_is_for_routers_with_one_host() {
+    let topology = || Topology::load("internet").unwrap();
+    assert!(topology().with_nat("coffee-shop", Nat::OneToOne).is_ok());
+    let error = topology().with_nat("home", Nat::OneToOne).unwrap_err().to_string();
+    assert!(error.contains("is for one host; 2 nodes are behind it"), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::{Addresses, CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
 
-pub(super) fn command(binary: &Path, Addresses { bind, advertise }: Addresses, scratch: &Path) -> Command {
+pub(super) fn command(binary: &Path, Addresses { bind, advertise, .. }: Addresses, scratch: &Path) -> Command {
     let mut command = Command::new(binary);
     command.args(["-n", "--verbose", "--log-file=stdout", "--simple-log", "--no-cli", "--no-dtls"]);
     command.args(["--lt-cred-mech", "--fingerprint", "--no-software-attribute"]);

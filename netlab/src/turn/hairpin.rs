@@ -51,7 +51,17 @@ pub(super) fn printed_for_others(text: &str) -> Option<serde_json::Value> {
 }
 
 /// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
-fn configuration(Addresses { bind, advertise }: Addresses) -> String {
+fn configuration(Addresses { bind, advertise, other }: Addresses) -> String {
+    let nat_discovery = other.map_or_else(String::new, |other| {
+        format!(
+            r#"[nat_discovery]
+enabled = true
+addresses = ["{bind}", "{other}"]
+response_port = true
+
+"#
+        )
+    });
     format!(
         r#"[listen]
 udp = ["0.0.0.0:{PORT}"]
@@ -74,7 +84,7 @@ password = "{PASSWORD}"
 [peers]
 allow = ["198.18.0.0/15"]
 
-[admin]
+{nat_discovery}[admin]
 listen = "127.0.0.1:{ADMIN_PORT}"
 
 [log]

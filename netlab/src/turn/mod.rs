@@ -110,6 +110,8 @@ struct Addresses {
     bind: Ipv4Addr,
     /// What others reach it at, which 1:1 NAT makes another one.
     advertise: Ipv4Addr,
+    /// A second one of its own, for NAT behaviour discovery.
+    other: Option<Ipv4Addr>,
 }
 
 /// A running TURN server.
@@ -144,7 +146,7 @@ impl TurnServer {
     ) -> Result<TurnServer> {
         let device = lab.device(&host.name)?;
         let bind = device.ip().with_context(|| format!("host {:?} has no IPv4 address", host.name))?;
-        let addresses = Addresses { bind, advertise: lab.public_address(host)? };
+        let addresses = Addresses { bind, advertise: lab.public_address(host)?, other: lab.other_turn_address(host)? };
         let name = host_name(lab.topology(), host).context("a browser is no TURN server")?;
         std::fs::create_dir_all(scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
         write_certificate(authority, &name, scratch)?;

@@ -78,7 +78,10 @@ impl Handshakes {
         };
         if self.pending.len() >= home.bounds.dtls_handshakes {
             debug!(event = "connection_refused", client = %path.client, why = "handshakes");
-            home.shared.count(|counters| counters.refused += 1);
+            home.shared.count(|counters| {
+                counters.refused += 1;
+                counters.refused_by_handshakes += 1;
+            });
             return tell(home, shard, News::Failed(path));
         }
         let identity = home.shared.identity().expect("whoever asks for DTLS listeners gives a certificate");

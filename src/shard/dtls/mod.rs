@@ -15,7 +15,7 @@ use tracing::debug;
 
 pub(super) use self::handshakes::{Arrival, Handshakes};
 use super::counters::DtlsDrop;
-use super::directory::ConnectionHeld;
+use super::directory::{ConnectionHeld, ConnectionRefusal};
 use super::packets::Asker;
 use super::reactor::Shard;
 use super::routes::Route;
@@ -168,7 +168,9 @@ impl Shard<'_> {
             match self.home.directory.hold_connection(path.client.ip()) {
                 Ok(one) => held = Some(one),
                 Err(why) => {
-                    self.home.counters.connections_refused += 1;
+                    let counters = &mut self.home.counters;
+                    counters.connections_refused += 1;
+                    counters.connections_refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
                     debug!(event = "connection_refused", client = %path.client, why = ?why);
                     return;
                 }

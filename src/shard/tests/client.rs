@@ -412,9 +412,9 @@ impl Client {
     /// The next bytes, whatever they mean; fewer at the end of the stream.
     pub(super) fn receive_raw(&mut self, len: usize) -> Vec<u8> {
         let socket: &mut dyn Read = match &mut self.socket {
-            Socket::Udp(_) => panic!("a UDP client"),
             Socket::Tcp(socket) => socket,
             Socket::Tls(socket) => socket,
+            _ => panic!("not a stream client"),
         };
         while self.unread.len() < len {
             let mut chunk = vec![0; (len - self.unread.len()).min(65_536)];

@@ -1,0 +1,25 @@
+//! Where `test` and `matrix` write what came of a run.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use netlab::results::Files;
+
+#[derive(Args)]
+pub struct ReportFiles {
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the results as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the results as one HTML page, with links to the logs
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl ReportFiles {
+    pub fn files(&self) -> Files {
+        Files { json: self.json.clone(), junit: self.junit.clone(), html: self.html.clone() }
+    }
+}
