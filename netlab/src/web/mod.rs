@@ -67,13 +67,14 @@ impl Drop for WebServer {
 }
 
 fn routes(rooms: Arc<Rooms>) -> Router {
-    let script = || async { ([(header::CONTENT_TYPE, "text/javascript")], include_str!("../../web/call.js")) };
+    let script = |text: &'static str| get(move || async move { ([(header::CONTENT_TYPE, "text/javascript")], text) });
     let style = || async { ([(header::CONTENT_TYPE, "text/css")], include_str!("../../web/call.css")) };
     let page = || async { Html(include_str!("../../web/call.html")) };
     Router::new()
         .route("/", get(page))
         .route("/call", get(page))
-        .route("/call.js", get(script))
+        .route("/call.js", script(include_str!("../../web/call.js")))
+        .route("/page.js", script(include_str!("../../web/page.js")))
         .route("/call.css", get(style))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
         .route("/api/rooms/{room}/{side}/messages", post(post_message).get(get_messages))
