@@ -11,6 +11,7 @@ use patchbay::{Device, Firewall, FirewallConfig, NatConfig, NatFiltering};
 
 use crate::nat::rules;
 use crate::session::Session;
+use crate::sip::SIP_HOST;
 use crate::topology::{Nat, Role, Router, Service, Tcp, Topology, Udp};
 
 /// The host name of the web server inside the lab; its certificate says so.
@@ -120,7 +121,10 @@ impl Lab {
 
     /// Puts the servers' names into every host's `/etc/hosts` (a private copy, bound over it in the node).
     fn name_the_servers(&self) -> Result<()> {
-        for (service, name) in [(Service::Web, WEB_HOST), (Service::Turn, TURN_HOST)] {
+        for (service, name) in [(Service::Web, WEB_HOST), (Service::Turn, TURN_HOST), (Service::Sip, SIP_HOST)] {
+            if self.topology.find_server(service).is_none() {
+                continue;
+            }
             let (_, address) = self.server(service)?;
             for device in self.devices.values() {
                 // Chromium looks STUN and TURN servers up with a trailing dot and finds them only if it is there.

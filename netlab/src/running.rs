@@ -1,4 +1,5 @@
-//! A lab with everything running in it: the network, the web server, the TURN server, and what browsers need.
+//! A lab with everything running in it: the network, the web server, the TURN server, telephony where the topology has
+//! it, and what browsers need.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use crate::capture::Capture;
 use crate::lab::Lab;
 use crate::options::{Options, Tools};
 use crate::session::Session;
+use crate::sip::{SipSite, SipTools};
 use crate::topology::{Service, Topology};
 use crate::turn::{Setup, TurnServer};
 use crate::web::WebServer;
@@ -19,6 +21,7 @@ use crate::web::WebServer;
 pub struct RunningLab {
     pub(crate) web: WebServer,
     pub(crate) turn: TurnServer,
+    pub(crate) sip: Option<SipSite>,
     /// Ended before the network goes.
     _captures: Vec<Capture>,
     pub(crate) browser_tools: BrowserTools,
@@ -49,9 +52,10 @@ impl RunningLab {
         let made = std::fs::create_dir_all(&output).and_then(|()| Ok(access(&output, AccessFlags::W_OK)?));
         made.with_context(|| format!("cannot write to {}; choose another place with --output", output.display()))?;
 
+        let sip_tools = SipSite::is_in(topology).then(|| SipTools::find(options.jssip.as_deref())).transpose()?;
         let lab = Lab::build(session, topology).await?;
         let authority = Authority::new()?;
-        let web = WebServer::start(&lab, &authority).await?;
+        let web = WebServer::start(&lab, &authority, sip_tools.as_ref().map(SipTools::jssip)).await?;
         let trust = scratch.join("trust");
         tools.browser.make_trust(authority.pem(), &trust)?;
         let turn = TurnServer::start(&tools.turn, setup, &lab, &authority, &scratch, &output.join("turn.log")).await?;
@@ -62,9 +66,14 @@ impl RunningLab {
                 captures.push(Capture::start(device, &output).await?);
             }
         }
+        let sip = match &sip_tools {
+            Some(tools) => Some(SipSite::start(tools, &lab, &authority, &scratch, &output).await?),
+            None => None,
+        };
         Ok(RunningLab {
             web,
             turn,
+            sip,
             _captures: captures,
             browser_tools: tools.browser.clone(),
             lab,

@@ -5,12 +5,79 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
-use crate::call::CallReport;
 use crate::matrix::{self, Pair};
 use crate::options::Options;
 use crate::results::{self, Record, Verdict, files_in};
 use crate::scenario::{self, Outcome, Scenario};
 use crate::session::{CannotRun, Session};
+use crate::sip::scenario::SipScenario;
+
+/// A scenario of any kind.
+#[derive(Clone, Debug)]
+pub enum Case {
+    /// Browsers call each other.
+    Browsers(Scenario),
+    /// A browser calls a phone.
+    Phone(SipScenario),
+}
+
+/// All of them, in the order they are run.
+pub fn all() -> Vec<Case> {
+    let browsers = scenario::all().into_iter().map(Case::Browsers);
+    browsers.chain(crate::sip::scenario::all().into_iter().map(Case::Phone)).collect()
+}
+
+impl Case {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Case::Browsers(scenario) => scenario.name,
+            Case::Phone(scenario) => scenario.name,
+        }
+    }
+
+    /// What it shows.
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Case::Browsers(scenario) => scenario.sentence,
+            Case::Phone(scenario) => scenario.sentence,
+        }
+    }
+
+    /// Runs it: how it ended, in one line, and, if well, the path and when it was connected.
+    fn run(&self, session: &Session, options: &Options) -> Ended {
+        match self {
+            Case::Browsers(scenario) => Ended::of(scenario.run(session, options), |report| {
+                (results::Outcome::of(report), report.connected_milliseconds())
+            }),
+            Case::Phone(scenario) => Ended::of(scenario.run(session, options), |report| {
+                (results::Outcome::of_pages(&[&report.page.page]), report.connected_milliseconds())
+            }),
+        }
+    }
+}
+
+/// How a scenario of any kind ended.
+struct Ended {
+    verdict: Verdict,
+    line: String,
+    path: Option<results::Outcome>,
+    connected_milliseconds: Option<i64>,
+}
+
+impl Ended {
+    fn of<M>(outcome: Outcome<M>, measured: impl Fn(&M) -> (results::Outcome, Option<i64>)) -> Ended {
+        let without = |verdict, line| Ended { verdict, line, path: None, connected_milliseconds: None };
+        match outcome {
+            Outcome::Passed { summary, measurements } => {
+                let (path, connected_milliseconds) = measured(&measurements);
+                Ended { verdict: Verdict::Passed, line: summary, path: Some(path), connected_milliseconds }
+            }
+            Outcome::Skipped(reason) => without(Verdict::Skipped, reason),
+            Outcome::Failed(problem) => without(Verdict::Failed, problem),
+        }
+    }
+}
 
 /// How many scenarios ended how. Its `Display` is the last line of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,9 +113,10 @@ pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str
 
 /// As [`run`], and brings what is known of each.
 pub fn run_recorded(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Vec<Record> {
-    let scenarios: Vec<_> = scenario::all().into_iter().filter(|scenario| scenario.name.contains(filter)).collect();
+    let scenarios: Vec<_> = all().into_iter().filter(|scenario| scenario.name().contains(filter)).collect();
     let pairs: Vec<_> = matrix::representative().into_iter().filter(|pair| pair.name().contains(filter)).collect();
-    let names = scenarios.iter().map(|scenario| scenario.name.len()).chain(pairs.iter().map(|pair| pair.name().len()));
+    let names =
+        scenarios.iter().map(|scenario| scenario.name().len()).chain(pairs.iter().map(|pair| pair.name().len()));
     let width = names.max().unwrap_or_default();
     let mut records = Vec::new();
     for scenario in scenarios {
@@ -78,29 +146,24 @@ pub fn run_pair(
     records
 }
 
-fn run_scenario(scenario: &Scenario, session: &Result<Session, CannotRun>, options: &Options) -> Record {
+fn run_scenario(scenario: &Case, session: &Result<Session, CannotRun>, options: &Options) -> Record {
     let (since, started) = (SystemTime::now(), Instant::now());
-    let outcome = match session {
+    let ended = match session {
         Ok(session) => scenario.run(session, options),
-        Err(reason) => Outcome::Skipped(reason.to_string()),
+        Err(reason) => Ended::of(Outcome::<()>::Skipped(reason.to_string()), |()| (results::Outcome::NoCall, None)),
     };
-    let (verdict, line, report) = match outcome {
-        Outcome::Passed { summary, measurements } => (Verdict::Passed, summary, Some(measurements)),
-        Outcome::Skipped(reason) => (Verdict::Skipped, reason, None),
-        Outcome::Failed(problem) => (Verdict::Failed, problem, None),
-    };
-    let files = match verdict {
+    let files = match ended.verdict {
         Verdict::Skipped => Vec::new(),
-        verdict => files_in(&options.output.join(scenario.name), since, verdict == Verdict::Failed),
+        verdict => files_in(&options.output.join(scenario.name()), since, verdict == Verdict::Failed),
     };
     Record {
-        name: scenario.name.to_owned(),
-        sentence: scenario.sentence.to_owned(),
-        verdict,
-        path: report.as_deref().map(results::Outcome::of),
+        name: scenario.name().to_owned(),
+        sentence: scenario.sentence().to_owned(),
+        verdict: ended.verdict,
+        path: ended.path,
         seconds: started.elapsed().as_secs_f64(),
-        connected_milliseconds: report.as_deref().and_then(CallReport::connected_milliseconds),
-        line,
+        connected_milliseconds: ended.connected_milliseconds,
+        line: ended.line,
         cell: None,
         files,
     }

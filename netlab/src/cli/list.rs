@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use netlab::nat::Nat;
-use netlab::scenario;
+use netlab::suite;
 use netlab::topology::{Role, Service, Tcp, Topology, Udp};
 
 use super::control::running_labs;
@@ -16,8 +16,8 @@ pub fn list() -> Result<ExitCode> {
         println!("  {name:22} {}", Topology::load(name)?.description);
     }
     println!("Scenarios:");
-    for scenario in scenario::all() {
-        println!("  {:22} {}", scenario.name, scenario.sentence);
+    for scenario in suite::all() {
+        println!("  {:22} {}", scenario.name(), scenario.sentence());
     }
     for pair in netlab::matrix::representative() {
         println!(
@@ -79,9 +79,15 @@ fn draw_behind(
         let role = match host.role {
             Role::Server(Service::Web) => "web server",
             Role::Server(Service::Turn) => "TURN server",
+            Role::Server(Service::Sip) => "SIP server",
+            Role::Server(Service::Media) => "media proxy",
+            Role::Server(Service::Gateway) => "gateway to telephones",
             Role::Browser => "browser",
+            Role::SipClient => "SIP client",
+            Role::Telephone => "telephone",
         };
-        (&host.name, role.to_owned(), false)
+        let number = host.number.as_ref().map(|number| format!(", number {number}")).unwrap_or_default();
+        (&host.name, format!("{role}{number}"), false)
     });
     let children: Vec<_> = hosts.chain(routers).collect();
     for (number, (name, what, is_router)) in children.iter().enumerate() {
@@ -101,12 +107,19 @@ mod tests {
 
     #[test]
     fn every_node_is_drawn_once() {
-        let topology = Topology::load("internet").unwrap();
-        let drawing = draw(&topology, |name| (name == "web").then(|| "198.18.1.2".to_owned()));
-        let names = topology.routers.iter().map(|router| &router.name);
-        for name in names.chain(topology.hosts.iter().map(|host| &host.name)) {
-            assert_eq!(drawing.matches(&format!(" {name} (")).count(), 1, "{name} in\n{drawing}");
+        for topology in Topology::shipped().map(|name| Topology::load(name).unwrap()) {
+            let drawing = draw(&topology, |name| (name == "web").then(|| "198.18.1.2".to_owned()));
+            let names = topology.routers.iter().map(|router| &router.name);
+            for name in names.chain(topology.hosts.iter().map(|host| &host.name)) {
+                assert_eq!(drawing.matches(&format!(" {name} (")).count(), 1, "{name} in\n{drawing}");
+            }
+            assert!(drawing.contains("web (web server)  198.18.1.2"), "{drawing}");
         }
-        assert!(drawing.contains("web (web server)  198.18.1.2"), "{drawing}");
+    }
+
+    #[test]
+    fn a_telephone_is_drawn_with_its_number() {
+        let drawing = draw(&Topology::load("pstn").unwrap(), |_| None);
+        assert!(drawing.contains("phone-p (telephone, number 0301234567)"), "{drawing}");
     }
 }

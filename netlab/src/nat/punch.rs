@@ -71,7 +71,7 @@ pub fn topology(nats: &[Nat]) -> Result<Topology, TopologyError> {
             router.name.clone_from(&name);
             router.nat = *nat;
             topology.routers.push(router);
-            topology.hosts.push(Host { name: format!("host-{name}"), role: Role::Browser, behind: name });
+            topology.hosts.push(Host { name: format!("host-{name}"), role: Role::Browser, behind: name, number: None });
         }
     }
     Ok(topology)

@@ -22,16 +22,17 @@ use crate::topology::{Nat, Topology};
 use crate::turn::{Setup, TurnServerKind};
 
 pub use expect::Expectation;
+pub(crate) use expect::problem_of;
 
-/// How a scenario ended.
+/// How a scenario ended, with measurements of one kind or another.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum Outcome<M = CallReport> {
     /// Everything was as expected.
     Passed {
         /// One line: selected pairs, times, bytes.
         summary: String,
-        /// What the pages and the server measured.
-        measurements: Box<CallReport>,
+        /// What was measured.
+        measurements: Box<M>,
     },
     /// It cannot be run here: why, and what to do.
     Skipped(String),
@@ -69,6 +70,13 @@ pub fn all() -> Vec<Scenario> {
             .with_nats(PortRestricted, PortRestricted)
             .offering(Offer::StunOnly)
             .expecting(Direct),
+        scenario(
+            "triangle",
+            "L and M, signalling through the web server, have audio, video and data straight between them",
+        )
+        .on("triangle")
+        .offering(Offer::StunOnly)
+        .expecting(Direct),
         scenario("symmetric-stun-only", "L and M behind symmetric NATs cannot talk with nothing but STUN")
             .with_nats(Symmetric, Symmetric)
             .offering(Offer::StunOnly)
@@ -143,6 +151,11 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
 }
 
 impl Scenario {
+    fn on(mut self, topology: &'static str) -> Scenario {
+        self.topology = topology;
+        self
+    }
+
     fn with_nats(mut self, coffee_shop: Nat, home: Nat) -> Scenario {
         self.nats = vec![("coffee-shop", coffee_shop), ("home", home)];
         self

@@ -2,10 +2,12 @@
 //!
 //! [`Topology::load`] takes the name of one that ships with the lab or the path of a `.toml` file and returns it
 //! checked: every `behind` names a router, routers come before what is behind them, one node runs the web server and
-//! one the TURN server. Scenarios then change single routers with [`Topology::with_nat`],
-//! [`Topology::with_udp_blocked`] and [`Topology::with_https_only`]. Nothing here touches the network: that is [`crate::lab`].
+//! one the TURN server, and telephony is complete or absent. Scenarios then change single routers with
+//! [`Topology::with_nat`], [`Topology::with_udp_blocked`] and [`Topology::with_https_only`]. Nothing here touches the
+//! network: that is [`crate::lab`].
 
 mod file;
+mod telephony;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,6 +21,9 @@ pub use crate::nat::Nat;
 const SHIPPED: &[(&str, &str)] = &[
     ("internet", include_str!("../../topologies/internet.toml")),
     ("carrier", include_str!("../../topologies/carrier.toml")),
+    ("triangle", include_str!("../../topologies/triangle.toml")),
+    ("sip", include_str!("../../topologies/sip.toml")),
+    ("pstn", include_str!("../../topologies/pstn.toml")),
 ];
 
 /// Network namespaces get interfaces named after nodes by patchbay; longer names would be cut and could collide.
@@ -54,6 +59,12 @@ pub enum Service {
     Web,
     /// The TURN server under test.
     Turn,
+    /// SIP: registrar and proxy, for pages over WebSocket and for phones.
+    Sip,
+    /// The media proxy of the SIP server: between browsers' encrypted media and phones' plain RTP.
+    Media,
+    /// The gateway to the telephone network, where numbers are called.
+    Gateway,
 }
 
 /// A router and the network behind it.
@@ -78,6 +89,10 @@ pub enum Role {
     Server(Service),
     /// A place for a browser.
     Browser,
+    /// A SIP client, with an account at the SIP server.
+    SipClient,
+    /// A telephone with a number, behind the gateway.
+    Telephone,
 }
 
 /// A machine behind a router.
@@ -89,6 +104,8 @@ pub struct Host {
     pub role: Role,
     /// The router it is behind.
     pub behind: String,
+    /// A telephone's number.
+    pub number: Option<String>,
 }
 
 /// A checked topology.
@@ -100,7 +117,7 @@ pub struct Topology {
     pub description: String,
     /// Routers, each after the one it is behind.
     pub routers: Vec<Router>,
-    /// Servers, then browsers, in the order of the file.
+    /// Servers, then browsers, then phones, in the order of the file.
     pub hosts: Vec<Host>,
 }
 
@@ -199,12 +216,29 @@ impl Topology {
         })
     }
 
-    /// The host that runs a service. Every checked topology has exactly one.
+    /// The host of that name, which must be a phone.
+    ///
+    /// # Errors
+    /// There is no such host, or it is something else.
+    pub fn phone(&self, name: &str) -> Result<&Host, TopologyError> {
+        let phones = self.hosts.iter().filter(|host| matches!(host.role, Role::SipClient | Role::Telephone));
+        phones.clone().find(|host| host.name == name).ok_or_else(|| TopologyError {
+            place: self.name.clone(),
+            problem: match quoted(phones.map(|host| &*host.name)) {
+                known if known.is_empty() => format!("{name:?} is not a phone, and there is none"),
+                known => format!("{name:?} is not a phone; use one of {known}"),
+            },
+        })
+    }
+
+    /// The host that runs the web server or the TURN server. Every checked topology has exactly one.
     pub fn server(&self, service: Service) -> &Host {
-        self.hosts
-            .iter()
-            .find(|host| host.role == Role::Server(service))
-            .expect("a checked topology has one host per service")
+        self.find_server(service).expect("a checked topology has one host for each of these")
+    }
+
+    /// The host that runs a service which not every topology has.
+    pub fn find_server(&self, service: Service) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.role == Role::Server(service))
     }
 
     fn router_mut(&mut self, name: &str) -> Result<&mut Router, TopologyError> {
@@ -222,11 +256,12 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
     let mut taken = BTreeSet::new();
     let names = file.routers.iter().map(|router| &router.name);
     let names = names.chain(file.servers.iter().map(|server| &server.name));
-    for name in names.chain(file.browsers.iter().map(|browser| &browser.name)) {
+    let names = names.chain(file.browsers.iter().map(|browser| &browser.name));
+    for name in names.chain(file.phones.iter().map(|phone| &phone.name)) {
         check_name(name)?;
         if !taken.insert(name.as_str()) {
             return Err(format!(
-                "two nodes are called {name:?}; names must be unique across routers, servers, browsers"
+                "two nodes are called {name:?}; names must be unique across routers, servers, browsers, phones"
             ));
         }
     }
@@ -240,14 +275,20 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
     });
     let routers = upstream_first(routers.collect())?;
 
-    let servers = file.servers.into_iter().map(|entry| ("server", Role::Server(entry.runs), entry.name, entry.behind));
-    let browsers = file.browsers.into_iter().map(|entry| ("browser", Role::Browser, entry.name, entry.behind));
-    let mut hosts = Vec::new();
-    for (kind, role, name, behind) in servers.chain(browsers) {
-        if !routers.iter().any(|router| router.name == behind) {
-            return Err(unknown_router(kind, &name, &behind, &routers));
+    let host = |role, name, behind| Host { name, role, behind, number: None };
+    let servers = file.servers.into_iter().map(|entry| host(Role::Server(entry.runs), entry.name, entry.behind));
+    let browsers = file.browsers.into_iter().map(|entry| host(Role::Browser, entry.name, entry.behind));
+    let phones = file.phones.into_iter().map(|entry| Host {
+        role: if entry.number.is_some() { Role::Telephone } else { Role::SipClient },
+        name: entry.name,
+        behind: entry.behind,
+        number: entry.number,
+    });
+    let hosts: Vec<Host> = servers.chain(browsers).chain(phones).collect();
+    for host in &hosts {
+        if !routers.iter().any(|router| router.name == host.behind) {
+            return Err(unknown_router(host.role.key(), &host.name, &host.behind, &routers));
         }
-        hosts.push(Host { name, role, behind });
     }
     for (service, key) in [(Service::Web, "web"), (Service::Turn, "turn")] {
         let count = hosts.iter().filter(|host| host.role == Role::Server(service)).count();
@@ -255,7 +296,19 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
             return Err(format!("{count} [[server]] entries have runs = {key:?}; exactly one is needed"));
         }
     }
+    telephony::check(&hosts)?;
     Ok(Topology { name: name.to_owned(), description: file.description, routers, hosts })
+}
+
+impl Role {
+    /// How hosts of this role are written in the file.
+    fn key(self) -> &'static str {
+        match self {
+            Role::Server(_) => "server",
+            Role::Browser => "browser",
+            Role::SipClient | Role::Telephone => "phone",
+        }
+    }
 }
 
 fn check_name(name: &str) -> Result<(), String> {
