@@ -15,6 +15,7 @@ use hairpin::turn::{
 
 use crate::machine::{Answer, Machine, server_address};
 use crate::requests::{self, REALM};
+use crate::step::Step;
 use crate::wire::{self, Class, Parsed};
 
 const SHARDS: u16 = 2;
@@ -23,51 +24,6 @@ const CLIENTS: usize = 9;
 const TOKEN_HOLDER: usize = 7;
 const GUEST: usize = 8;
 const STEPS_MAX: usize = 96;
-
-/// The first byte of a step, modulo how many there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named for what they do")]
-pub enum Step {
-    Request,
-    Retransmit,
-    Send,
-    ChannelData,
-    Bytes,
-    FromPeer,
-    Icmp,
-    Pass,
-    Bound,
-    Letter,
-    PathClosed,
-    Restart,
-    Configure,
-    Move,
-    Connected,
-    Accept,
-    PeerCloses,
-}
-
-impl Step {
-    const ALL: [Self; 17] = [
-        Self::Request,
-        Self::Retransmit,
-        Self::Send,
-        Self::ChannelData,
-        Self::Bytes,
-        Self::FromPeer,
-        Self::Icmp,
-        Self::Pass,
-        Self::Bound,
-        Self::Letter,
-        Self::PathClosed,
-        Self::Restart,
-        Self::Configure,
-        Self::Move,
-        Self::Connected,
-        Self::Accept,
-        Self::PeerCloses,
-    ];
-}
 
 struct Client {
     /// The shard that its packets come to.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::fixture::{Fixture, alices_path};
 use crate::requests::{CONNECTION_BIND, CONNECTION_ID, KINDS, METHODS};
-use crate::script::Step;
+use crate::step::Step;
 use crate::{corpus, wire};
 
 /// Every seed: of which target, and its bytes.
