@@ -269,11 +269,7 @@ const ALTERNATES: &str = "[{ addresses = [\"198.51.100.1\", \"2001:db8::1\"], po
 const HAS_DTLS: bool = cfg!(feature = "dtls");
 
 /// What is known to fail, and why: the beginning of ids, and the transport. Nothing else may.
-pub const KNOWN_FAILURES: &[(&str, Transport, &str)] = &[(
-    "MOB-8016-3.2.2-",
-    Transport::Dtls,
-    "an association stays in the thread that the kernel has chosen for it, and hears nothing of an allocation in another",
-)];
+pub const KNOWN_FAILURES: &[(&str, Transport, &str)] = &[];
 
 const COMMON: &[(&str, &str)] = &[
     ("threads", "2"),
