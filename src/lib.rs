@@ -16,6 +16,7 @@
 //!
 //! ARCHITECTURE.md says why the rooms are cut this way and which may import which; `tests/house` holds it to that.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod net;

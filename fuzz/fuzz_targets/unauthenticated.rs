@@ -56,12 +56,22 @@ fn next_message(input: &mut Unstructured<'_>, machine: &mut Machine) -> Option<M
 fn send(machine: &mut Machine, message: &Message) {
     match machine.client_says(0, message.path, &message.bytes) {
         Answer::Drop => {}
+        // Requests without cookie are Binding, or refused.
+        Answer::Reply(reply) if message.bytes[4..8] != [0x21, 0x12, 0xA4, 0x42] => assert!(reply.len() <= 100),
+        // From another address or port (RFC 5780).
+        Answer::Later => {
+            let sent = machine.servers[0].next_effect();
+            let Some(Effect::Send { to, bytes }) = sent else { panic!("{sent:?} for a stranger") };
+            let response = Parsed::parse(&bytes).expect("a response must parse");
+            assert!(response.method == wire::BINDING && to.client.ip() == message.path.client.ip());
+            assert!(bytes.len() <= 400.max(message.bytes.len() + 150), "{} bytes for a stranger", bytes.len());
+        }
         Answer::Reply(reply) => {
             let response = Parsed::parse(&reply).expect("a response must parse");
             let is_binding = response.method == wire::BINDING;
             assert!(response.class == Class::Error || is_binding && response.class == Class::Success, "{response:?}");
             // No amplifier: what a stranger gets is bounded, whatever he sends.
-            assert!(reply.len() <= 400, "{} bytes for a stranger", reply.len());
+            assert!(reply.len() <= 400.max(message.bytes.len() + 150), "{} bytes for a stranger", reply.len());
         }
         other => panic!("{other:?} for a stranger"),
     }

@@ -7,6 +7,7 @@ pub mod machine;
 pub mod requests;
 pub mod script;
 pub mod seeds;
+pub mod step;
 
 // The independent reader and writer, the counting allocator and the valid messages are those of the tests.
 #[allow(missing_docs, dead_code, reason = "the hostile tests use more of it")]

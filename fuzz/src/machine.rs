@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use hairpin::turn::{
-    Clock, Config, FiveTuple, IpFields, Now, Packet, RelayId, ReplyBuffer, Server, ShardIndex, Verdict,
+    Clock, Config, ConnectionId, FiveTuple, IpFields, MobilityKey, Now, Packet, RelayId, ReplyBuffer, Server,
+    ShardIndex, ShortTermUsers, Verdict,
 };
 
 use crate::wire::{self, Builder, Class, Parsed};
@@ -20,8 +21,14 @@ addresses = ["99.88.77.66", "2606:4700::77"]
 ports = "50001-50024"
 port_quarantine = "1s"
 icmp = true
+[tcp_relay]
+enabled = true
+allow_ports = ["53", "80"]
 [auth]
 realm = "fuzz.example"
+saslprep = true
+token_server_name = "blackdow.carleon.gov"
+guests = ["198.18.9.0/24"]
 secrets = ["a secret of the fuzz targets"]
 [[auth.users]]
 name = "alice"
@@ -29,7 +36,26 @@ password = "s3cret"
 [[auth.users]]
 name = "bob"
 password = "hunter2"
+[[auth.token_keys]]
+kid = "north"
+key = "48476b6a33324b4a476975793039387364666171624e6a4f69617a3731393233"
+[allocations]
+mobility = true
+[compatibility]
+classic_stun = ["udp", "tcp"]
+rfc5766_channels = true
+[nat_discovery]
+enabled = true
+addresses = ["203.0.113.1", "203.0.113.2"]
+response_port = true
+padding = true
+[[redirect.alternates]]
+addresses = ["203.0.113.9", "2001:db8::9"]
+port = 3478
+tls_port = 5349
+domain = "turn2.example.org"
 [limits]
+peer_connections_per_allocation = 3
 permissions_per_allocation = 4
 channels_per_allocation = 3
 pending_effects = 64
@@ -49,9 +75,18 @@ pub fn config() -> Arc<Config> {
         // The keys are drawn at random.
         turn.nonces.current = [7; 32];
         turn.limits.allocations = 12;
+        turn.mobility = Some(MobilityKey([9; 32]));
         Arc::new(turn)
     });
     Arc::clone(config)
+}
+
+/// Who may ask for his address where not everybody may: carol.
+pub fn binding_users() -> ShortTermUsers {
+    let text = "[[auth.binding_users]]\nname = \"carol\"\npassword = \"short-term\"\n";
+    let here = hairpin::config::Machine::any();
+    let config = hairpin::config::check_text(text, None, &here).unwrap_or_else(|errors| panic!("{errors}"));
+    config.shards.turn.credentials.binding_users.clone()
 }
 
 /// Where clients send to.
@@ -69,6 +104,10 @@ pub enum Answer {
     Later,
     /// A response.
     Reply(Vec<u8>),
+    /// A response, behind which the connection carries a peer's data.
+    Bound(Vec<u8>, ConnectionId),
+    /// It is for that shard.
+    NotMine(u16),
     /// To a peer, from this relay.
     ToPeer(RelayId, SocketAddr, Vec<u8>),
     /// To a client.
@@ -130,23 +169,28 @@ impl Machine {
         let ask = Builder::new(wire::message_type(wire::ALLOCATE, Class::Request), [1; 12]).finish();
         let challenge = match self.client_says(shard, path, &ask) {
             Answer::Reply(challenge) => challenge,
-            Answer::Drop => return Vec::new(),
+            Answer::Drop | Answer::NotMine(_) => return Vec::new(),
             other => panic!("{other:?} instead of a challenge"),
         };
         let challenge = Parsed::parse(&challenge).expect("a response must parse");
-        challenge.get(wire::NONCE).expect("401 has a nonce").to_vec()
+        // A guest is told what is wrong with his request.
+        challenge.get(wire::NONCE).map(<[u8]>::to_vec).unwrap_or_default()
     }
 
     /// A message from a client; checks what every answer must be.
     pub fn client_says(&mut self, shard: u16, path: FiveTuple, message: &[u8]) -> Answer {
         let answer =
             self.call(shard, message, 0, |server, clock, packet, reply| server.from_client(clock, path, packet, reply));
-        if let Answer::Reply(reply) = &answer {
-            let response = Parsed::parse(reply).expect("a response must parse");
-            assert!(response.padding_is_zero, "old bytes leak in the padding");
-            assert!(matches!(response.class, Class::Success | Class::Error));
-            assert_eq!(response.transaction_id, message[8..20], "an answer to something else");
-        }
+        check_reply(&answer, message);
+        answer
+    }
+
+    /// The same, by way of another shard.
+    pub fn carrier_says(&mut self, shard: u16, carrier: u16, path: FiveTuple, message: &[u8]) -> Answer {
+        let answer = self.call(shard, message, 0, |server, clock, packet, reply| {
+            server.from_carrier(clock, carrier, path, packet, reply)
+        });
+        check_reply(&answer, message);
         answer
     }
 
@@ -179,13 +223,28 @@ impl Machine {
         match verdict {
             Verdict::Drop(_) => Answer::Drop,
             Verdict::Later => Answer::Later,
+            Verdict::Bound { len, connection } => Answer::Bound(self.reply[..len].to_vec(), connection),
+            Verdict::NotMine { shard } => Answer::NotMine(shard),
             Verdict::Reply { len } => Answer::Reply(self.reply[..len].to_vec()),
             Verdict::ToPeer { from, to, bytes, .. } => Answer::ToPeer(from, to, self.buffer[bytes].to_vec()),
             Verdict::ToClient { to, bytes, .. } => Answer::ToClient(to, self.buffer[bytes].to_vec()),
             Verdict::ToRelay { shard, relayed, from, bytes, .. } => {
                 Answer::ToRelay(shard, relayed, from, self.buffer[bytes].to_vec())
             }
-            other => panic!("{other:?}: say here what comes of it"),
         }
     }
+}
+
+/// What every answer must be.
+fn check_reply(answer: &Answer, message: &[u8]) {
+    let (Answer::Reply(reply) | Answer::Bound(reply, _)) = answer else { return };
+    if message[4..8] != [0x21, 0x12, 0xA4, 0x42] {
+        // RFC 3489 knows no cookie.
+        assert!(reply[0] == 1 && reply[4..20] == message[4..20] && reply.len() <= 100, "{reply:?}");
+        return;
+    }
+    let response = Parsed::parse(reply).expect("a response must parse");
+    assert!(response.padding_is_zero, "old bytes leak in the padding");
+    assert!(matches!(response.class, Class::Success | Class::Error));
+    assert_eq!(response.transaction_id, message[8..20], "an answer to something else");
 }

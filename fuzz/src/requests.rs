@@ -16,13 +16,20 @@ pub const REALM: &str = "fuzz.example";
 
 /// RESERVATION-TOKEN.
 pub const RESERVATION_TOKEN: u16 = 0x0022;
+/// CONNECTION-ID.
+pub const CONNECTION_ID: u16 = 0x002A;
+/// ACCESS-TOKEN.
+pub const ACCESS_TOKEN: u16 = 0x001B;
 const EVEN_PORT: u16 = 0x0018;
 const DONT_FRAGMENT: u16 = 0x001A;
 const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
 const USERHASH: u16 = 0x001E;
 
+/// ConnectionBind.
+pub const CONNECTION_BIND: u16 = 0x00B;
+
 /// What attributes there are. The one behind the last is any: two bytes of input.
-pub const KINDS: [u16; 22] = [
+pub const KINDS: [u16; 25] = [
     wire::REQUESTED_TRANSPORT,
     wire::LIFETIME,
     wire::XOR_PEER_ADDRESS,
@@ -42,9 +49,12 @@ pub const KINDS: [u16; 22] = [
     wire::MESSAGE_INTEGRITY,
     wire::FINGERPRINT,
     0x0003, // CHANGE-REQUEST
-    0x002A, // CONNECTION-ID
+    CONNECTION_ID,
     0x8022, // SOFTWARE
-    0x8030, // MOBILITY-TICKET
+    wire::MOBILITY_TICKET,
+    ACCESS_TOKEN,
+    0x0026, // PADDING
+    0x0027, // RESPONSE-PORT
 ];
 
 /// The methods, by the byte that picks one.
@@ -56,7 +66,7 @@ pub const METHODS: [u16; 10] = [
     wire::BINDING,
     wire::SEND,
     0x00A, // Connect
-    0x00B, // ConnectionBind
+    CONNECTION_BIND,
     wire::DATA_METHOD,
     0x080,
 ];
@@ -83,6 +93,10 @@ pub struct Known<'k> {
     pub relayed: &'k [SocketAddr],
     /// RESERVATION-TOKENs.
     pub tokens: &'k [Vec<u8>],
+    /// MOBILITY-TICKETs.
+    pub tickets: &'k [Vec<u8>],
+    /// CONNECTION-IDs.
+    pub connections: &'k [[u8; 4]],
 }
 
 /// Who signs.
@@ -93,6 +107,16 @@ pub struct Signer<'s> {
     pub password: &'s str,
     /// NONCE.
     pub nonce: &'s [u8],
+    /// The token that has the key, in place of the password.
+    pub token: Option<(&'s [u8], &'s [u8])>,
+}
+
+/// An access token (RFC 7635) with 7200 seconds from the start of every script, and the key in it. Sealed with the key of
+/// the configuration, AES-256-GCM.
+pub fn access_token() -> (Vec<u8>, Vec<u8>) {
+    let token = "000c66757a7a206e6f6e6365203195a33b7d76c7d83e09e2a7501a4f162307f80276ee1dc10f3d6dd98acd157d569c6afef9ea9a\
+                 1be4973babb15c6f085dac59";
+    (hex::decode(token).expect("hexadecimal digits"), b"ZksjpweoixXmvn67534m".to_vec())
 }
 
 /// A peer by number: every third is a relayed address of the server itself, if there is one.
@@ -138,7 +162,7 @@ pub fn signed(
     signer: &Signer<'_>,
     known: &Known<'_>,
 ) -> Result<Vec<u8>> {
-    let Signer { username, password, nonce } = signer;
+    let Signer { username, password, nonce, token } = signer;
     let method = METHODS[usize::from(method) % METHODS.len()];
     let kind = method & 0x00F | (method & 0x070) << 1 | (method & 0xF80) << 2;
     let mut id = [0x1D; 12];
@@ -148,14 +172,27 @@ pub fn signed(
         builder = attribute(input, builder, id, username, known)?;
     }
     let password = if how & 8 == 0 { password } else { "a guess" };
-    builder = builder.attribute(wire::USERNAME, username.as_bytes()).attribute(wire::REALM, REALM.as_bytes());
+    builder = match how & 0x20 {
+        0 => builder.attribute(wire::USERNAME, username.as_bytes()),
+        _ => builder.attribute(USERHASH, &Sha256::digest(format!("{username}:{REALM}"))),
+    };
+    builder = builder.attribute(wire::REALM, REALM.as_bytes());
     builder = builder.attribute(wire::NONCE, nonce);
     if how & 2 != 0 {
         let chosen = if how & 1 == 0 { 1 } else { 2 };
         builder = builder.attribute(wire::PASSWORD_ALGORITHMS, &[0, 2, 0, 0, 0, 1, 0, 0]);
         builder = builder.attribute(wire::PASSWORD_ALGORITHM, &[0, chosen, 0, 0]);
     }
-    let md5 = wire::key_md5(username, REALM, password);
+    let md5 = match token {
+        // The token may be left out where the allocation has it.
+        Some((token, key)) => {
+            if number & 1 == 1 {
+                builder = builder.attribute(ACCESS_TOKEN, token);
+            }
+            key.to_vec()
+        }
+        None => wire::key_md5(username, REALM, password),
+    };
     builder = match how & 3 {
         0 => builder.sign(wire::MESSAGE_INTEGRITY, &md5),
         1 => builder.sign(wire::MESSAGE_INTEGRITY, &md5).sign(wire::MESSAGE_INTEGRITY_SHA256, &md5),
@@ -171,6 +208,21 @@ pub fn signed(
     Ok(builder.finish())
 }
 
+/// A request of a guest: nothing but attributes.
+///
+/// # Errors
+/// The input is at its end.
+pub fn unsigned(input: &mut Unstructured<'_>, number: u8, method: u8, known: &Known<'_>) -> Result<Vec<u8>> {
+    let mut id = [0x1D; 12];
+    id[0] = number;
+    let method = METHODS[usize::from(method) % METHODS.len()];
+    let mut builder = Builder::new(wire::message_type(method, Class::Request), id);
+    for _ in 0..input.arbitrary::<u8>()? % 6 {
+        builder = attribute(input, builder, id, "", known)?;
+    }
+    Ok(builder.finish())
+}
+
 /// A Send indication: the peer, how many bytes, how many more attributes, the attributes.
 ///
 /// # Errors
@@ -181,7 +233,8 @@ pub fn send_indication(input: &mut Unstructured<'_>, relayed: &[SocketAddr]) -> 
     let mut builder = Builder::new(wire::message_type(wire::SEND, Class::Indication), id);
     builder = builder.peer(peer(number, relayed)).attribute(wire::DATA, &vec![len; usize::from(len)]);
     for _ in 0..count % 3 {
-        builder = attribute(input, builder, id, "alice", &Known { relayed, tokens: &[] })?;
+        builder =
+            attribute(input, builder, id, "alice", &Known { relayed, tokens: &[], tickets: &[], connections: &[] })?;
     }
     Ok(builder.finish())
 }
@@ -224,6 +277,15 @@ fn sensible(kind: u16, form: u8, id: [u8; 12], username: &str, known: &Known<'_>
             count => known.tokens[count - 1 - place % count].clone(),
         },
         DONT_FRAGMENT => vec![],
+        wire::MOBILITY_TICKET => match known.tickets.len() {
+            count if count > 0 && place % 4 != 0 => known.tickets[count - 1 - place / 4 % count].clone(),
+            _ => vec![],
+        },
+        CONNECTION_ID => match known.connections.len() {
+            0 => vec![form; 4],
+            count => known.connections[count - 1 - place % count].to_vec(),
+        },
+        0x0003 => vec![0, 0, 0, [6, 4, 2, 0][place % 4]],
         USERHASH => Sha256::digest(format!("{username}:{REALM}")).to_vec(),
         wire::USERNAME => [&b"alice"[..], b"bob", b"mallory"][place % 3].to_vec(),
         wire::REALM => REALM.as_bytes().to_vec(),

@@ -8,56 +8,29 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use arbitrary::{Result, Unstructured};
-use hairpin::turn::{BindError, Effect, Event, FiveTuple, Letter, RelayId, TimeLimitedForm, Transport};
+use hairpin::turn::{
+    BindError, ConnectError, ConnectionId, Effect, Event, FiveTuple, Letter, PeerTransport, RedirectWhen, RelayId,
+    ShortTermUsers, TimeLimitedForm, Transport,
+};
 
 use crate::machine::{Answer, Machine, server_address};
 use crate::requests::{self, REALM};
+use crate::step::Step;
 use crate::wire::{self, Class, Parsed};
 
 const SHARDS: u16 = 2;
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 9;
+/// Has an access token. The one behind it is a guest.
+const TOKEN_HOLDER: usize = 7;
+const GUEST: usize = 8;
 const STEPS_MAX: usize = 96;
 
-/// The first byte of a step, modulo how many there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named for what they do")]
-pub enum Step {
-    Request,
-    Retransmit,
-    Send,
-    ChannelData,
-    Bytes,
-    FromPeer,
-    Icmp,
-    Pass,
-    Bound,
-    Letter,
-    PathClosed,
-    Restart,
-    Configure,
-}
-
-impl Step {
-    const ALL: [Self; 13] = [
-        Self::Request,
-        Self::Retransmit,
-        Self::Send,
-        Self::ChannelData,
-        Self::Bytes,
-        Self::FromPeer,
-        Self::Icmp,
-        Self::Pass,
-        Self::Bound,
-        Self::Letter,
-        Self::PathClosed,
-        Self::Restart,
-        Self::Configure,
-    ];
-}
-
 struct Client {
+    /// The shard that its packets come to.
     shard: u16,
     path: FiveTuple,
+    /// Where else it has been.
+    left: Vec<FiveTuple>,
     username: String,
     password: String,
     nonce: Vec<u8>,
@@ -71,11 +44,16 @@ struct World {
     machine: Machine,
     clients: Vec<Client>,
     /// What the kernel would know: who has bound what.
-    sockets: BTreeMap<SocketAddr, (u16, RelayId)>,
-    binds: Vec<(u16, RelayId, SocketAddr)>,
+    sockets: BTreeMap<(SocketAddr, bool), (u16, RelayId)>,
+    binds: Vec<(u16, RelayId, (SocketAddr, bool))>,
     letters: VecDeque<(u16, u16, Letter)>,
-    /// Whose relay it is; names are used once, except by a shard that died.
-    owners: HashMap<(u16, RelayId), FiveTuple>,
+    /// By whom, by user name, it was allocated; names are used once, except by a shard that died.
+    owners: HashMap<(u16, RelayId), String>,
+    /// Connections to peers, asked for and made.
+    connecting: Vec<(u16, ConnectionId)>,
+    connected: Vec<(u16, ConnectionId)>,
+    tickets: Vec<Vec<u8>>,
+    connections: Vec<[u8; 4]>,
     /// Relayed addresses that were given out, latest last; peers, too.
     relayed: Vec<SocketAddr>,
     tokens: Vec<Vec<u8>>,
@@ -101,11 +79,17 @@ impl World {
     fn new() -> Self {
         let client = |number: usize| {
             let transport = Transport::ALL[number % Transport::ALL.len()];
-            let ip = if number == 4 { "[2001:db8::99]".to_owned() } else { format!("198.18.0.{number}") };
+            let ip = match number {
+                4 => "[2001:db8::99]".to_owned(),
+                GUEST => "198.18.9.1".to_owned(),
+                _ => format!("198.18.0.{number}"),
+            };
             let client = format!("{ip}:{}", 1000 + number).parse().expect("an address");
             let (username, password) = match number {
-                0 | 1 | 4 => ("alice".to_owned(), "s3cret".to_owned()),
+                0 | 1 | 4 | 6 => ("alice".to_owned(), "s3cret".to_owned()),
                 2 => ("bob".to_owned(), "hunter2".to_owned()),
+                TOKEN_HOLDER => ("north".to_owned(), String::new()),
+                GUEST => ("guest".to_owned(), String::new()),
                 _ => {
                     let username = format!("{}:carol", 1_800_050_000 + number);
                     let password = TimeLimitedForm::default().password(b"a secret of the fuzz targets", &username);
@@ -115,6 +99,7 @@ impl World {
             Client {
                 shard: number as u16 % SHARDS,
                 path: FiveTuple { transport, client, server: server_address(number == 4) },
+                left: Vec::new(),
                 username,
                 password,
                 nonce: Vec::new(),
@@ -132,6 +117,10 @@ impl World {
             owners: HashMap::new(),
             relayed: Vec::new(),
             tokens: Vec::new(),
+            connecting: Vec::new(),
+            connected: Vec::new(),
+            tickets: Vec::new(),
+            connections: Vec::new(),
             has_died: false,
             denies_nine: false,
         }
@@ -166,7 +155,7 @@ impl World {
             }
             Step::FromPeer => self.a_peer_sends(input)?,
             Step::Icmp => {
-                let ((shard, relay), peer) = (self.relay(input)?, self.peer(input)?);
+                let ((shard, relay), peer) = (self.relay(input, false)?, self.peer(input)?);
                 let (kind, code, mtu) = input.arbitrary::<(u8, u8, u16)>()?;
                 let clock = self.machine.clock;
                 self.server(shard).from_icmp(clock, relay, peer, kind % 16, code % 8, mtu.into());
@@ -194,6 +183,30 @@ impl World {
             }
             Step::Restart => self.restart(u16::from(input.arbitrary::<u8>()?) % SHARDS),
             Step::Configure => self.configure(input.arbitrary::<u8>()?),
+            Step::Move => {
+                let client = self.client(input)?;
+                let choice = input.arbitrary::<u8>()?;
+                self.moves(client, choice);
+            }
+            Step::Connected => {
+                let (place, result) = input.arbitrary::<(u8, u8)>()?;
+                self.answer_a_connect(place, result);
+            }
+            Step::Accept => {
+                let ((shard, relay), peer) = (self.relay(input, true)?, self.peer(input)?);
+                let clock = self.machine.clock;
+                let accepted = self.server(shard).peer_accepted(clock, relay, peer);
+                self.connected.extend(accepted.map(|connection| (shard, connection)));
+            }
+            Step::PeerCloses => {
+                let place = usize::from(input.arbitrary::<u8>()?);
+                if !self.connected.is_empty() {
+                    let (shard, connection) = self.connected.swap_remove(place / 2 % self.connected.len());
+                    let clock = self.machine.clock;
+                    self.server(shard).peer_relayed(clock, connection, 3, 4);
+                    self.server(shard).peer_closed(connection);
+                }
+            }
         }
         self.drain();
         Ok(())
@@ -201,6 +214,43 @@ impl World {
 
     fn server(&mut self, shard: u16) -> &mut hairpin::turn::Server {
         &mut self.machine.servers[usize::from(shard)]
+    }
+
+    /// To another address or connection, whose packets may come to another shard.
+    fn moves(&mut self, client: usize, choice: u8) {
+        let moving = &mut self.clients[client];
+        moving.left.push(moving.path);
+        moving.path.client.set_port(1100 + 64 * client as u16 + moving.left.len() as u16 % 64);
+        moving.path.transport = Transport::ALL[usize::from(choice) % Transport::ALL.len()];
+        moving.shard = u16::from(choice >> 2) % SHARDS;
+        moving.nonce.clear();
+    }
+
+    /// Who is there, or was.
+    fn client_at(&self, path: FiveTuple) -> &Client {
+        let is_there = |client: &&Client| client.path == path || client.left.contains(&path);
+        self.clients.iter().find(is_there).expect("nobody is there")
+    }
+
+    /// Whether it, or somebody of its name, was ever let in.
+    fn has_granted(&self, client: &Client, ip: IpAddr) -> bool {
+        let same = |other: &&Client| other.username == client.username;
+        self.clients.iter().filter(same).any(|other| other.granted.contains(&ip))
+    }
+
+    fn answer_a_connect(&mut self, place: u8, result: u8) {
+        if self.connecting.is_empty() {
+            return;
+        }
+        let (shard, connection) = self.connecting.swap_remove(usize::from(place) % self.connecting.len());
+        let result = match result % 8 {
+            6 => Err(ConnectError::Failed),
+            7 => Err(ConnectError::OutOfCapacity),
+            _ => Ok(()),
+        };
+        self.connected.extend(result.is_ok().then_some((shard, connection)));
+        let clock = self.machine.clock;
+        self.server(shard).peer_connected(clock, connection, result);
     }
 
     fn client(&self, input: &mut Unstructured<'_>) -> Result<usize> {
@@ -211,11 +261,12 @@ impl World {
         Ok(requests::peer(input.arbitrary::<u8>()?, &self.relayed))
     }
 
-    /// One of those that have a socket; without any, one that never was.
-    fn relay(&self, input: &mut Unstructured<'_>) -> Result<(u16, RelayId)> {
+    /// One of those that have a socket, of UDP or of TCP; without any, one that never was.
+    fn relay(&self, input: &mut Unstructured<'_>, is_tcp: bool) -> Result<(u16, RelayId)> {
         let place = usize::from(input.arbitrary::<u8>()?);
         let nobody = (0, RelayId::from_token(place as u64));
-        Ok(self.sockets.values().nth(place % self.sockets.len().max(1)).copied().unwrap_or(nobody))
+        let bound = || self.sockets.iter().filter(|((_, of_tcp), _)| *of_tcp == is_tcp).map(|(_, relay)| *relay);
+        Ok(bound().nth(place % bound().count().max(1)).unwrap_or(nobody))
     }
 
     /// Byte by byte: who, which method, how (see [`requests`]), how many attributes, the attributes. With bit 6 of
@@ -223,19 +274,40 @@ impl World {
     fn request(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let client = self.client(input)?;
         let (method, how) = input.arbitrary::<(u8, u8)>()?;
+        let is_bind = requests::METHODS[usize::from(method) % requests::METHODS.len()] == requests::CONNECTION_BIND;
+        // It comes over a connection of its own.
+        let control = (self.clients[client].shard, self.clients[client].path);
+        if is_bind && how & 0x10 != 0 && control.1.transport.is_stream() {
+            self.moves(client, if control.0 == 0 { 1 } else { 5 });
+        }
         if self.clients[client].nonce.is_empty() || how & 0x10 != 0 {
             let (shard, path) = (self.clients[client].shard, self.clients[client].path);
             self.clients[client].nonce = self.machine.nonce(shard, path);
             self.drain();
         }
-        let Client { username, password, nonce, requests: number, .. } = &mut self.clients[client];
-        *number = number.wrapping_add(1);
-        let known = requests::Known { relayed: &self.relayed, tokens: &self.tokens };
-        let signer = requests::Signer { username, password, nonce };
-        let message = requests::signed(input, *number, method, how, &signer, &known)?;
+        let asking = &mut self.clients[client];
+        asking.requests = asking.requests.wrapping_add(1);
+        let number = asking.requests;
+        let (username, password, nonce) = (asking.username.clone(), asking.password.clone(), asking.nonce.clone());
+        let Self { relayed, tokens, tickets, connections, .. } = &*self;
+        let known = requests::Known { relayed, tokens, tickets, connections };
+        let token = (client == TOKEN_HOLDER).then(requests::access_token);
+        let token = token.as_ref().map(|(token, key)| (&token[..], &key[..]));
+        let signer = requests::Signer { username: &username, password: &password, nonce: &nonce, token };
+        let message = match client {
+            GUEST => requests::unsigned(input, number, method, &known)?,
+            _ => requests::signed(input, number, method, how, &signer, &known)?,
+        };
         self.clients[client].last.clone_from(&message);
         self.says(client, message);
         self.drain();
+        if is_bind && how & 0x10 != 0 && control.1.transport.is_stream() {
+            // What was asked for over the connection goes on over it.
+            let Client { shard, path, left, nonce, .. } = &mut self.clients[client];
+            left.push(*path);
+            (*shard, *path) = control;
+            nonce.clear();
+        }
         while how & 0x40 == 0 && !self.binds.is_empty() {
             self.answer_a_bind(0, 0);
             self.drain();
@@ -244,11 +316,31 @@ impl World {
     }
 
     fn says(&mut self, client: usize, message: Vec<u8>) {
-        let Client { shard, path, .. } = self.clients[client];
-        match self.machine.client_says(shard, path, &message) {
+        let Client { mut shard, path, .. } = self.clients[client];
+        let mut answer = self.machine.client_says(shard, path, &message);
+        if let Answer::NotMine(other) = answer {
+            assert!(other != shard && other < SHARDS, "a message for shard {other}");
+            answer = if path.transport.is_stream() {
+                // The connection stays there.
+                self.clients[client].shard = other;
+                self.machine.client_says(other, path, &message)
+            } else {
+                self.machine.carrier_says(other, shard, path, &message)
+            };
+            shard = other;
+        }
+        match answer {
+            Answer::NotMine(_) => {}
+            Answer::Bound(reply, connection) => {
+                assert!(path.transport.is_stream() && self.connected.contains(&(shard, connection)));
+                self.answered(client, &message, &reply);
+                let choice = path.transport as u8 | (self.clients[client].shard as u8) << 2;
+                self.moves(client, choice);
+            }
             Answer::Reply(reply) => self.answered(client, &message, &reply),
             Answer::ToPeer(relay, to, _) => {
-                assert_eq!(self.owners.get(&(shard, relay)), Some(&path), "data left from somebody else's relay");
+                let name = &self.clients[client].username;
+                assert_eq!(self.owners.get(&(shard, relay)), Some(name), "data left from somebody else's relay");
                 self.check_reach(client, to.ip());
             }
             Answer::ToRelay(to, relayed, from, data) => {
@@ -260,11 +352,11 @@ impl World {
             }
             // Two clients of one shard.
             Answer::ToClient(to, _) => {
-                let receiver = self.clients.iter().find(|other| other.path == to).expect("nobody is there");
-                assert_eq!(receiver.shard, shard);
+                let receiver = self.client_at(to);
                 let ours: Vec<IpAddr> = self.relayed.iter().map(SocketAddr::ip).collect();
-                assert!(ours.iter().any(|ip| receiver.granted.contains(ip)), "nobody was let in");
-                assert!(ours.iter().any(|ip| self.clients[client].granted.contains(ip)), "nobody was granted this");
+                assert!(ours.iter().any(|ip| self.has_granted(receiver, *ip)), "nobody was let in");
+                let sender = &self.clients[client];
+                assert!(ours.iter().any(|ip| self.has_granted(sender, *ip)), "nobody was granted this");
             }
             Answer::Later | Answer::Drop => {}
         }
@@ -272,6 +364,9 @@ impl World {
 
     /// Whatever is granted was asked for with a good MAC, and the answer has one, too.
     fn answered(&mut self, client: usize, message: &[u8], reply: &[u8]) {
+        if message[4..8] != [0x21, 0x12, 0xA4, 0x42] {
+            return;
+        }
         let response = Parsed::parse(reply).expect("checked before");
         self.note(&response);
         if response.class != Class::Success || response.method == wire::BINDING {
@@ -279,9 +374,13 @@ impl World {
         }
         let Client { username, password, granted, .. } = &mut self.clients[client];
         let request = Parsed::parse(message).expect("it was granted");
-        let keys = [wire::key_md5(username, REALM, password), wire::key_sha256(username, REALM, password)];
-        assert!(keys.iter().any(|key| request.verifies(key)), "granted without a MAC");
-        assert!(keys.iter().any(|key| response.verifies(key)), "an answer without a MAC");
+        let keys = match client {
+            TOKEN_HOLDER => [requests::access_token().1, requests::access_token().1],
+            _ => [wire::key_md5(username, REALM, password), wire::key_sha256(username, REALM, password)],
+        };
+        let is_guest = client == GUEST;
+        assert!(is_guest || keys.iter().any(|key| request.verifies(key)), "granted without a MAC");
+        assert!(is_guest || keys.iter().any(|key| response.verifies(key)), "an answer without a MAC");
         if matches!(response.method, wire::CREATE_PERMISSION | wire::CHANNEL_BIND) {
             granted.extend(request.peers().iter().map(|peer| peer.ip().to_canonical()));
         }
@@ -291,17 +390,21 @@ impl World {
     fn note(&mut self, response: &Parsed) {
         assert!(response.padding_is_zero && response.fingerprint_is_right());
         self.tokens.extend(response.get(requests::RESERVATION_TOKEN).map(<[u8]>::to_vec));
+        self.tickets.extend(response.get(wire::MOBILITY_TICKET).map(<[u8]>::to_vec));
+        let connection = response.get(requests::CONNECTION_ID).and_then(|id| id.first_chunk::<4>().copied());
+        self.connections.extend(connection);
         self.relayed.extend(response.get_xor_address(wire::XOR_RELAYED_ADDRESS));
     }
 
     fn a_peer_sends(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
-        let ((shard, relay), peer) = (self.relay(input)?, self.peer(input)?);
+        let ((shard, relay), peer) = (self.relay(input, false)?, self.peer(input)?);
         let (len, traffic_class) = input.arbitrary::<(u16, u8)>()?;
         let data = vec![traffic_class; usize::from(len) % if len > 0xFF00 { 65_508 } else { 1500 }];
         match self.machine.peer_says(shard, relay, peer, &data, traffic_class) {
             Answer::Drop => {}
             Answer::ToClient(to, bytes) => {
-                assert_eq!(self.owners.get(&(shard, relay)), Some(&to), "a peer's data went to somebody else");
+                let name = &self.client_at(to).username;
+                assert_eq!(self.owners.get(&(shard, relay)), Some(name), "a peer's data went to somebody else");
                 self.check_relayed(to, peer, &data, &bytes);
             }
             other => panic!("{other:?} for a peer"),
@@ -311,13 +414,13 @@ impl World {
 
     /// Only where a permission was granted, and policy still allows it.
     fn check_reach(&self, client: usize, ip: IpAddr) {
-        assert!(self.clients[client].granted.contains(&ip), "{ip} was never granted");
+        assert!(self.has_granted(&self.clients[client], ip), "{ip} was never granted");
         assert!(!requests::is_refused(ip, self.denies_nine), "{ip} is refused by policy");
     }
 
     fn check_relayed(&self, to: FiveTuple, peer: SocketAddr, data: &[u8], bytes: &[u8]) {
-        let receiver = self.clients.iter().find(|client| client.path == to).expect("nobody is there");
-        assert!(receiver.granted.contains(&peer.ip()), "{peer} was never let in");
+        let receiver = self.client_at(to);
+        assert!(self.has_granted(receiver, peer.ip()), "{peer} was never let in");
         assert!(bytes.len() <= 65_507 || to.transport.is_stream(), "more than a datagram holds");
         if bytes[0] >= 0x40 {
             assert_eq!(bytes[2..4], (data.len() as u16).to_be_bytes());
@@ -344,6 +447,12 @@ impl World {
             config.limits.allocations = if choice & 8 == 0 { 12 } else { 3 };
             let deny: &[&str] = if choice & 1 == 0 { &["9.9.9.128/25"] } else { &["9.9.9.0/24"] };
             config.peers = requests::policy(deny);
+            config.redirect.when = if choice & 32 == 0 { RedirectWhen::Draining } else { RedirectWhen::Always };
+            if choice & 128 != 0 {
+                config.redirect.alternates.clear();
+            }
+            config.credentials.binding_users =
+                if choice & 64 == 0 { ShortTermUsers::default() } else { crate::machine::binding_users() };
             config.nonces.lifetime_secs = if choice & 16 == 0 { 3600 } else { 60 };
         });
     }
@@ -354,7 +463,7 @@ impl World {
         }
         let (shard, relay, local) = self.binds.swap_remove(usize::from(place) % self.binds.len());
         let is_taken = self.sockets.contains_key(&local);
-        assert!(!is_taken || self.has_died, "{local} was asked for twice");
+        assert!(!is_taken || self.has_died, "{local:?} was asked for twice");
         let result = match result % 8 {
             _ if is_taken => Err(BindError::PortInUse),
             5 => Err(BindError::PortInUse),
@@ -381,6 +490,8 @@ impl World {
         self.has_died = true;
         self.sockets.retain(|_, (owner, _)| *owner != shard);
         self.binds.retain(|(owner, ..)| *owner != shard);
+        self.connecting.retain(|(owner, _)| *owner != shard);
+        self.connected.retain(|(owner, _)| *owner != shard);
         self.owners.retain(|(owner, _), _| *owner != shard);
         self.machine.restart(shard);
         let (late, rest): (Vec<_>, Vec<_>) = self.letters.drain(..).partition(|(_, from, _)| *from == shard);
@@ -396,14 +507,25 @@ impl World {
         for shard in 0..SHARDS {
             while let Some(effect) = self.server(shard).next_effect() {
                 match effect {
-                    Effect::BindRelay { relay, local, .. } => self.binds.push((shard, relay, local)),
+                    Effect::BindRelay { relay, local, transport, .. } => {
+                        self.binds.push((shard, relay, (local, transport == PeerTransport::Tcp)));
+                    }
+                    Effect::ConnectPeer { connection, to, .. } => {
+                        assert!(!requests::is_refused(to.ip(), self.denies_nine), "{to} is refused by policy");
+                        self.connecting.push((shard, connection));
+                    }
+                    Effect::ClosePeer { connection } => {
+                        self.connecting.retain(|open| *open != (shard, connection));
+                        self.connected.retain(|open| *open != (shard, connection));
+                    }
                     Effect::CloseRelay { relay, .. } => {
                         let before = self.sockets.len();
                         self.sockets.retain(|_, socket| *socket != (shard, relay));
                         assert_eq!(self.sockets.len() + 1, before, "closed what was not open, or twice");
                     }
                     Effect::Send { to, bytes } => {
-                        assert!(self.clients.iter().any(|client| client.path == to && client.shard == shard));
+                        // The other address or port of NAT discovery: nobody's 5-tuple, but a client's address.
+                        assert!(self.clients.iter().any(|client| client.path.client.ip() == to.client.ip()));
                         self.note(&Parsed::parse(&bytes).expect("a message must parse"));
                     }
                     Effect::Tell { shard: to, letter } => {
@@ -411,7 +533,8 @@ impl World {
                         self.letters.push_back((to, shard, letter));
                     }
                     Effect::Record(Event::Allocated { relay, path, .. }) => {
-                        self.owners.insert((shard, relay), path);
+                        let name = self.client_at(path).username.clone();
+                        self.owners.insert((shard, relay), name);
                     }
                     other => assert!(matches!(other, Effect::Record(_)), "{other:?}: say here what comes of it"),
                 }
@@ -438,7 +561,8 @@ impl World {
             self.check();
         }
         assert!(self.sockets.is_empty(), "sockets are left over: {:?}", self.sockets);
-        assert!(self.machine.servers.iter().all(|server| server.allocations() == 0));
+        assert!(self.connecting.is_empty() && self.connected.is_empty(), "connections are left over");
+        assert!(self.machine.servers.iter().all(|server| server.allocations() == 0 && server.peer_connections() == 0));
         self.check();
     }
 }

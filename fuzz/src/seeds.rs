@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use crate::fixture::{Fixture, alices_path};
-use crate::requests::{KINDS, METHODS};
-use crate::script::Step;
+use crate::requests::{CONNECTION_BIND, CONNECTION_ID, KINDS, METHODS};
+use crate::step::Step;
 use crate::{corpus, wire};
 
 /// Every seed: of which target, and its bytes.
@@ -18,6 +18,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     seeds.extend(strangers(&messages).into_iter().map(|input| ("unauthenticated", input)));
     seeds.extend(scripts().into_iter().map(|script| ("authenticated", script)));
     seeds.extend(configurations().into_iter().map(|text| ("configuration", text.into_bytes())));
+    seeds.extend(proxy_headers().into_iter().map(|header| ("proxy_header", header)));
     seeds.extend(URIS.iter().map(|uri| ("uri", uri.as_bytes().to_vec())));
     seeds
 }
@@ -153,6 +154,54 @@ fn scripts() -> Vec<Vec<u8>> {
             request(2, wire::ALLOCATE, 0, &[UDP, (TOKEN, 0)]),
         ]);
     }
+    // A ticket: shown from elsewhere at either shard, shown again, and data from there; the connection closes first.
+    const TICKET: u16 = wire::MOBILITY_TICKET;
+    for client in [0, 1, 2, 7] {
+        for to in 0..8 {
+            scripts.push(vec![
+                request(client, wire::ALLOCATE, 0, &[UDP, (TICKET, 0)]),
+                permit(client, &[0, 1, 3]),
+                channel(client, 0),
+                if to == 3 { step(Step::PathClosed, &[client]) } else { vec![] },
+                step(Step::Move, &[client, to]),
+                request(client, wire::REFRESH, 0, &[(TICKET, 1)]),
+                step(Step::Retransmit, &[client]),
+                letters.clone(),
+                peer(0, 0),
+                data(client),
+                peer(0, 0),
+                if to == 4 { step(Step::Restart, &[1]) } else { vec![] },
+                letters.clone(),
+                request(client, wire::REFRESH, 0, &[(wire::LIFETIME, 1)]),
+            ]);
+        }
+    }
+    // Access tokens, a guest, a hash for a name.
+    scripts.push(vec![allocate(7, 0), permit(7, &[0]), request(7, wire::REFRESH, 0, &[(wire::LIFETIME, 4)]), pass(9)]);
+    scripts.push(vec![allocate(8, 0), permit(8, &[0]), channel(8, 1), data(8), peer(0, 0), allocate(0, 0x20)]);
+    // TCP relays: connections made and accepted, bound and not, of two clients with one another.
+    const TCP: (u16, u8) = (wire::REQUESTED_TRANSPORT, 1);
+    const CONNECT: u16 = 0x00A;
+    let connect = |client, peer| request(client, CONNECT, 0, &[(0x0012, peer)]);
+    let bind = |client| request(client, CONNECTION_BIND, 0x10, &[(CONNECTION_ID, 0)]);
+    for result in [0, 6, 7] {
+        for client in [1, 2, 5, 6] {
+            scripts.push(vec![
+                request(client, wire::ALLOCATE, 0, &[TCP]),
+                connect(client, 3),
+                connect(client, 0),
+                step(Step::Connected, &[0, result]),
+                bind(client),
+                permit(client, &[0, 1]),
+                step(Step::Accept, &[0, 1]),
+                bind(client),
+                step(Step::Accept, &[0, 1]),
+                step(Step::PeerCloses, &[0]),
+                pass(5),
+                step(Step::PathClosed, &[client]),
+            ]);
+        }
+    }
     // Late and bad answers of the shell; another configuration; no new work.
     scripts.push(vec![
         allocate(0, 0x40),
@@ -196,6 +245,57 @@ fn configurations() -> Vec<String> {
         texts.push(first);
     }
     texts
+}
+
+/// Headers of the PROXY protocol of both versions, good ones and some that are nearly so, with a message behind.
+fn proxy_headers() -> Vec<Vec<u8>> {
+    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+    const V4: &[u8] = &[192, 0, 2, 1, 203, 0, 113, 5, 0x9C, 0x40, 0x0D, 0x96];
+    const TLVS: &[u8] = &[1, 0, 2, b'h', b'2', 4, 0, 3, 0, 0, 0];
+    let binary = |command: u8, family: u8, body: &[&[u8]]| {
+        let body = body.concat();
+        [SIGNATURE, &[command, family], &(body.len() as u16).to_be_bytes(), &body, b"\0\x01\0\0\x21\x12\xa4\x42"]
+            .concat()
+    };
+    let v6: &[u8] = &[0x2001_0db8_u128.rotate_right(32).to_be_bytes(), 1_u128.to_be_bytes()].concat();
+    let ports: &[u8] = &[0x9C, 0x40, 0x0D, 0x96];
+    let mapped = 0xFFFF_C000_0201_u128.to_be_bytes();
+    let mut headers = vec![
+        // Checksums that are right: Castagnoli's of the whole header with zeros in their places.
+        binary(0x21, 0x12, &[V4, &[3, 0, 4, 0, 0, 0, 0]]),
+        binary(0x21, 0x11, &[V4, TLVS, &[3, 0, 4, 0, 0, 0, 0]]),
+    ];
+    for header in &mut headers {
+        let end = header.len() - 8;
+        let checksum = crc32c(&header[..end]);
+        header[end - 4..end].copy_from_slice(&checksum.to_be_bytes());
+    }
+    for family in [0x11, 0x12] {
+        headers.extend([binary(0x21, family, &[V4]), binary(0x20, family, &[V4]), binary(0x21, family, &[V4, TLVS])]);
+    }
+    for family in [0x21, 0x22] {
+        headers.push(binary(0x21, family, &[v6, ports]));
+        headers.push(binary(0x21, family, &[&mapped, &mapped, ports, TLVS]));
+    }
+    headers.extend([binary(0x20, 0, &[]), binary(0x21, 0, &[b"anything"]), binary(0x21, 0x31, &[&[0; 216]])]);
+    headers.extend([binary(0x22, 0x11, &[V4]), binary(0x11, 0x11, &[V4]), binary(0x21, 0x11, &[&V4[..9]])]);
+    let lines: [&[u8]; 7] = [
+        b"PROXY TCP4 192.0.2.1 203.0.113.5 40000 443\r\n\0\x01\0\0",
+        b"PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n",
+        b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:203.0.113.5 1 2\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+        b"PROXY TCP4 192.0.2.1 203.0.113.5 040000 443\r\n",
+        b"PROXY UDP4 192.0.2.1 203.0.113.5 1 2\r\n",
+    ];
+    headers.extend(lines.map(<[u8]>::to_vec));
+    headers
+}
+
+/// Castagnoli's, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let round = |crc: u32| crc >> 1 ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| round(crc)))
 }
 
 const URIS: [&str; 18] = [

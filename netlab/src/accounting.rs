@@ -89,7 +89,7 @@ pub struct Accounts {
 
 impl Accounts {
     /// Puts the pages' and the server's counters side by side.
-    pub fn new(pages: [&PageReport; 2], server: &Relayed) -> Accounts {
+    pub fn new(pages: &[&PageReport], server: &Relayed) -> Accounts {
         let relayed_pairs = pages.iter().flat_map(|page| &page.pairs).filter(|pair| pair.local.is_relay());
         let sum = |count: fn(&Pair) -> u64| relayed_pairs.clone().map(count).sum();
         let lost = |page: &PageReport| page.media.audio.lost_packets.max(0) + page.media.video.lost_packets.max(0);
@@ -253,7 +253,7 @@ mod tests {
             "timeline": [{ "milliseconds": 8_000, "what": "result" }],
         }))
         .unwrap();
-        let accounts = Accounts::new([&page, &page], &Relayed::default());
+        let accounts = Accounts::new(&[&page, &page], &Relayed::default());
         let bounds = |direction: Direction| {
             [direction.browser_packets, direction.uncounted_packets_max, direction.uncounted_ice_messages_max]
         };
@@ -311,7 +311,7 @@ mod tests {
             serde_json::json!({ "outcome": "connected", "pairs": [pair("relay"), pair("srflx")] }),
         )
         .unwrap();
-        let accounts = Accounts::new([&page, &page], &Relayed::default());
+        let accounts = Accounts::new(&[&page, &page], &Relayed::default());
         assert_eq!(accounts.to_peers.browser_bytes, 200);
     }
 }

@@ -16,16 +16,16 @@ use crate::turn::Relayed;
 use crate::web::{Progress, Side};
 
 /// How long a page tries before it gives a call up. ICE in Chromium fails by itself after 15 s without an answer.
-const PAGE_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PAGE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much longer the lab waits for a page than the page itself does: starting a browser on a busy machine.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long media may take to flow again after a fault: two rounds of ICE's own patience and a restart each.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a page may take to measure and to close once it is told to.
-const STEP_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STEP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which ICE servers the pages are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -173,7 +173,7 @@ impl RunningLab {
             serde_json::from_value(result.unwrap_or_default()).with_context(|| format!("the {side:?}'s result is odd"))
         };
         let (caller, callee) = (report(Side::Caller)?, report(Side::Callee)?);
-        let mut accounts = Accounts::new([&caller, &callee], &relayed);
+        let mut accounts = Accounts::new(&[&caller, &callee], &relayed);
         accounts.expect_loss(self.lab.topology().routers.iter().map(|router| router.impairment.loss_permille).sum());
         let recovery = plan.fault.as_ref().filter(|_| recovered);
         let recovery = recovery.map(|fault| Recovery::new(fault, [&caller, &callee]));
@@ -220,16 +220,27 @@ impl RunningLab {
             PAGE_PATIENCE.as_secs(),
             percent_encoded(&self.turn_of(host)?.ice_servers(plan.offer).to_string()),
         );
+        self.open_page(kind, name, &url, room)
+    }
+
+    /// Opens a page in a new browser on a node.
+    pub(crate) fn open_page(&self, kind: BrowserKind, name: &str, url: &str, room: &str) -> Result<Browser> {
         // Short, because Chromium makes a socket deep below it and a socket's path has 107 characters at most.
         let home = self.scratch.join(format!("b{}", next_number()));
         let log = self.output.join(format!("{room}-{name}.log"));
+        let host = self.lab.topology().browser(name)?;
         let proxy = host.proxy.as_ref().map(|proxy| format!("{proxy}.lab:{PROXY_PORT}"));
-        let opening = Opening { kind, url: &url, proxy: proxy.as_deref(), home, trust: &self.trust, log: &log };
+        let opening = Opening { kind, url, proxy: proxy.as_deref(), home, trust: &self.trust, log: &log };
         Browser::open(&self.browser_tools, self.lab.device(name)?, opening)
     }
 
     /// Waits for a condition on the rooms, or for a browser to die.
-    async fn watch(&self, browsers: &mut [Browser], patience: Duration, condition: impl Fn() -> bool) -> Result<()> {
+    pub(crate) async fn watch(
+        &self,
+        browsers: &mut [Browser],
+        patience: Duration,
+        condition: impl Fn() -> bool,
+    ) -> Result<()> {
         let look = || {
             // A browser that has died will change no room: look at the processes whenever we look at the rooms.
             let dead = browsers.iter_mut().find_map(Browser::ended);
@@ -244,12 +255,12 @@ impl RunningLab {
 }
 
 /// Keeps rooms and files of several calls in one lab apart.
-fn next_number() -> u64 {
+pub(crate) fn next_number() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-fn percent_encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

@@ -41,7 +41,12 @@ fn behind(topology: &Topology, parent: Option<&str>) -> Vec<Node> {
             Role::Server(Service::Web) => "web server",
             Role::Server(Service::Turn) => "TURN server",
             Role::Server(Service::Proxy) => "HTTP proxy",
+            Role::Server(Service::Sip) => "SIP server",
+            Role::Server(Service::Media) => "media proxy",
+            Role::Server(Service::Gateway) => "gateway to telephones",
             Role::Browser => "browser",
+            Role::SipClient => "SIP client",
+            Role::Telephone => "telephone",
         },
         details: host_details(host),
         children: Vec::new(),
@@ -59,7 +64,8 @@ fn behind(topology: &Topology, parent: Option<&str>) -> Vec<Node> {
 fn host_details(host: &Host) -> Vec<String> {
     let turn = host.turn.as_ref().map(|server| format!("TURN from {server}"));
     let proxy = host.proxy.as_ref().map(|proxy| format!("through {proxy}"));
-    turn.into_iter().chain(proxy).collect()
+    let number = host.number.as_ref().map(|number| format!("number {number}"));
+    turn.into_iter().chain(proxy).chain(number).collect()
 }
 
 fn router_details(router: &Router) -> Vec<String> {
@@ -165,7 +171,7 @@ fn paint(node: &Node, left: u32, level: usize, tops: &[u32], picture: &mut Strin
     }
     let (fill, stroke, round) = match node.kind {
         "router" => ("#e8f0fe", "#3367d6", 6),
-        "browser" => ("#fff3e0", "#e8710a", 6),
+        "browser" | "SIP client" | "telephone" => ("#fff3e0", "#e8710a", 6),
         "" => ("#f1f3f4", "#5f6368", 18),
         _ => ("#e6f4ea", "#188038", 6),
     };
@@ -219,6 +225,12 @@ mod tests {
         assert!(drawing.contains("browser-l (browser, through proxy)"), "{drawing}");
         let drawing = text(&Topology::load("lossy").unwrap(), |_| None);
         assert!(drawing.contains("2 % loss, 4000 kbit/s"), "{drawing}");
+    }
+
+    #[test]
+    fn a_telephone_is_drawn_with_its_number() {
+        let drawing = text(&Topology::load("pstn").unwrap(), |_| None);
+        assert!(drawing.contains("phone-p (telephone, number 0301234567)"), "{drawing}");
     }
 
     #[test]

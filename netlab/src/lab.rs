@@ -14,6 +14,7 @@ use crate::impair;
 use crate::nat::rules;
 use crate::process::find_program;
 use crate::session::Session;
+use crate::sip::SIP_HOST;
 use crate::topology::{Host, Ipv6, Nat, Role, Router, Service, Tcp, Topology, Udp};
 
 /// The host name of the web server inside the lab; its certificate says so.
@@ -243,13 +244,16 @@ async fn build_router(
     Ok(built)
 }
 
-/// The name under which others know a server: `web.lab`, `turn.lab`, and for further TURN servers and proxies their own.
+/// The name under which others know a server: `web.lab`, `turn.lab`, `sip.lab`, and for further TURN servers and proxies
+/// their own.
 pub fn host_name(topology: &Topology, host: &Host) -> Option<String> {
     match host.role {
-        Role::Browser => None,
+        Role::Browser | Role::SipClient | Role::Telephone => None,
+        Role::Server(Service::Media | Service::Gateway) => None,
         Role::Server(Service::Web) => Some(WEB_HOST.to_owned()),
+        Role::Server(Service::Sip) => Some(SIP_HOST.to_owned()),
         Role::Server(Service::Turn) if topology.server(Service::Turn) == host => Some(TURN_HOST.to_owned()),
-        Role::Server(_) => Some(format!("{}.lab", host.name)),
+        Role::Server(Service::Turn | Service::Proxy) => Some(format!("{}.lab", host.name)),
     }
 }
 

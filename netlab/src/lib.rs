@@ -37,6 +37,7 @@ pub mod results;
 pub mod running;
 pub mod scenario;
 pub mod session;
+pub mod sip;
 pub mod suite;
 pub mod topology;
 pub mod turn;

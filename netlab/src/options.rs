@@ -29,6 +29,8 @@ pub struct Options {
     pub chromium: Option<PathBuf>,
     /// Firefox's executable.
     pub firefox: Option<PathBuf>,
+    /// JsSIP, bundled into one file.
+    pub jssip: Option<PathBuf>,
     /// Where logs and results go; a directory is made in it for each scenario.
     pub output: PathBuf,
     /// Run the scenarios outside the representative set too.
@@ -44,6 +46,7 @@ impl Default for Options {
             turn_binary: None,
             chromium: None,
             firefox: None,
+            jssip: None,
             output: PathBuf::from("netlab-out"),
             all: false,
             capture: false,
@@ -65,6 +68,9 @@ impl Options {
             {
                 return Err(format!("there is no program {}; correct {option}", path.display()));
             }
+        }
+        if let Some(file) = self.jssip.as_ref().filter(|file| !file.is_file()) {
+            return Err(format!("there is no file {}; correct --jssip", file.display()));
         }
         Ok(())
     }

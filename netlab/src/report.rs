@@ -94,6 +94,10 @@ pub struct MediaCounters {
     pub received_packets: u64,
     /// Video frames decoded.
     pub received_frames: u64,
+    /// What the last packets were sent with, for example `audio/opus`.
+    pub sent_codec: Option<String>,
+    /// What the last packets were received with.
+    pub received_codec: Option<String>,
     /// RTP packets lost, which can be negative when duplicates arrive.
     pub lost_packets: i64,
 }
@@ -106,6 +110,18 @@ pub struct Media {
     pub audio: MediaCounters,
     /// Video.
     pub video: MediaCounters,
+}
+
+impl Media {
+    /// RTP packets sent, audio and video.
+    pub fn sent_packets(&self) -> u64 {
+        self.audio.sent_packets + self.video.sent_packets
+    }
+
+    /// RTP packets received, audio and video.
+    pub fn received_packets(&self) -> u64 {
+        self.audio.received_packets + self.video.received_packets
+    }
 }
 
 /// The data channel's pattern.

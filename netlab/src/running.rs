@@ -1,4 +1,5 @@
-//! A lab with everything running in it: the network, the web server, the TURN server, and what browsers need.
+//! A lab with everything running in it: the network, the web server, the TURN server, telephony where the topology has
+//! it, and what browsers need.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use crate::lab::Lab;
 use crate::options::{Options, Tools};
 use crate::proxy::Proxy;
 use crate::session::Session;
+use crate::sip::{SipSite, SipTools};
 use crate::topology::{Host, Service, Topology};
 use crate::turn::{Relayed, Setup, TurnServer};
 use crate::web::WebServer;
@@ -22,6 +24,7 @@ pub struct RunningLab {
     /// In the order of the topology.
     pub(crate) turn: Vec<(String, TurnServer)>,
     _proxies: Vec<Proxy>,
+    pub(crate) sip: Option<SipSite>,
     /// Ended before the network goes.
     _captures: Vec<Capture>,
     pub(crate) browser_tools: BrowserTools,
@@ -52,9 +55,10 @@ impl RunningLab {
         let made = std::fs::create_dir_all(&output).and_then(|()| Ok(access(&output, AccessFlags::W_OK)?));
         made.with_context(|| format!("cannot write to {}; choose another place with --output", output.display()))?;
 
+        let sip_tools = SipSite::is_in(topology).then(|| SipTools::find(options.jssip.as_deref())).transpose()?;
         let lab = Lab::build(session, topology).await?;
         let authority = Authority::new()?;
-        let web = WebServer::start(&lab, &authority).await?;
+        let web = WebServer::start(&lab, &authority, sip_tools.as_ref().map(SipTools::jssip)).await?;
         let trust = scratch.join("trust");
         tools.browser.make_trust(authority.pem(), &trust)?;
         let log = |host: &Host| output.join(format!("{}.log", host.name));
@@ -76,10 +80,15 @@ impl RunningLab {
                 captures.push(Capture::start(device, &output).await?);
             }
         }
+        let sip = match &sip_tools {
+            Some(tools) => Some(SipSite::start(tools, &lab, &authority, &scratch, &output).await?),
+            None => None,
+        };
         Ok(RunningLab {
             web,
             turn,
             _proxies: proxies,
+            sip,
             _captures: captures,
             browser_tools: tools.browser.clone(),
             lab,

@@ -5,13 +5,89 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
-use crate::call::CallReport;
 use crate::fault::{self, Recovery};
 use crate::matrix::{self, Pair};
 use crate::options::Options;
 use crate::results::{self, Record, Verdict, files_in};
 use crate::scenario::{self, Outcome, Scenario};
 use crate::session::{CannotRun, Session};
+use crate::sip::scenario::SipScenario;
+
+/// A scenario of any kind.
+#[derive(Clone, Debug)]
+pub enum Case {
+    /// Browsers call each other.
+    Browsers(Scenario),
+    /// A browser calls a phone.
+    Phone(SipScenario),
+}
+
+/// All of them, in the order they are run.
+pub fn all() -> Vec<Case> {
+    let browsers = scenario::all().into_iter().map(Case::Browsers);
+    browsers.chain(crate::sip::scenario::all().into_iter().map(Case::Phone)).collect()
+}
+
+impl Case {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Case::Browsers(scenario) => scenario.name,
+            Case::Phone(scenario) => scenario.name,
+        }
+    }
+
+    /// What it shows.
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Case::Browsers(scenario) => scenario.sentence,
+            Case::Phone(scenario) => scenario.sentence,
+        }
+    }
+
+    /// Whether it belongs to the set that runs when nothing in particular is asked for.
+    pub fn representative(&self) -> bool {
+        match self {
+            Case::Browsers(scenario) => scenario.representative(),
+            Case::Phone(_) => true,
+        }
+    }
+
+    /// Runs it: how it ended, in one line, and, if well, the path, when it was connected and how it got over a fault.
+    fn run(&self, session: &Session, options: &Options) -> Ended {
+        match self {
+            Case::Browsers(scenario) => Ended::of(scenario.run(session, options), |report| {
+                (results::Outcome::of(report), report.connected_milliseconds(), report.recovery.clone())
+            }),
+            Case::Phone(scenario) => Ended::of(scenario.run(session, options), |report| {
+                (results::Outcome::of_pages(&[&report.page.page]), report.connected_milliseconds(), None)
+            }),
+        }
+    }
+}
+
+/// How a scenario of any kind ended.
+struct Ended {
+    verdict: Verdict,
+    line: String,
+    path: Option<results::Outcome>,
+    connected_milliseconds: Option<i64>,
+    recovery: Option<Recovery>,
+}
+
+impl Ended {
+    fn of<M>(outcome: Outcome<M>, measured: impl Fn(&M) -> (results::Outcome, Option<i64>, Option<Recovery>)) -> Ended {
+        let without = |verdict, line| Ended { verdict, line, path: None, connected_milliseconds: None, recovery: None };
+        match outcome {
+            Outcome::Passed { summary, measurements } => {
+                let (path, connected_milliseconds, recovery) = measured(&measurements);
+                Ended { verdict: Verdict::Passed, line: summary, path: Some(path), connected_milliseconds, recovery }
+            }
+            Outcome::Skipped(reason) => without(Verdict::Skipped, reason),
+            Outcome::Failed(problem) => without(Verdict::Failed, problem),
+        }
+    }
+}
 
 /// How many scenarios ended how. Its `Display` is the last line of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,17 +125,18 @@ pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str
 /// As [`run`], and brings what is known of each.
 pub fn run_recorded(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Vec<Record> {
     let everything = options.all || !filter.is_empty();
-    let wanted = |scenario: &Scenario| scenario.name.contains(filter) && (everything || scenario.representative());
-    let scenarios: Vec<_> = scenario::all().into_iter().filter(wanted).collect();
+    let wanted = |case: &Case| case.name().contains(filter) && (everything || case.representative());
+    let scenarios: Vec<_> = all().into_iter().filter(wanted).collect();
     let pairs: Vec<_> = matrix::representative().into_iter().filter(|pair| pair.name().contains(filter)).collect();
-    let names = scenarios.iter().map(|scenario| scenario.name.len()).chain(pairs.iter().map(|pair| pair.name().len()));
+    let names =
+        scenarios.iter().map(|scenario| scenario.name().len()).chain(pairs.iter().map(|pair| pair.name().len()));
     let width = names.max().unwrap_or_default();
     let (mut records, mut recoveries) = (Vec::new(), Vec::new());
     for scenario in scenarios {
         let (record, recovery) = run_scenario(&scenario, session, options);
         print(&record, width, "");
         records.push(record);
-        recoveries.extend(recovery.map(|recovery| (scenario.name, recovery)));
+        recoveries.extend(recovery.map(|recovery| (scenario.name(), recovery)));
     }
     for pair in pairs {
         records.extend(run_pair(&pair, session, options, width, ""));
@@ -88,36 +165,33 @@ pub fn run_pair(
 
 /// Brings how the call got over a fault, too, where one was made and it did.
 fn run_scenario(
-    scenario: &Scenario,
+    scenario: &Case,
     session: &Result<Session, CannotRun>,
     options: &Options,
 ) -> (Record, Option<Recovery>) {
     let (since, started) = (SystemTime::now(), Instant::now());
-    let outcome = match session {
+    let ended = match session {
         Ok(session) => scenario.run(session, options),
-        Err(reason) => Outcome::Skipped(reason.to_string()),
+        Err(reason) => {
+            Ended::of(Outcome::<()>::Skipped(reason.to_string()), |()| (results::Outcome::NoCall, None, None))
+        }
     };
-    let (verdict, line, report) = match outcome {
-        Outcome::Passed { summary, measurements } => (Verdict::Passed, summary, Some(measurements)),
-        Outcome::Skipped(reason) => (Verdict::Skipped, reason, None),
-        Outcome::Failed(problem) => (Verdict::Failed, problem, None),
-    };
-    let files = match verdict {
+    let files = match ended.verdict {
         Verdict::Skipped => Vec::new(),
-        verdict => files_in(&options.output.join(scenario.name), since, verdict == Verdict::Failed),
+        verdict => files_in(&options.output.join(scenario.name()), since, verdict == Verdict::Failed),
     };
     let record = Record {
-        name: scenario.name.to_owned(),
-        sentence: scenario.sentence.to_owned(),
-        verdict,
-        path: report.as_deref().map(results::Outcome::of),
+        name: scenario.name().to_owned(),
+        sentence: scenario.sentence().to_owned(),
+        verdict: ended.verdict,
+        path: ended.path,
         seconds: started.elapsed().as_secs_f64(),
-        connected_milliseconds: report.as_deref().and_then(CallReport::connected_milliseconds),
-        line,
+        connected_milliseconds: ended.connected_milliseconds,
+        line: ended.line,
         cell: None,
         files,
     };
-    (record, report.and_then(|report| report.recovery))
+    (record, ended.recovery)
 }
 
 fn print(record: &Record, width: usize, progress: &str) {

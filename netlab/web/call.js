@@ -1,133 +1,31 @@
-// The call page of the lab. It makes the call by itself, from what its URL says, and posts how it went:
-//
-//   /call?room=R&side=caller|callee      both required; each side of a room must be opened once
-//        &ice=[{"urls":…}]               RTCConfiguration.iceServers as JSON, none by default
-//        &policy=all|relay               iceTransportPolicy
-//        &patience=20                    seconds after which a call that does not work is given up
-//        &me=NAME&peer=NAME              shown to people
-//
-// Once audio, video and data have arrived verified, the stage is "talking" and the call goes on until somebody hangs
-// up: a person here, or the lab by a message of kind "finish". Then media stops, the statistics are posted as the
-// result, and on "bye" the connection is closed.
+// The call page of the lab: a browser calls a browser, and they signal over HTTP. It makes the call by itself, from
+// what its URL says, and posts how it went; `page.js` has the parameters. Each side of a room must be opened once.
 //
 // A call that has been up is not given up: when ICE is disconnected for some time, or has failed, the page restarts it,
 // on either side (perfect negotiation). The lab says "fault" before it breaks something and "settle" afterwards; the
 // stage is "watching" in between, and "recovered" once audio and video flow without a gap and new data has arrived
 // verified. What the page has seen of it is in the result: outages, restarts, changes of the pair in use.
 
-const query = new URLSearchParams(location.search);
-const room = query.get("room") ?? "lobby";
-const side = query.get("side") ?? "caller";
-const patience = 1000 * Number(query.get("patience") ?? 20);
-const api = `/api/rooms/${encodeURIComponent(room)}/${side}`;
+import {
+  ENOUGH_AUDIO_PACKETS, ENOUGH_VIDEO_FRAMES, configuration, element, follow, latest, listen, milestone, note,
+  noteCandidate, patience, pause, post, restart, run, sampleOften, side, sinceStart, size, stopListening, stopMedia,
+  tell, watchSamples, watchUntil,
+} from "/page.js";
 
 const DATA_MESSAGES = 200;
 const DATA_MESSAGE_BYTES = 1024;
-const ENOUGH_AUDIO_PACKETS = 50;
-const ENOUGH_VIDEO_FRAMES = 15;
 
-const REQUEST_PATIENCE = 6000;   // the server holds a long poll for 4 s
-const POST_ATTEMPTS = 10;
 const FAILURE_PATIENCE = 1000;   // until candidates arrive, "failed" may mean that there is nothing to try yet
 const RESTART_AFTER = 500;       // ICE has tried for seconds when it says "disconnected"
 const RESTART_AGAIN_AFTER = 8000;
 const SILENCE = 400;             // sound comes every 20 ms
 const FREEZE = 1000;             // pictures come some twenty times a second
 const STEADY = 2000;             // without silence or freeze
-
-const element = (id) => document.getElementById(id);
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-// ---------------------------------------------------------------------------------------------------------- timeline
-
-let started = performance.now();
-const timeline = [];
-const milestones = {};
-
-function note(what) {
-  const milliseconds = sinceOffer();
-  timeline.push({ milliseconds, what });
-  console.info(`netlab ${milliseconds} ms: ${what}`);
-  const item = document.createElement("li");
-  const time = document.createElement("time");
-  time.textContent = `${milliseconds} ms`;
-  item.append(time, what);
-  element("timeline").append(item);
-  element("timeline").scrollTop = element("timeline").scrollHeight;
-}
-
-const sinceOffer = () => Math.round(performance.now() - started);
-
-function milestone(name) {
-  milestones[name] ??= sinceOffer();
-}
-
-function show(state) {
-  element("state").textContent = state;
-  element("state").className = state;
-}
-
-// --------------------------------------------------------------------------------------------------------- signalling
-
-async function request(path, options = {}) {
-  // Every request has a limit: a NAT that forgets an idle connection must not hang the call.
-  const signal = AbortSignal.timeout(REQUEST_PATIENCE);
-  const response = await fetch(api + path, { ...options, signal, cache: "no-store" });
-  if (!response.ok) throw new Error(`${path}: HTTP ${response.status}`);
-  return response.status === 204 ? undefined : response.json();
-}
-
-// One post at a time: candidates must not overtake the description they belong to.
-let posting = Promise.resolve();
-function post(path, body) {
-  const send = () => request(path, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
-  });
-  posting = posting.then(async () => {
-    for (let attempt = 1; attempt <= POST_ATTEMPTS; attempt += 1) {
-      try {
-        return await send();
-      } catch (error) {
-        note(`post failed: ${error.message}`);
-        await pause(200);
-      }
-    }
-    return undefined;
-  });
-  return posting;
-}
-
-// Messages are numbered, so that one that arrived although it seemed not to does not arrive twice.
-let told = 0;
-function tell(message) {
-  told += 1;
-  return post(`/messages?number=${told - 1}`, message);
-}
-
-let listening = true;
-async function listen(handle) {
-  let after = 0;
-  while (listening) {
-    try {
-      const messages = await request(`/messages?after=${after}`);
-      after += messages.length;
-      for (const message of messages) {
-        await handle(message).catch((error) => note(`${message.kind}: ${error.message}`));
-      }
-    } catch (error) {
-      note(`signalling: ${error.message}`);
-      await pause(500);
-    }
-  }
-}
+const SAMPLE_EVERY = 50;         // while something is broken
 
 // --------------------------------------------------------------------------------------------------------- connection
 
-const connection = new RTCPeerConnection({
-  iceServers: JSON.parse(query.get("ice") ?? "[]"),
-  iceTransportPolicy: query.get("policy") ?? "all",
-  bundlePolicy: "max-bundle",
-});
+const connection = new RTCPeerConnection({ ...configuration, bundlePolicy: "max-bundle" });
 
 let failure;          // why the call is given up, once it is
 let established = false; // the call has been up
@@ -135,29 +33,14 @@ let finishing = false; // somebody has hung up
 let dismissed;        // called when the lab says "bye"
 const bye = new Promise((resolve) => { dismissed = resolve; });
 
-connection.onconnectionstatechange = () => {
-  note(`connection ${connection.connectionState}`);
-  show(connection.connectionState);
-  if (connection.connectionState === "connected") milestone("connected");
-  if (connection.connectionState === "failed" && !established) setTimeout(giveUpIfStillFailed, FAILURE_PATIENCE);
-};
+follow(connection, () => { if (!established) setTimeout(giveUpIfStillFailed, FAILURE_PATIENCE); });
 function giveUpIfStillFailed() {
   if (connection.connectionState === "failed" && !established) failure ??= "failed";
 }
-connection.oniceconnectionstatechange = () => note(`ice ${connection.iceConnectionState}`);
-connection.onicegatheringstatechange = () => {
-  note(`gathering ${connection.iceGatheringState}`);
-  if (connection.iceGatheringState === "complete") milestone("gathered");
-};
 connection.onicecandidate = ({ candidate }) => {
   if (!candidate?.candidate) return;
-  note(`candidate ${candidate.type} ${candidate.protocol} ${candidate.address}:${candidate.port}`);
+  noteCandidate(candidate);
   tell({ kind: "candidate", candidate });
-};
-connection.onicecandidateerror = ({ url, errorCode, errorText }) => note(`${url}: error ${errorCode} ${errorText}`);
-connection.ontrack = ({ streams, track }) => {
-  element("remote").srcObject = streams[0];
-  track.onunmute = () => milestone(`${track.kind}Flowing`);
 };
 
 const earlyCandidates = [];
@@ -195,19 +78,20 @@ async function receive(description) {
 async function handle(message) {
   switch (message.kind) {
     case "hello": // the callee is there and has its camera: the clock starts with the offer
-      started = performance.now();
+      restart();
       return offer();
     case "description":
-      if (!connection.remoteDescription && side === "callee") started = performance.now();
+      if (!connection.remoteDescription && side === "callee") restart();
       return receive(message.description);
     case "fault":
       watching = true;
-      faultAt = sinceOffer();
+      sampleOften(SAMPLE_EVERY);
+      faultAt = sinceStart();
       note("fault");
       return post("/stage", "watching");
     case "settle":
       settled = true;
-      steadySince = sinceOffer();
+      steadySince = sinceStart();
       return note("settle");
     case "candidate":
       if (connection.remoteDescription) return addCandidate(message.candidate);
@@ -217,7 +101,7 @@ async function handle(message) {
       finishing = true;
       return undefined;
     case "bye":
-      listening = false;
+      stopListening();
       return dismissed();
     default:
       return note(`unknown message ${message.kind}`);
@@ -251,6 +135,7 @@ async function sendData() {
     channel.send(pattern(side, data.sentMessages));
     data.sentMessages += 1;
     data.sentBytes += DATA_MESSAGE_BYTES;
+    drawData();
     if (count % 10 === 0) await pause(20);
   }
 }
@@ -260,81 +145,16 @@ channel.onmessage = ({ data: received }) => {
   data.receivedMessages += 1;
   data.receivedBytes += bytes.length;
   if (bytes.length === expected.length && bytes.every((byte, at) => byte === expected[at])) data.verifiedMessages += 1;
+  drawData();
   if (data.verifiedMessages % DATA_MESSAGES === 0) {
     milestone("dataVerified");
     note("data verified");
   }
 };
 
-// ---------------------------------------------------------------------------------------------------------- statistics
-
-const pairsSeen = new Map(); // pairs that are pruned vanish from getStats; what they carried still counts
-
-// A pair gets another id when the address of its remote end, first met in a check ("prflx", which Chromium shows without
-// the address), arrives as a candidate. Its counters go on under the new id and must not count twice.
-function forgetRenamed(current) {
-  const ids = new Set(current.map((pair) => pair.id));
-  for (const [id, old] of pairsSeen) {
-    if (ids.has(id) || old.remote.type !== "prflx") continue;
-    const renamed = current.map((pair) => pairsSeen.get(pair.id)).find((pair) =>
-      pair.local.address === old.local.address && pair.local.port === old.local.port
-      && pair.remote.port === old.remote.port
-      && pair.bytesSent >= old.bytesSent && pair.requestsReceived >= old.requestsReceived);
-    if (renamed) {
-      pairsSeen.delete(id);
-      note(`pair ${old.local.type}/prflx is now ${renamed.local.type}/${renamed.remote.type}`);
-    }
-  }
-}
-
-let latest = { media: { audio: {}, video: {} } };
-
-async function measure() {
-  const reports = [...(await connection.getStats()).values()];
-  const byId = new Map(reports.map((report) => [report.id, report]));
-  const transport = reports.find((report) => report.type === "transport");
-  const pairs = reports.filter((report) => report.type === "candidate-pair");
-  const end = (id) => {
-    const candidate = byId.get(id) ?? {};
-    return {
-      type: candidate.candidateType, protocol: candidate.protocol, relayProtocol: candidate.relayProtocol,
-      address: candidate.address ?? candidate.ip, port: candidate.port, url: candidate.url,
-    };
-  };
-  for (const pair of pairs) {
-    pairsSeen.set(pair.id, {
-      local: end(pair.localCandidateId), remote: end(pair.remoteCandidateId), state: pair.state,
-      nominated: pair.nominated ?? false,
-      packetsSent: pair.packetsSent, packetsReceived: pair.packetsReceived, // not in Firefox
-      bytesSent: pair.bytesSent ?? 0, bytesReceived: pair.bytesReceived ?? 0,
-      requestsSent: (pair.requestsSent ?? 0) + (pair.consentRequestsSent ?? 0),
-      requestsReceived: pair.requestsReceived ?? 0,
-      responsesSent: pair.responsesSent ?? 0, responsesReceived: pair.responsesReceived ?? 0,
-      roundTripSeconds: pair.currentRoundTripTime,
-    });
-  }
-  forgetRenamed(pairs);
-  const selected = byId.get(transport?.selectedCandidatePairId)
-    ?? pairs.find((pair) => pair.selected) // Firefox
-    ?? pairs.find((pair) => pair.nominated && pair.state === "succeeded");
-  const media = { audio: {}, video: {} };
-  for (const report of reports) {
-    const counters = media[report.kind];
-    if (report.type === "outbound-rtp") {
-      counters.sentBytes = (counters.sentBytes ?? 0) + report.bytesSent;
-      counters.sentPackets = (counters.sentPackets ?? 0) + report.packetsSent;
-      if (report.framesSent !== undefined) counters.sentFrames = report.framesSent;
-    } else if (report.type === "inbound-rtp") {
-      counters.receivedBytes = report.bytesReceived;
-      counters.receivedPackets = report.packetsReceived;
-      counters.lostPackets = report.packetsLost;
-      if (report.framesDecoded !== undefined) counters.receivedFrames = report.framesDecoded;
-    }
-  }
-  latest = { selected: selected && pairsSeen.get(selected.id), media };
-  watchPair(selected?.id);
-  watchMedia(media);
-  draw();
+function drawData() {
+  element("data-sent").textContent = `${size(data.sentBytes)}, ${data.sentMessages} messages`;
+  element("data-received").textContent = `${size(data.receivedBytes)}, ${data.verifiedMessages} verified`;
 }
 
 // --------------------------------------------------------------------------------------------------------------- faults
@@ -351,7 +171,7 @@ function watchPair(id) {
   if (!id || id === pairInUse) return;
   if (pairInUse && watching) {
     const { local, remote } = latest.selected;
-    pairChanges.push(sinceOffer());
+    pairChanges.push(sinceStart());
     note(`pair in use: ${local.type} ${local.address}:${local.port}, ${remote.type} ${remote.address}:${remote.port}`);
   }
   pairInUse = id;
@@ -364,7 +184,7 @@ const flows = {
 let steadySince = 0;
 function watchMedia({ audio, video }) {
   if (!watching || finishing) return;
-  const now = sinceOffer();
+  const now = sinceStart();
   for (const [kind, count] of [["audio", audio.receivedPackets ?? 0], ["video", video.receivedFrames ?? 0]]) {
     const flow = flows[kind];
     if (count === flow.count) continue;
@@ -380,8 +200,13 @@ function watchMedia({ audio, video }) {
   }
 }
 
-const steady = () => settled && connection.connectionState === "connected" && sinceOffer() - steadySince >= STEADY
-  && Object.values(flows).every((flow) => sinceOffer() - flow.at <= flow.longest);
+const steady = () => settled && connection.connectionState === "connected" && sinceStart() - steadySince >= STEADY
+  && Object.values(flows).every((flow) => sinceStart() - flow.at <= flow.longest);
+
+watchSamples(({ media }, pairId) => {
+  watchPair(pairId);
+  watchMedia(media);
+});
 
 let inTroubleSince;
 let restartedAt = -Infinity;
@@ -396,7 +221,7 @@ function restartIfInTrouble() {
   inTroubleSince ??= now;
   if (now - restartedAt < RESTART_AGAIN_AFTER || (!failed && now - inTroubleSince < RESTART_AFTER)) return;
   restartedAt = now;
-  restarts.push(sinceOffer());
+  restarts.push(sinceStart());
   note("ICE restart");
   connection.restartIce();
 }
@@ -414,71 +239,19 @@ async function recover() {
   await post("/stage", "recovered");
 }
 
-const size = (bytes) => bytes === undefined ? "–"
-  : bytes < 10_000 ? `${bytes} B` : bytes < 10_000_000 ? `${(bytes / 1000).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-
-function draw() {
-  const { selected, media } = latest;
-  if (selected) {
-    for (const which of ["local", "remote"]) {
-      const { type, relayProtocol, address, port } = selected[which];
-      element(`${which}-type`).textContent = relayProtocol ? `${type} (${relayProtocol})` : type;
-      element(`${which}-address`).textContent = `${address}:${port}`;
-    }
-    const relayed = selected.local.type === "relay" || selected.remote.type === "relay";
-    const trip = selected.roundTripSeconds === undefined ? "" : `, ${(selected.roundTripSeconds * 1000).toFixed(1)} ms`;
-    element("wire").textContent = `${relayed ? "through the relay" : "direct"}${trip}`;
-    element("path-sent").textContent = size(selected.bytesSent);
-    element("path-received").textContent = size(selected.bytesReceived);
-  }
-  for (const kind of ["audio", "video"]) {
-    const unit = kind === "video" ? "frames" : "packets";
-    const count = (direction) => media[kind][`${direction}${unit === "frames" ? "Frames" : "Packets"}`] ?? 0;
-    element(`${kind}-sent`).textContent = `${size(media[kind].sentBytes)}, ${count("sent")} ${unit}`;
-    element(`${kind}-received`).textContent = `${size(media[kind].receivedBytes)}, ${count("received")} ${unit}`;
-  }
-  element("data-sent").textContent = `${size(data.sentBytes)}, ${data.sentMessages} messages`;
-  element("data-received").textContent = `${size(data.receivedBytes)}, ${data.verifiedMessages} verified`;
-}
+// --------------------------------------------------------------------------------------------------------------- call
 
 const talking = () => connection.connectionState === "connected"
   && data.verifiedMessages === DATA_MESSAGES && data.sentMessages === DATA_MESSAGES
   && (latest.media.audio.receivedPackets ?? 0) >= ENOUGH_AUDIO_PACKETS
   && (latest.media.video.receivedFrames ?? 0) >= ENOUGH_VIDEO_FRAMES;
 
-async function watchUntil(condition, milliseconds = Infinity) {
-  const deadline = performance.now() + milliseconds;
-  while (!condition() && performance.now() < deadline) {
-    await measure();
-    await pause(watching ? 50 : 200);
-  }
-  return condition();
-}
-
-// --------------------------------------------------------------------------------------------------------------- call
-
 function hangUp() {
   finishing = true;
   tell({ kind: "finish" });
 }
 
-async function stopMedia() {
-  await Promise.all(connection.getSenders().map((sender) => sender.replaceTrack(null)));
-  // What is under way arrives, then the last statistics can be compared with the other side's and the server's.
-  let before;
-  let quiet = 0;
-  await watchUntil(() => {
-    const now = latest.media.audio.receivedPackets + latest.media.video.receivedPackets;
-    quiet = now === before ? quiet + 1 : 0;
-    before = now;
-    return quiet >= 3;
-  }, 3000);
-}
-
 async function call() {
-  element("who").textContent = `${query.get("me") ?? side} calling ${query.get("peer") ?? "the other side"} in ${room}`;
-  element("local-name").textContent = query.get("me") ?? "this side";
-  element("remote-name").textContent = query.get("peer") ?? "the other side";
   element("hang-up").onclick = hangUp;
 
   const stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: { width: 640, height: 360 } });
@@ -502,34 +275,4 @@ async function call() {
   return up ? "connected" : "failed";
 }
 
-function result(outcome, problem) {
-  const { selected, media } = latest;
-  const agent = navigator.userAgent;
-  return {
-    outcome, problem, agent, selected, pairs: [...pairsSeen.values()], media, data, milestones, timeline,
-    faultAt, outages, restarts, pairChanges,
-  };
-}
-
-let outcome;
-let problem;
-try {
-  outcome = await call();
-  await measure();
-} catch (error) {
-  outcome = "error";
-  problem = String(error?.stack ?? error);
-  note(problem);
-  show("error");
-}
-note(`result ${outcome}`);
-await post("/result", result(outcome, problem));
-await Promise.race([bye, pause(20_000)]);
-// Media has stopped, but probes for bandwidth may have gone on: what the server counts, count to the end.
-await measure().catch((error) => note(error.message));
-const closing = result(outcome, problem);
-connection.close();
-await post("/result", closing);
-await post("/stage", "closed");
-note("closed");
-show("closed");
+await run(call, () => ({ data, faultAt, outages, restarts, pairChanges }), bye);

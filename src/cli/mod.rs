@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod banner;
+mod bench;
 mod check_config;
 mod credentials;
 mod dns_records;
@@ -44,6 +45,7 @@ enum Command {
     Credentials(credentials::Arguments),
     DnsRecords(dns_records::Arguments),
     Probe(probe::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// Parses the arguments of this process and does what they say.
@@ -56,6 +58,7 @@ pub fn run() -> ExitCode {
         Some(Command::Credentials(arguments)) => credentials::run(&arguments),
         Some(Command::DnsRecords(arguments)) => dns_records::run(&arguments),
         Some(Command::Probe(arguments)) => probe::run(&arguments),
+        Some(Command::Bench(arguments)) => bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

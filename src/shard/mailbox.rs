@@ -62,6 +62,11 @@ pub(super) enum Label {
         /// How to answer: listeners have the same places in all shards.
         route: Route,
     },
+    /// A message for a client whose DTLS association is here, because the kernel gives its datagrams to this shard.
+    Encrypt {
+        /// The client.
+        path: FiveTuple,
+    },
 }
 
 /// What an operator, the thread of the handshakes or another shard wants.

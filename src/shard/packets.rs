@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::counters::DtlsDrop;
 use super::listeners::Kind;
-use super::mailbox::Label;
+use super::mailbox::{Label, Overflow};
 use super::reactor::Shard;
 use super::routes::Route;
 use crate::net::proxy_protocol::{self, Carrier};
@@ -47,8 +47,8 @@ enum Via {
 pub(super) enum Asker {
     /// The sender of a datagram, and whom the machine knows it as.
     Sender(Route, FiveTuple),
-    /// The sender of a datagram that another shard has read.
-    Elsewhere(Route),
+    /// The sender of a datagram that another shard, `carrier`, has read.
+    Elsewhere { route: Route, path: FiveTuple, carrier: u16 },
     /// The client of this connection.
     Connection(usize),
     /// Peers and other relays are never answered.
@@ -227,8 +227,13 @@ impl Shard<'_> {
                     let mut packet = self.home.batch.packet(slot);
                     let (clock, reply) = (self.clock, &mut self.reply);
                     let verdict = self.server.from_carrier(clock, carrier, path, &mut packet, reply);
-                    self.carry_out(verdict, slot, Asker::Elsewhere(route));
+                    self.carry_out(verdict, slot, Asker::Elsewhere { route, path, carrier });
                     self.drain_effects();
+                }
+                Label::Encrypt { path } => {
+                    let slot = self.insert(path.server, path.client, &parcel.bytes, parcel.ip);
+                    let bytes = self.home.batch.packet(slot).range();
+                    self.relay_to_association(&path, slot, bytes, parcel.ip);
                 }
             }
             self.home.mailbox().give_back(parcel.bytes);
@@ -283,8 +288,7 @@ impl Shard<'_> {
                 self.post(shard, Label::Relayed { relayed, from }, slot, bytes, ip);
             }
             Verdict::NotMine { shard } => match asker {
-                // An association cannot leave the shard that the kernel has chosen for it.
-                Asker::Sender(_, FiveTuple { transport: Transport::Dtls, .. }) => self.home.counters.unsendable += 1,
+                // Also from a DTLS client: its association stays in the shard that the kernel has chosen for it.
                 Asker::Sender(route, path) => {
                     let packet = self.home.batch.packet(slot);
                     let (bytes, ip) = (packet.range(), packet.ip());
@@ -292,7 +296,7 @@ impl Shard<'_> {
                     self.post(shard, Label::Client { path, carrier, route }, slot, bytes, ip);
                 }
                 Asker::Connection(index) => self.send_away(index, shard),
-                Asker::Elsewhere(..) | Asker::Nobody => self.home.counters.unsendable += 1,
+                Asker::Elsewhere { .. } | Asker::Nobody => self.home.counters.unsendable += 1,
             },
             Verdict::Reply { len } => match asker {
                 Asker::Sender(_, path) if path.transport == Transport::Dtls => {
@@ -300,7 +304,11 @@ impl Shard<'_> {
                     let bytes = self.reply_in_slot(slot, len);
                     self.relay_to_association(&path, slot, bytes, IpFields::default());
                 }
-                Asker::Sender(route, _) | Asker::Elsewhere(route) => {
+                Asker::Elsewhere { path, carrier, .. } if path.transport == Transport::Dtls => {
+                    let bytes = self.reply_in_slot(slot, len);
+                    self.post(carrier, Label::Encrypt { path }, slot, bytes, IpFields::default());
+                }
+                Asker::Sender(route, _) | Asker::Elsewhere { route, .. } => {
                     let bytes = self.reply_in_slot(slot, len);
                     self.queue_to_client(route, slot, bytes, IpFields::default());
                 }
@@ -316,11 +324,17 @@ impl Shard<'_> {
     }
 
     /// Leaves bytes of a slot in the mailbox of another shard.
-    fn post(&mut self, shard: u16, label: Label, slot: usize, bytes: Range<usize>, ip: IpFields) {
-        match self.home.mailboxes[usize::from(shard)].post(label, ip, &self.home.batch.slot(slot)[bytes]) {
+    pub(super) fn post(&mut self, shard: u16, label: Label, slot: usize, bytes: Range<usize>, ip: IpFields) {
+        let posted = self.home.mailboxes[usize::from(shard)].post(label, ip, &self.home.batch.slot(slot)[bytes]);
+        self.note_posted(shard, posted);
+    }
+
+    /// Wakes the shard at the end of the batch, or counts what its mailbox did not take.
+    pub(super) fn note_posted(&mut self, shard: u16, posted: Result<(), Overflow>) {
+        match posted {
             Ok(()) if self.to_wake.contains(&shard) => {}
             Ok(()) => self.to_wake.push(shard),
-            Err(_) => self.home.counters.mailbox_overflows += 1,
+            Err(Overflow) => self.home.counters.mailbox_overflows += 1,
         }
     }
 

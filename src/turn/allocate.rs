@@ -463,7 +463,8 @@ impl Server {
             return;
         };
         self.close_first_half(clock, relay, &pending);
-        if !pending.abandoned && code == ErrorCode::InsufficientCapacity && pending.may_redirect {
+        let may_redirect = pending.may_redirect && self.can_redirect(&pending.path);
+        if !pending.abandoned && code == ErrorCode::InsufficientCapacity && may_redirect {
             let mut reply = ReplyBuffer::new();
             let len = self.redirect(clock, pending.path, &mut reply, pending.answering, Some(&pending.sealing));
             self.effects.push_back(Effect::Send { to: pending.path, bytes: reply[..len].into() });

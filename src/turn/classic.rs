@@ -27,6 +27,8 @@ impl Server {
     ) -> Verdict {
         let compatibility = self.config.compatibility;
         let fate = match path.transport {
+            // Such a client cannot show the credentials that Binding needs here (STUN-8489-9.1.3-01).
+            Transport::Udp | Transport::Tcp if !self.config.credentials.binding_users.is_empty() => Fate::Drop,
             Transport::Udp if compatibility.classic_udp => Fate::Answer,
             Transport::Tcp if compatibility.classic_tcp => Fate::Answer,
             Transport::Dtls => Fate::Refuse,

@@ -140,6 +140,11 @@ impl Server {
             }
     }
 
+    /// Whether there still is somewhere to go: the configuration may have changed since that was asked.
+    pub(super) fn can_redirect(&self, path: &FiveTuple) -> bool {
+        self.config.redirect.target(path, 0).is_some()
+    }
+
     /// Writes a 300. The same client is told the same server each time it asks.
     pub(super) fn redirect(
         &mut self,

@@ -286,6 +286,13 @@ impl Server {
         &self.counters
     }
 
+    /// The shard to which the kernel gives what this client sends, if the client has an allocation here and that is another
+    /// one ([`Verdict::NotMine`]).
+    pub fn carrier_of(&mut self, clock: Clock, path: &FiveTuple) -> Option<u16> {
+        let (_, allocation) = self.allocations.live_by_path(clock.now, path)?;
+        allocation.paths().into_iter().find(|(one, _)| one == path)?.1
+    }
+
     /// What one relayed address has relayed so far.
     pub fn traffic(&mut self, relay: RelayId) -> Option<Traffic> {
         let allocation = self.allocations.get_mut(relay)?;

@@ -1,5 +1,6 @@
 //! The `hairpin` command from outside: what it prints and how it exits.
 
+mod bench;
 mod check_config;
 mod credentials;
 mod dns;

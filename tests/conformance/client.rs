@@ -12,7 +12,7 @@ use crate::link::{Arrival, Link, PATIENCE, Transport};
 use crate::numbers::*;
 use crate::wire::{Draft, Message, md5, sha256};
 
-/// Between two sendings of the same request over UDP.
+/// Between two sendings of the same request over UDP, in DTLS or not.
 const RETRANSMISSION: Duration = Duration::from_millis(1_500);
 
 /// How long a stream may stay silent after bytes that may have swallowed what follows them.
@@ -107,7 +107,7 @@ impl Client {
         let deadline = Instant::now() + patience;
         let mut again = Instant::now() + RETRANSMISSION;
         loop {
-            let retransmits = self.transport() == Transport::Udp;
+            let retransmits = !self.transport().is_stream();
             let until = if retransmits { again.min(deadline) } else { deadline };
             match self.arrival(until) {
                 Some(Arrival::Stun(message)) if message.id() == draft.id() && message.message_type() & 0x100 != 0 => {

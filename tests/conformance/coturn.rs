@@ -194,8 +194,10 @@ pub fn start() -> Result<Vec<Running>, String> {
 
 fn target(profile: &Profile, port: u16, tls_port: u16) -> Target {
     let listeners = |ip: IpAddr| {
-        let ports = [(Transport::Udp, port), (Transport::Tcp, port), (Transport::Tls, tls_port)];
-        BTreeMap::from(ports.map(|(transport, port)| (transport, SocketAddr::new(ip, port))))
+        let ports =
+            [(Transport::Udp, port), (Transport::Tcp, port), (Transport::Tls, tls_port), (Transport::Dtls, tls_port)];
+        let spoken = ports.into_iter().filter(|(transport, _)| *transport != Transport::Dtls || cfg!(feature = "dtls"));
+        BTreeMap::from_iter(spoken.map(|(transport, port)| (transport, SocketAddr::new(ip, port))))
     };
     let has_secrets = profile.meets.contains(&Need::SharedSecret);
     let is_restricted = profile.meets.contains(&Need::PeersRestricted);

@@ -51,7 +51,8 @@ pub fn probe(uri: &str, user: Credentials, peer: Option<IpAddr>, has: &[String])
     declare(&mut target, has)?;
     let addresses = (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
     for address in addresses {
-        let candidates = [(Transport::Udp, port), (Transport::Tcp, port), (Transport::Tls, tls_port)];
+        let candidates =
+            [(Transport::Udp, port), (Transport::Tcp, port), (Transport::Tls, tls_port), (Transport::Dtls, tls_port)];
         for (transport, port) in candidates {
             let address = SocketAddr::new(address.ip(), port);
             let listeners = if address.is_ipv4() { &mut target.ipv4 } else { &mut target.ipv6 };
@@ -61,7 +62,7 @@ pub fn probe(uri: &str, user: Credentials, peer: Option<IpAddr>, has: &[String])
         }
     }
     if target.ipv4.is_empty() && target.ipv6.is_empty() {
-        return Err(format!("{uri}: nothing answers a Binding request over UDP, TCP or TLS"));
+        return Err(format!("{uri}: nothing answers a Binding request over UDP, TCP, TLS or DTLS"));
     }
     if !target.ipv6.is_empty() {
         target.has.insert(Need::Ipv6);

@@ -12,6 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use socket2::{Domain, Protocol, Socket, Type};
 
+#[cfg(feature = "dtls")]
+use crate::dtls::Dtls;
 use crate::wire::Message;
 
 /// How long to wait for what must come.
@@ -23,7 +25,7 @@ pub enum Transport {
     Udp,
     Tcp,
     Tls,
-    /// Not spoken by the suite yet: [`Link::open`] is where it belongs.
+    /// Spoken by the suite if it was built with the feature `dtls`.
     Dtls,
 }
 
@@ -31,9 +33,11 @@ pub const UDP: &[Transport] = &[Transport::Udp];
 pub const TCP: &[Transport] = &[Transport::Tcp];
 pub const TLS: &[Transport] = &[Transport::Tls];
 pub const STREAMS: &[Transport] = &[Transport::Tcp, Transport::Tls];
+pub const DTLS: &[Transport] = &[Transport::Dtls];
+pub const DATAGRAMS: &[Transport] = &[Transport::Udp, Transport::Dtls];
 
 impl Transport {
-    pub const ALL: [Self; 3] = [Self::Udp, Self::Tcp, Self::Tls];
+    pub const ALL: [Self; 4] = [Self::Udp, Self::Tcp, Self::Tls, Self::Dtls];
 
     pub const fn is_stream(self) -> bool {
         matches!(self, Self::Tcp | Self::Tls)
@@ -90,6 +94,8 @@ enum Connection {
     Udp(UdpSocket),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    #[cfg(feature = "dtls")]
+    Dtls(Box<Dtls>),
 }
 
 impl Link {
@@ -105,9 +111,8 @@ impl Link {
         alpn: &[&[u8]],
     ) -> io::Result<Self> {
         let (kind, protocol) = match transport {
-            Transport::Udp => (Type::DGRAM, Protocol::UDP),
+            Transport::Udp | Transport::Dtls => (Type::DGRAM, Protocol::UDP),
             Transport::Tcp | Transport::Tls => (Type::STREAM, Protocol::TCP),
-            Transport::Dtls => return Err(io::ErrorKind::Unsupported.into()),
         };
         let socket = Socket::new(Domain::for_address(server), kind, Some(protocol))?;
         if let Some(from) = from {
@@ -118,6 +123,10 @@ impl Link {
         let local = socket.local_addr()?.as_socket().expect("an IP socket");
         let socket = match transport {
             Transport::Udp => Connection::Udp(socket.into()),
+            #[cfg(feature = "dtls")]
+            Transport::Dtls => Connection::Dtls(Box::new(Dtls::connect(socket.into(), name)?)),
+            #[cfg(not(feature = "dtls"))]
+            Transport::Dtls => return Err(io::ErrorKind::Unsupported.into()),
             Transport::Tls => {
                 let name = match name.parse::<IpAddr>() {
                     Ok(ip) => ServerName::from(ip),
@@ -135,7 +144,7 @@ impl Link {
                 }
                 Connection::Tls(Box::new(stream))
             }
-            _ => {
+            Transport::Tcp => {
                 let tcp: TcpStream = socket.into();
                 tcp.set_nodelay(true)?;
                 Connection::Tcp(tcp)
@@ -149,6 +158,8 @@ impl Link {
             Connection::Udp(_) => Transport::Udp,
             Connection::Tcp(_) => Transport::Tcp,
             Connection::Tls(_) => Transport::Tls,
+            #[cfg(feature = "dtls")]
+            Connection::Dtls(_) => Transport::Dtls,
         }
     }
 
@@ -161,6 +172,8 @@ impl Link {
             },
             Connection::Tcp(stream) => stream.write_all(bytes),
             Connection::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+            #[cfg(feature = "dtls")]
+            Connection::Dtls(association) => association.send(bytes),
         }
     }
 
@@ -203,6 +216,10 @@ impl Link {
                 Connection::Udp(socket) => socket.set_read_timeout(left).and_then(|()| socket.recv(&mut bytes)),
                 Connection::Tcp(stream) => stream.set_read_timeout(left).and_then(|()| stream.read(&mut bytes)),
                 Connection::Tls(stream) => stream.sock.set_read_timeout(left).and_then(|()| stream.read(&mut bytes)),
+                #[cfg(feature = "dtls")]
+                Connection::Dtls(association) => {
+                    association.socket().set_read_timeout(left).and_then(|()| association.receive(&mut bytes))
+                }
             };
             match read {
                 Ok(0) if self.transport().is_stream() => return Some(Err(Arrival::Closed)),
@@ -229,6 +246,8 @@ impl Link {
                 // If the server has gone already there is nobody to tell.
                 let _ = stream.flush();
             }
+            #[cfg(feature = "dtls")]
+            Connection::Dtls(association) => association.close(),
         }
     }
 
@@ -246,6 +265,8 @@ impl Link {
             Connection::Udp(socket) => socket.into(),
             Connection::Tcp(stream) => stream.into(),
             Connection::Tls(stream) => (&stream.sock).into(),
+            #[cfg(feature = "dtls")]
+            Connection::Dtls(association) => association.socket().into(),
         }
     }
 }

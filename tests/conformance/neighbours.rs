@@ -7,7 +7,7 @@ use crate::case::{Need, Section, Step, failed, may, must, not_applicable, policy
 use crate::client::{Client, Credentials, Judged};
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{Arrival, Link, TCP, TLS, Transport, UDP};
+use crate::link::{Arrival, DATAGRAMS, Link, TCP, TLS, Transport, UDP};
 use crate::numbers::*;
 use crate::rest_credentials::{in_an_hour, now, time_limited};
 use crate::wire::Message;
@@ -34,7 +34,7 @@ fn first_byte() -> Section {
             client.hears_nothing()
         }),
         must("MUX-9443-3-01", "ChannelData from a stranger is dropped")
-            .over(UDP)
+            .over(DATAGRAMS)
             .test(|bench| bench.client()?.is_ignored(channel_data(0x4000, &[0; 16]))),
         policy("MUX-7983-7-03", "TLS and TCP may share a port").over(TCP).needs(&[Need::TlsOnTcpPort]).test(|bench| {
             let Some(server) = bench.target.address(Transport::Tcp) else {

@@ -237,20 +237,46 @@ const PROFILES: &[Profile] = &[
         meets: &[Need::NoDontFragment],
         one_at_a_time: false,
     },
+    Profile {
+        name: "TCP relays",
+        changes: &[("relay.addresses", "[\"127.0.77.22\"]"), ("tcp_relay.enabled", "true")],
+        meets: &[Need::TcpRelay, Need::SecondUser, Need::SameMachine],
+        one_at_a_time: false,
+    },
+    Profile {
+        name: "TCP relays only",
+        changes: &[("relay.addresses", "[\"127.0.77.23\"]"), ("relay.udp", "false"), ("tcp_relay.enabled", "true")],
+        meets: &[Need::TcpRelayOnly],
+        one_at_a_time: false,
+    },
+    Profile {
+        name: "shared ports",
+        changes: &[
+            ("relay.addresses", "[\"127.0.77.24\"]"),
+            ("listen.tcp", "[{ address = \"127.0.0.1:0\", tls = true }]"),
+            ("listen.udp", "[{ address = \"127.0.0.1:0\", dtls = true }]"),
+        ],
+        meets: &[Need::TlsOnTcpPort, Need::DtlsOnUdpPort],
+        one_at_a_time: false,
+    },
 ];
 
 /// Of the documentation prefixes: nobody is there.
 const ALTERNATES: &str = "[{ addresses = [\"198.51.100.1\", \"2001:db8::1\"], port = 3478, tls_port = 5349, \
                           domain = \"turn2.example.org\" }]";
 
-/// Requirements that are known to fail, and why; nothing else may.
-pub const KNOWN_FAILURES: &[(&str, &str)] = &[("STUN-8489-9.2.2-02", "trailing NULs are taken for a part of the name")];
+/// Whether the server that was built along speaks DTLS.
+const HAS_DTLS: bool = cfg!(feature = "dtls");
+
+/// What is known to fail, and why: the beginning of ids, and the transport. Nothing else may.
+pub const KNOWN_FAILURES: &[(&str, Transport, &str)] = &[];
 
 const COMMON: &[(&str, &str)] = &[
     ("threads", "2"),
     ("listen.udp", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
     ("listen.tcp", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
     ("listen.tls", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
+    ("listen.dtls", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
     ("tls.certificate", "\"chain.pem\""),
     ("tls.key", "\"key.pem\""),
     ("relay.addresses", "[\"127.0.77.1\", \"::1\"]"),
@@ -282,11 +308,17 @@ fn run(profile: &Profile) -> Result<Running, String> {
     settings.insert("auth.realm", format!("\"{REALM}\""));
     settings.insert("auth.users", format!("[{users}]"));
     settings.extend(profile.changes.iter().map(|(key, value)| (*key, (*value).to_owned())));
+    if !HAS_DTLS {
+        settings.remove("listen.dtls");
+    }
     let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let port = local::free_ports();
     let mut text = lines.concat();
     if !local::has_ipv6() {
         text = text.replace(", \"[::1]:0\"", "").replace(", \"::1\"", "");
+    }
+    if !HAS_DTLS {
+        text = text.replace(", dtls = true", "");
     }
     let text = text.replace("FREE_PORT", &port.to_string()).replace("NEXT_PORT", &(port + 1).to_string());
     std::fs::write(directory.join("hairpin.toml"), text).expect("the directory was just made");
@@ -301,12 +333,15 @@ fn target(profile: &Profile, log: &str) -> Option<Target> {
     let line = lines.find(|line| line["message"] == "listening")?;
     let (mut ipv4, mut ipv6) = (BTreeMap::new(), BTreeMap::new());
     for transport in Transport::ALL {
-        for word in line[transport.to_string()].as_str()?.split(' ') {
+        for word in line[transport.to_string()].as_str()?.split_whitespace() {
             let address: SocketAddr = word.parse().ok()?;
             if address.is_ipv4() { &mut ipv4 } else { &mut ipv6 }.insert(transport, address);
         }
     }
     let mut meets: BTreeSet<Need> = profile.meets.iter().copied().collect();
+    if !HAS_DTLS {
+        meets.remove(&Need::DtlsOnUdpPort);
+    }
     if !local::has_ipv6() {
         meets.retain(|need| ![Need::Ipv6, Need::DualRelay].contains(need));
     }

@@ -9,7 +9,7 @@ use crate::case::{Need, Section, Step, failed, must, policy};
 use crate::client::{Client, Judged};
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{Arrival, PATIENCE, STREAMS, TCP, UDP};
+use crate::link::{Arrival, DATAGRAMS, PATIENCE, STREAMS, TCP};
 use crate::numbers::*;
 use crate::wire::Draft;
 
@@ -41,7 +41,7 @@ fn allocating() -> Section {
             .needs(&[Need::TcpRelayOnly])
             .test(|bench| bench.client()?.ask_signed(&allocate())?.error_is(403).map(drop)),
         must("TCP-6062-5.1-03", "a TCP relay asked for over UDP is 400")
-            .over(UDP)
+            .over(DATAGRAMS)
             .needs(ON)
             .test(|bench| bench.client()?.ask_signed(&allocate_tcp())?.error_is(400).map(drop)),
         must("TCP-6062-5.1-04", "DONT-FRAGMENT, EVEN-PORT and RESERVATION-TOKEN are 400").over(STREAMS).needs(ON).test(
@@ -194,7 +194,7 @@ fn listening() -> Section {
 fn binding_connections() -> Section {
     let cases = vec![
         must("TCP-6062-5.4-01", "ConnectionBind over UDP is 400")
-            .over(UDP)
+            .over(DATAGRAMS)
             .needs(ON)
             .test(|bench| bench.client()?.ask_signed(&connection_bind([1, 2, 3, 4]))?.error_is(400).map(drop)),
         must("TCP-6062-5.4-02", "CONNECTION-ID missing, unknown or bound is 400").over(STREAMS).needs(ON).test(

@@ -1,4 +1,4 @@
-//! RFC 7350: DTLS. The cases wait for [`Link::open`](crate::link::Link::open) to speak it.
+//! RFC 7350: DTLS. What holds for every transport is asked over it where the other transports are.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -8,9 +8,7 @@ use crate::case::{Need, Section, Step, failed, may, must, not_applicable, policy
 use crate::client::Judged;
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{PATIENCE, Transport, UDP};
-
-const DTLS: &[Transport] = &[Transport::Dtls];
+use crate::link::{DTLS, PATIENCE, Transport, UDP};
 
 pub fn sections() -> Vec<Section> {
     let cases = vec![

@@ -7,7 +7,7 @@ use crate::case::{Need, Section, Step, failed, must};
 use crate::client::{Client, Judged};
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::UDP;
+use crate::link::{DATAGRAMS, UDP};
 use crate::numbers::*;
 use crate::wire::{Draft, Message};
 
@@ -115,7 +115,7 @@ fn moving() -> Section {
             peer.send(relayed, b"and back")?;
             mover.expect_channel_data(0x4000, b"and back").map(drop)
         }),
-        must("MOB-8016-3.2.2-09", "the old ticket is good for the same Refresh only").over(UDP).needs(ON).test(
+        must("MOB-8016-3.2.2-09", "the old ticket is good for the same Refresh only").over(DATAGRAMS).needs(ON).test(
             |bench| {
                 let (client, ticket, _) = mobile(bench)?;
                 let mut mover = elsewhere(bench, &client, &ticket)?;

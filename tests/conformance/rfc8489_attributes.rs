@@ -4,11 +4,9 @@ use crate::case::{Need, Section, failed, must, policy, should};
 use crate::client::{Credentials, Judged};
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{Arrival, TLS, Transport, UDP};
+use crate::link::{Arrival, DATAGRAMS, DTLS, TLS, UDP};
 use crate::numbers::*;
 use crate::wire::{Draft, address, xor_address};
-
-const DTLS: &[Transport] = &[Transport::Dtls];
 
 pub fn sections() -> Vec<Section> {
     vec![redirection(), attributes(), integrity_attributes()]
@@ -114,7 +112,7 @@ fn attributes() -> Section {
         }),
         must("STUN-8489-14-02", "what padding consists of is ignored")
             .test(|bench| bench.client()?.ask(&binding().padded(SOFTWARE, b"x", 0xFF))?.success().map(drop)),
-        must("STUN-8489-14-03", "an attribute that runs past the end does no harm").over(UDP).test(|bench| {
+        must("STUN-8489-14-03", "an attribute that runs past the end does no harm").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             let draft = binding().with(SOFTWARE, b"soft");
             let mut bytes = draft.bytes().to_vec();
@@ -283,7 +281,7 @@ fn integrity_attributes() -> Section {
             ensure!(!response.has(FINGERPRINT) || response.fingerprint_holds(), "a wrong FINGERPRINT: {response}");
             Ok(())
         }),
-        policy("STUN-8489-14.7-03", "an attribute after FINGERPRINT changes nothing").over(UDP).test(|bench| {
+        policy("STUN-8489-14.7-03", "an attribute after FINGERPRINT changes nothing").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             client.tell(binding().fingerprint().with(0x7FFF, []).bytes())?;
             match client.all_before_now()?.first() {

@@ -7,7 +7,7 @@ use crate::case::{Need, Section, failed, may, must, policy, should};
 use crate::client::Judged;
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{Arrival, PATIENCE, STREAMS, TCP, UDP};
+use crate::link::{Arrival, DATAGRAMS, PATIENCE, STREAMS, TCP, UDP};
 use crate::numbers::*;
 use crate::wire::{Draft, Message};
 
@@ -25,7 +25,7 @@ fn structure() -> Section {
             }
             Ok(())
         }),
-        must("STUN-8489-5-02", "the header has 20 bytes").over(UDP).test(|bench| {
+        must("STUN-8489-5-02", "the header has 20 bytes").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             for len in [0, 1, 4, 19] {
                 client.is_ignored(&binding().bytes()[..len])?;
@@ -45,7 +45,7 @@ fn structure() -> Section {
                 bytes[4..8].fill(0);
                 bench.client()?.is_ignored(bytes)
             }),
-        must("STUN-8489-5-05", "the length is a multiple of four").over(UDP).test(|bench| {
+        must("STUN-8489-5-05", "the length is a multiple of four").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             for len in [2_u8, 7] {
                 let mut bytes = binding().bytes().to_vec();
@@ -55,7 +55,7 @@ fn structure() -> Section {
             }
             Ok(())
         }),
-        must("STUN-8489-5-06", "over UDP the length agrees with the datagram").over(UDP).test(|bench| {
+        must("STUN-8489-5-06", "over UDP the length agrees with the datagram").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             let mut too_long = binding().bytes().to_vec();
             too_long[3] = 8;
@@ -74,7 +74,7 @@ fn structure() -> Section {
             }
             Ok(())
         }),
-        must("STUN-8489-5-08", "transaction ids of the server's own are random").over(UDP).test(|bench| {
+        must("STUN-8489-5-08", "transaction ids of the server's own are random").over(DATAGRAMS).test(|bench| {
             let (mut client, relayed, peer) = bench.relaying()?;
             let (mut ids, mut ones) = (BTreeSet::new(), [0_u32; 96]);
             for _ in 0..500 {
@@ -174,14 +174,16 @@ fn procedures() -> Section {
 
 fn responses() -> Section {
     let cases = vec![
-        must("STUN-8489-6.3-01", "an unknown method, or one of another class, is discarded").over(UDP).test(|bench| {
-            let mut client = bench.client()?;
-            for message_type in [0x11F7, 0x0006, 0x0007, message::DATA_INDICATION, 0x0013] {
-                client.is_ignored(Draft::new(message_type).bytes())?;
-            }
-            Ok(())
-        }),
-        must("STUN-8489-6.3-02", "responses that nobody waits for are discarded").over(UDP).test(|bench| {
+        must("STUN-8489-6.3-01", "an unknown method, or one of another class, is discarded").over(DATAGRAMS).test(
+            |bench| {
+                let mut client = bench.client()?;
+                for message_type in [0x11F7, 0x0006, 0x0007, message::DATA_INDICATION, 0x0013] {
+                    client.is_ignored(Draft::new(message_type).bytes())?;
+                }
+                Ok(())
+            },
+        ),
+        must("STUN-8489-6.3-02", "responses that nobody waits for are discarded").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             client.is_ignored(Draft::new(message::BINDING_SUCCESS).bytes())?;
             client.is_ignored(Draft::new(0x0111).with(ERROR_CODE, [0, 0, 4, 0]).bytes())?;
@@ -211,16 +213,18 @@ fn responses() -> Section {
             ensure!(is_right, "expected UNKNOWN-ATTRIBUTES 7ffe 7fff, received: {response}");
             Ok(())
         }),
-        must("STUN-8489-6.3.1-03", "a retransmission leaves things as one request does").over(UDP).test(|bench| {
-            let mut client = bench.client()?;
-            let signed = client.signed(&allocate())?;
-            let first = client.ask(&signed)?.success()?;
-            let second = client.ask(&signed)?.success()?;
-            let same = first.get(XOR_RELAYED_ADDRESS) == second.get(XOR_RELAYED_ADDRESS);
-            ensure!(same, "another relayed address: {first} and then {second}");
-            Ok(())
-        }),
-        must("STUN-8489-6.3.1-04", "a Binding request may be answered twice, alike").over(UDP).test(|bench| {
+        must("STUN-8489-6.3.1-03", "a retransmission leaves things as one request does").over(DATAGRAMS).test(
+            |bench| {
+                let mut client = bench.client()?;
+                let signed = client.signed(&allocate())?;
+                let first = client.ask(&signed)?.success()?;
+                let second = client.ask(&signed)?.success()?;
+                let same = first.get(XOR_RELAYED_ADDRESS) == second.get(XOR_RELAYED_ADDRESS);
+                ensure!(same, "another relayed address: {first} and then {second}");
+                Ok(())
+            },
+        ),
+        must("STUN-8489-6.3.1-04", "a Binding request may be answered twice, alike").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             let draft = binding();
             let (first, second) = (client.ask(&draft)?, client.ask(&draft)?);
@@ -257,7 +261,7 @@ fn responses() -> Section {
                 ensure!(!software.chars().any(|c| c.is_ascii_digit()), "it tells a version: {response}");
                 Ok(())
             }),
-        must("STUN-8489-6.3.1.1-05", "XOR-MAPPED-ADDRESS is the source as seen").over(UDP).test(|bench| {
+        must("STUN-8489-6.3.1.1-05", "XOR-MAPPED-ADDRESS is the source as seen").over(DATAGRAMS).test(|bench| {
             for mut client in [bench.client()?, bench.client()?] {
                 sees_itself(client.address(), &client.ask(&binding())?)?;
             }
@@ -297,7 +301,7 @@ fn responses() -> Section {
 
 fn fingerprint() -> Section {
     let cases = vec![
-        may("STUN-8489-7-01", "a wrong FINGERPRINT discards the message").over(UDP).test(|bench| {
+        may("STUN-8489-7-01", "a wrong FINGERPRINT discards the message").over(DATAGRAMS).test(|bench| {
             let mut bytes = binding().fingerprint().bytes().to_vec();
             *bytes.last_mut().expect("a header") ^= 1;
             bench.client()?.is_ignored(bytes)

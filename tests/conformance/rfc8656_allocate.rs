@@ -9,7 +9,7 @@ use crate::case::{Need, Section, Step, failed, may, must, policy, should};
 use crate::client::Judged;
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::UDP;
+use crate::link::{DATAGRAMS, UDP};
 use crate::numbers::*;
 use crate::wire::Draft;
 
@@ -32,7 +32,7 @@ fn checks() -> Section {
             peer.send(relayed, b"intact")?;
             client.expect_data(b"intact").map(drop)
         }),
-        must("TURN-8656-7.2-03", "a retransmission gets the same success again").over(UDP).test(|bench| {
+        must("TURN-8656-7.2-03", "a retransmission gets the same success again").over(DATAGRAMS).test(|bench| {
             let mut client = bench.client()?;
             let signed = client.signed(&allocate().with(EVEN_PORT, [0x80]))?;
             let (first, second) = (client.ask(&signed)?.success()?, client.ask(&signed)?.success()?);

@@ -8,7 +8,7 @@ use crate::case::{Need, Section, failed, must, policy, should};
 use crate::client::Judged;
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{STREAMS, TCP, Transport, UDP};
+use crate::link::{DATAGRAMS, STREAMS, TCP, Transport, UDP};
 
 pub fn sections() -> Vec<Section> {
     vec![general(), life()]
@@ -95,20 +95,22 @@ fn general() -> Section {
             }
             Ok(())
         }),
-        must("TURN-8656-5-11", "a retransmitted request has one effect and equal answers").over(UDP).test(|bench| {
-            let (mut client, _) = bench.allocated()?;
-            let peer = bench.peer()?;
-            for draft in [refresh(), create_permission(&[peer.address]), channel_bind(0x4001, peer.address)] {
-                let signed = client.signed(&draft)?;
-                let (first, second) = (client.ask(&signed)?.success()?, client.ask(&signed)?.success()?);
-                ensure!(first.message_type() == second.message_type(), "{first} and then {second}");
-            }
-            let signed = client.signed(&refresh_for(0))?;
-            client.ask(&signed)?.success()?;
-            let again = client.ask(&signed)?;
-            ensure!(again.is_success() || again.error() == Some(437), "expected success or 437, received: {again}");
-            Ok(())
-        }),
+        must("TURN-8656-5-11", "a retransmitted request has one effect and equal answers").over(DATAGRAMS).test(
+            |bench| {
+                let (mut client, _) = bench.allocated()?;
+                let peer = bench.peer()?;
+                for draft in [refresh(), create_permission(&[peer.address]), channel_bind(0x4001, peer.address)] {
+                    let signed = client.signed(&draft)?;
+                    let (first, second) = (client.ask(&signed)?.success()?, client.ask(&signed)?.success()?);
+                    ensure!(first.message_type() == second.message_type(), "{first} and then {second}");
+                }
+                let signed = client.signed(&refresh_for(0))?;
+                client.ask(&signed)?.success()?;
+                let again = client.ask(&signed)?;
+                ensure!(again.is_success() || again.error() == Some(437), "expected success or 437, received: {again}");
+                Ok(())
+            },
+        ),
         should("TURN-8656-5-12", "allocations are limited by user").needs(&[Need::QuotaOfTwo]).test(|bench| {
             let (_one, _other) = (bench.allocated()?, bench.allocated()?);
             bench.client()?.ask_signed(&allocate())?.error_is(486).map(drop)

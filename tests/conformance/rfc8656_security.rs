@@ -9,7 +9,7 @@ use crate::case::{Need, Section, Step, failed, may, must, policy, should};
 use crate::client::{Client, Judged};
 use crate::drafts::*;
 use crate::ensure;
-use crate::link::{TCP, UDP};
+use crate::link::{DATAGRAMS, TCP, UDP};
 use crate::numbers::*;
 use crate::wire::Draft;
 
@@ -39,18 +39,20 @@ fn header_fields() -> Section {
                 ensure!(matches!(fields.ttl, Some(1..=255)), "the peer sees a hop limit of {:?}", fields.ttl);
                 Ok(())
             }),
-        should("TURN-8656-14-01", "DSCP is copied, or Best Effort").needs(&[Need::SameMachine]).over(UDP).test(
+        should("TURN-8656-14-01", "DSCP is copied, or Best Effort").needs(&[Need::SameMachine]).over(DATAGRAMS).test(
             |bench| {
                 let seen = tos_at_peer(bench, EF)?;
                 ensure!([0, EF].contains(&(seen & !3)), "EF became {:#04x}", seen);
                 Ok(())
             },
         ),
-        should("TURN-8656-14-02", "ECN is copied, or Not-ECT").needs(&[Need::SameMachine]).over(UDP).test(|bench| {
-            let seen = tos_at_peer(bench, 2)?;
-            ensure!([0, 2].contains(&(seen & 3)), "ECT(0) became {:#04x}", seen);
-            Ok(())
-        }),
+        should("TURN-8656-14-02", "ECN is copied, or Not-ECT").needs(&[Need::SameMachine]).over(DATAGRAMS).test(
+            |bench| {
+                let seen = tos_at_peer(bench, 2)?;
+                ensure!([0, 2].contains(&(seen & 3)), "ECT(0) became {:#04x}", seen);
+                Ok(())
+            },
+        ),
         should("TURN-8656-15-01", "from TCP, DSCP is the connection's or Best Effort, ECN is Not-ECT")
             .needs(&[Need::SameMachine])
             .over(TCP)
@@ -61,7 +63,7 @@ fn header_fields() -> Section {
             }),
         policy("DSCP-8837-01", "several DSCPs of one client are each preserved")
             .needs(&[Need::SameMachine])
-            .over(UDP)
+            .over(DATAGRAMS)
             .test(|bench| {
                 let (mut client, _, peer) = bench.on_channel(0x4000)?;
                 set(socket::setsockopt(&peer.socket, sockopt::IpRecvTos, &true))?;
@@ -73,7 +75,7 @@ fn header_fields() -> Section {
                 }
                 Ok(())
             }),
-        policy("CONSENT-7675-5.1-01", "connectivity checks get through beside media").over(UDP).test(|bench| {
+        policy("CONSENT-7675-5.1-01", "connectivity checks get through beside media").over(DATAGRAMS).test(|bench| {
             let (mut client, relayed, peer) = bench.on_channel(0x4000)?;
             let media = vec![7; 1_200];
             let mut checks_seen = 0;
@@ -146,7 +148,7 @@ fn attributes() -> Section {
         }),
         must("TURN-8656-18.13-01", "ICMP has reserved bits, type, code and data")
             .needs(&[Need::SameMachine])
-            .over(UDP)
+            .over(DATAGRAMS)
             .test(|bench| {
                 let (mut client, _, peer) = bench.relaying()?;
                 let closed = peer.address;

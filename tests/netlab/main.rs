@@ -12,8 +12,8 @@ fn main() -> ExitCode {
     let session = Session::enter();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        for scenario in netlab::scenario::all() {
-            println!("{}: test", scenario.name);
+        for scenario in suite::all() {
+            println!("{}: test", scenario.name());
         }
         for pair in netlab::matrix::representative() {
             println!("{}: test", pair.name());

@@ -255,6 +255,22 @@ fn a_full_server_redirects() {
     assert_eq!(token.exchange(path(CLIENT), &request).error(), 508);
 }
 
+/// Found by reading: the answer of the shell may come after the alternates were taken out of the configuration.
+#[test]
+fn who_waits_for_a_socket_is_not_redirected_to_where_nobody_is_any_more() {
+    let mut world = World::with(redirecting(RedirectWhen::Full));
+    world.bind_answer = None;
+    let mut alice = world.alice(path(CLIENT));
+    let request = alice.signed(Method::Allocate, vec![udp()]);
+    assert_eq!(world.send(path(CLIENT), &request), None);
+    world.server.configure(std::sync::Arc::new(config()));
+    let relay = world.unanswered.pop().unwrap();
+    world.server.relay_bound(world.clock, relay, Err(BindError::OutOfCapacity));
+    let answer = world.drain_effects().unwrap().response();
+    assert_eq!(answer.error(), 508);
+    assert!(answer.message().integrity_holds(&alice.key()));
+}
+
 fn anycast() -> Config {
     let redirect = Redirect {
         anycast: vec!["192.0.2.1".parse().unwrap()],

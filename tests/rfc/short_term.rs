@@ -1,15 +1,19 @@
 //! RFC 8489 §9.1: short-term credentials, for Binding where they are configured.
 
 use hairpin::stun::{AttributeType, Class, Method, Seal, TransactionId, integrity};
-use hairpin::turn::Reason;
+use hairpin::turn::{Compatibility, Config, Reason, Transport};
 
 use crate::client::{Attributes, Response, append, bare, indication, udp, write};
-use crate::world::{Seen, World, config, path};
+use crate::world::{Seen, World, config, path, path_over};
 
 const CLIENT: &str = "192.0.2.10:40000";
 const PASSWORD: &str = "VOkJxbRl1RmTxUk/WvJxBt";
 
 fn with_short_term() -> World {
+    World::with(short_term())
+}
+
+fn short_term() -> Config {
     let mut config = config();
     let user = |name: &str, forms: &[&str]| (name.to_owned(), forms.iter().map(|form| (*form).to_owned()).collect());
     config.credentials.binding_users = [
@@ -19,7 +23,7 @@ fn with_short_term() -> World {
     ]
     .into_iter()
     .collect();
-    World::with(config)
+    config
 }
 
 fn request(username: Option<&[u8]>, seal: Seal<'_>) -> Vec<u8> {
@@ -123,4 +127,17 @@ fn stun_8489_12_01_short_term_credentials_are_off_by_default_and_concern_binding
     let mut alice = world.alice(path(CLIENT));
     world.allocate(path(CLIENT), &mut alice, vec![]);
     assert_eq!(world.exchange(path(CLIENT), &bare(Method::Allocate, vec![udp()])).error(), 401);
+}
+
+/// A request without cookie cannot show them, and so is no way around them.
+#[test]
+fn stun_8489_9_1_3_01_requests_without_cookie_are_dropped_where_credentials_are_wanted() {
+    let compatibility = Compatibility { classic_udp: true, classic_tcp: true, ..Compatibility::default() };
+    let mut world = World::with(Config { compatibility, ..short_term() });
+    let mut classic = request(None, Seal::None);
+    classic.truncate(20);
+    classic[2..8].copy_from_slice(&[0, 0, 1, 2, 3, 4]);
+    for transport in [Transport::Udp, Transport::Tcp] {
+        assert_eq!(world.send(path_over(transport, CLIENT), &classic), Some(Seen::Dropped(Reason::BadHeader)));
+    }
 }

@@ -1,4 +1,4 @@
-//! `netlab call A B`
+//! `netlab call A B`: B is another browser or a phone.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -15,11 +15,13 @@ use netlab::options::Tools;
 use netlab::report::PageReport;
 use netlab::running::RunningLab;
 use netlab::scenario::summary;
+use netlab::sip;
+use netlab::sip::call::{SipPlan, SipReport};
 use netlab::topology::Topology;
 use netlab::turn::Setup;
 use netlab::{Options, Session};
 
-use super::control::{Answer, choose_lab};
+use super::control::{Answer, Plan, choose_lab};
 
 /// Longer than any call can take beside the talking, so that a lab that hangs does not hang us.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +30,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 pub struct CallArguments {
     /// The browser that calls
     caller: String,
-    /// The browser that is called
+    /// The browser or phone that is called
     callee: String,
     /// The caller's browser
     #[arg(long, value_enum, value_name = "BROWSER", default_value = "chromium")]
@@ -88,7 +90,28 @@ impl BrowserArgument {
 }
 
 impl CallArguments {
-    fn plan(&self) -> Result<CallPlan> {
+    /// What is to be done in a lab of this topology.
+    fn plan(&self, topology: &Topology) -> Result<Plan> {
+        let plan = self.call_plan()?;
+        topology.browser(&plan.caller)?;
+        if topology.phone(&plan.callee).is_err() {
+            topology.browser(&plan.callee)?;
+            return Ok(Plan::Browsers(plan));
+        }
+        if self.caller_browser == BrowserArgument::Firefox || self.callee_browser == BrowserArgument::Firefox {
+            bail!("phones are called from Chromium only; leave out --caller-browser and --callee-browser");
+        }
+        Ok(Plan::Phone(SipPlan {
+            browser: plan.caller,
+            phone: plan.callee,
+            offer: plan.offer,
+            policy: plan.policy,
+            talk_seconds: plan.talk_seconds,
+            screenshot: plan.screenshot,
+        }))
+    }
+
+    fn call_plan(&self) -> Result<CallPlan> {
         let offer = match (self.stun_only, self.transport) {
             (true, _) => Offer::StunOnly,
             (false, None) => Offer::StunAndTurn,
@@ -117,40 +140,55 @@ impl CallArguments {
 
 /// Makes a call in the running lab, or in one built for it, and prints what came of it. Exit code 1 without a call.
 pub fn call(arguments: &CallArguments, options: &Options) -> Result<ExitCode> {
-    let plan = arguments.plan()?;
     let started = Instant::now();
-    let report = match choose_lab(arguments.lab)? {
-        Some(lab) => call_through(UnixStream::connect(lab.socket()).context("the lab does not listen")?, &plan)?,
-        None => call_alone(arguments, options, &plan)?,
+    let lab = choose_lab(arguments.lab)?;
+    let topology = Topology::load(lab.as_ref().map_or(&arguments.topology, |lab| &lab.topology))?;
+    let plan = arguments.plan(&topology)?;
+    let answer = match lab {
+        Some(lab) => {
+            let patience = ANSWER_PATIENCE + Duration::from_secs(arguments.seconds.into());
+            call_through(UnixStream::connect(lab.socket()).context("the lab does not listen")?, patience, &plan)?
+        }
+        None => call_alone(&topology, options, &plan)?,
     };
-    print(&plan, &report);
-    println!("{:.1} s: {}", started.elapsed().as_secs_f64(), summary(&report));
-    Ok(if report.connected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (connected, summary) = match (&plan, &answer) {
+        (_, Answer::Problem(problem)) => bail!("{problem}"),
+        (Plan::Browsers(plan), Answer::Report(report)) => {
+            print(plan, report);
+            (report.connected(), summary(report))
+        }
+        (Plan::Phone(plan), Answer::PhoneReport(report)) => {
+            print_phone_call(plan, report);
+            (report.connected(), sip::scenario::summary(report))
+        }
+        _ => bail!("the lab has answered another question (is it another version of netlab?)"),
+    };
+    println!("{:.1} s: {summary}", started.elapsed().as_secs_f64());
+    Ok(if connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn call_through(lab: UnixStream, plan: &CallPlan) -> Result<CallReport> {
-    lab.set_read_timeout(Some(ANSWER_PATIENCE + Duration::from_secs(plan.talk_seconds.into())))?;
+fn call_through(lab: UnixStream, patience: Duration, plan: &Plan) -> Result<Answer> {
+    lab.set_read_timeout(Some(patience))?;
     writeln!(&lab, "{}", serde_json::to_string(plan)?).context("cannot speak to the lab")?;
     let mut line = String::new();
     BufReader::new(lab).read_line(&mut line).context("the lab does not answer")?;
     if line.is_empty() {
         bail!("the lab ended before the call did");
     }
-    match serde_json::from_str(&line).context("the lab's answer is odd (is it another version of netlab?)")? {
-        Answer::Report(report) => Ok(*report),
-        Answer::Problem(problem) => bail!(problem),
-    }
+    serde_json::from_str(&line).context("the lab's answer is odd (is it another version of netlab?)")
 }
 
-fn call_alone(arguments: &CallArguments, options: &Options, plan: &CallPlan) -> Result<CallReport> {
-    let topology = Topology::load(&arguments.topology)?;
-    topology.browser(&plan.caller)?;
-    topology.browser(&plan.callee)?;
+fn call_alone(topology: &Topology, options: &Options, plan: &Plan) -> Result<Answer> {
     let session = Session::enter()?;
     super::clean_up_when_interrupted(&session)?;
-    let tools = Tools::find(options, &plan.browsers)?;
+    let browsers = match plan {
+        Plan::Browsers(plan) => plan.browsers,
+        Plan::Phone(_) => [BrowserKind::Chromium; 2],
+    };
+    let tools = Tools::find(options, &browsers)?;
     super::runtime()?.block_on(async {
-        RunningLab::start(&session, &tools, options, &topology, Setup::Configured, "call").await?.call(plan).await
+        let running = RunningLab::start(&session, &tools, options, topology, Setup::Configured, "call").await?;
+        Ok(plan.carry_out(&running).await)
     })
 }
 
@@ -194,9 +232,36 @@ fn print_page(name: &str, page: &PageReport) {
     println!("  data       {} messages sent, {} received and right", data.sent_messages, data.verified_messages);
 }
 
+fn print_phone_call(plan: &SipPlan, report: &SipReport) {
+    let heard = |pitch: Option<u32>| pitch.map_or_else(|| "nothing".to_owned(), |pitch| format!("{pitch} Hz"));
+    print_page(&plan.browser, &report.page.page);
+    println!("  heard      {}", heard(report.page.heard_hertz));
+    if let Some(phone) = &report.phone {
+        println!("{}:", plan.phone);
+        for (name, media) in std::iter::once(("audio", &phone.audio)).chain(phone.video.iter().map(|it| ("video", it)))
+        {
+            let codec = media.decoder.as_deref().unwrap_or("no codec");
+            println!("  {name:10} {} packets sent, {} received, {codec}", media.sent_packets, media.received_packets);
+        }
+        println!("  heard      {}", heard(phone.heard_hertz));
+    }
+    if report.relayed.packets_to_peers > 0 {
+        println!("relayed by the server");
+        print_direction("to peers", &report.accounts.to_peers);
+        print_direction("to clients", &report.accounts.to_clients);
+        match report.accounts.check() {
+            Ok(()) => println!("  both ends and server agree"),
+            Err(problem) => println!("  both ends and server disagree: {problem}"),
+        }
+    }
+    if let Some(file) = &plan.screenshot {
+        println!("screenshot: {}", file.display());
+    }
+}
+
 fn print_direction(name: &str, direction: &Direction) {
     println!(
-        "  {name:10} {} bytes in {} packets; browsers: {} bytes in {} packets, and {} ICE messages",
+        "  {name:10} {} bytes in {} packets; its clients: {} bytes in {} packets, and {} ICE messages",
         direction.server_bytes,
         direction.server_packets,
         direction.browser_bytes,

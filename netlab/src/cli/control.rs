@@ -1,15 +1,17 @@
 //! How `exec` and `call` find a running lab and speak with it.
 //!
 //! `netlab up` leaves two things in its session's private directory: `state.json`, which says which thread holds each
-//! node's namespaces, and the Unix socket `control`, which takes one call plan as a line of JSON and answers with one
-//! line. The directory is the user's alone (0700), so nobody else can do either.
+//! node's namespaces, and the Unix socket `control`, which takes one plan as a line of JSON and answers with one line.
+//! The directory is the user's alone (0700), so nobody else can do either.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use netlab::call::CallReport;
+use netlab::call::{CallPlan, CallReport};
+use netlab::running::RunningLab;
 use netlab::session::{base_directory, live_sessions};
+use netlab::sip::call::{SipPlan, SipReport};
 use serde::{Deserialize, Serialize};
 
 /// A lab that is up.
@@ -26,14 +28,37 @@ pub struct LabState {
     pub directory: PathBuf,
 }
 
+/// What the control socket is asked for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plan {
+    /// A browser calls a browser.
+    Browsers(CallPlan),
+    /// A browser calls a phone.
+    Phone(SipPlan),
+}
+
 /// The answer on the control socket.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// The call took place, well or badly.
     Report(Box<CallReport>),
+    /// So did a call to a phone.
+    PhoneReport(Box<SipReport>),
     /// It did not.
     Problem(String),
+}
+
+impl Plan {
+    /// Carries it out.
+    pub async fn carry_out(&self, running: &RunningLab) -> Answer {
+        let answer = match self {
+            Plan::Browsers(plan) => running.call(plan).await.map(|report| Answer::Report(Box::new(report))),
+            Plan::Phone(plan) => running.call_phone(plan).await.map(|report| Answer::PhoneReport(Box::new(report))),
+        };
+        answer.unwrap_or_else(|error| Answer::Problem(format!("{error:#}")))
+    }
 }
 
 impl LabState {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use netlab::nat::Nat;
 use netlab::topology::Topology;
-use netlab::{drawing, scenario};
+use netlab::{drawing, suite};
 
 use super::control::running_labs;
 
@@ -17,9 +17,9 @@ pub fn list() -> Result<ExitCode> {
         println!("  {name:22} {}", Topology::load(name)?.description);
     }
     println!("Scenarios:");
-    for scenario in scenario::all() {
+    for scenario in suite::all() {
         let mark = if scenario.representative() { ' ' } else { '*' };
-        println!("{mark} {:22} {}", scenario.name, scenario.sentence);
+        println!("{mark} {:22} {}", scenario.name(), scenario.sentence());
     }
     for pair in netlab::matrix::representative() {
         println!(

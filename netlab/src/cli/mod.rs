@@ -47,6 +47,9 @@ struct Common {
     /// Firefox's executable
     #[arg(long, global = true, value_name = "PATH")]
     firefox: Option<PathBuf>,
+    /// JsSIP bundled into one file, as .ci/install makes it
+    #[arg(long, global = true, value_name = "PATH")]
+    jssip: Option<PathBuf>,
     /// Where logs and results go
     #[arg(long, global = true, value_name = "DIR", default_value = "netlab-out")]
     output: PathBuf,
@@ -112,6 +115,7 @@ impl Common {
             turn_binary: self.turn_binary.clone(),
             chromium: self.chromium.clone(),
             firefox: self.firefox.clone(),
+            jssip: self.jssip.clone(),
             output: self.output.clone(),
             all: false,
             capture: self.capture,

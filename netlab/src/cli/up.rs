@@ -3,17 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use netlab::call::CallPlan;
 use netlab::lab::Lab;
 use netlab::options::Tools;
 use netlab::running::RunningLab;
-use netlab::topology::Topology;
+use netlab::topology::{Role, Topology};
 use netlab::turn::Setup;
 use netlab::{Options, Session, drawing};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::control::{Answer, LabState, socket};
+use super::control::{Answer, LabState, Plan, socket};
 
 /// A call plan is some hundred bytes; nobody needs to send more.
 const PLAN_BYTES_MAX: u64 = 16 * 1024;
@@ -73,6 +72,10 @@ fn greet(running: &RunningLab) {
         println!("  netlab exec {first} -- ip address");
         println!("  netlab call {first} {last} --policy relay");
     }
+    let phone = lab.topology().hosts.iter().find(|host| matches!(host.role, Role::SipClient | Role::Telephone));
+    if let ([browser, ..], Some(phone)) = (&browsers[..], phone) {
+        println!("  netlab call {browser} {} --policy relay", phone.name);
+    }
     println!("Logs are in {}. Ctrl-C takes the lab down.", running.output().display());
 }
 
@@ -90,12 +93,9 @@ async fn answer(stream: UnixStream, running: &RunningLab) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(PLAN_BYTES_MAX)).read_line(&mut line).await?;
-    let answer = match serde_json::from_str::<CallPlan>(&line) {
-        Err(error) => Answer::Problem(format!("this is no call plan: {error}")),
-        Ok(plan) => match running.call(&plan).await {
-            Ok(report) => Answer::Report(Box::new(report)),
-            Err(error) => Answer::Problem(format!("{error:#}")),
-        },
+    let answer = match serde_json::from_str::<Plan>(&line) {
+        Err(error) => Answer::Problem(format!("this is no plan: {error}")),
+        Ok(plan) => plan.carry_out(running).await,
     };
     let mut answer = serde_json::to_vec(&answer)?;
     answer.push(b'\n');

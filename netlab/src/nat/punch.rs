@@ -78,6 +78,7 @@ pub fn topology(nats: &[Nat]) -> Result<Topology, TopologyError> {
                 behind: name,
                 turn: None,
                 proxy: None,
+                number: None,
             });
         }
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::call::CallReport;
+use crate::report::{CallOutcome, PageReport};
 
 /// How a call was connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -30,10 +31,15 @@ pub enum Outcome {
 impl Outcome {
     /// The path that a call has taken.
     pub fn of(report: &CallReport) -> Outcome {
-        if !report.connected() {
+        Outcome::of_pages(&report.pages())
+    }
+
+    /// The path that a call has taken, by what its pages say.
+    pub fn of_pages(pages: &[&PageReport]) -> Outcome {
+        if pages.iter().any(|page| page.outcome != CallOutcome::Connected) {
             return Outcome::NoCall;
         }
-        let pairs = report.pages().into_iter().filter_map(|page| page.selected.as_ref());
+        let pairs = pages.iter().filter_map(|page| page.selected.as_ref());
         let ends = pairs.flat_map(|pair| [&pair.local, &pair.remote]).filter(|end| end.is_relay());
         let path = |end: &crate::report::Candidate| match end.relay_protocol.as_deref() {
             Some("tls") => Outcome::RelayTls,

@@ -11,6 +11,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             .with_nats(PortRestricted, PortRestricted)
             .offering(Offer::StunOnly)
             .expecting(Direct),
+        scenario(
+            "triangle",
+            "L and M, signalling through the web server, have audio, video and data straight between them",
+        )
+        .on("triangle")
+        .offering(Offer::StunOnly)
+        .expecting(Direct),
         scenario("symmetric-stun-only", "L and M behind symmetric NATs cannot talk with nothing but STUN")
             .with_nats(Symmetric, Symmetric)
             .offering(Offer::StunOnly)

@@ -155,7 +155,7 @@ fn check_page(page: &PageReport) -> Result<(), String> {
     Ok(())
 }
 
-fn problem_of(page: &PageReport) -> String {
+pub(crate) fn problem_of(page: &PageReport) -> String {
     let last = page.timeline.iter().rev().take(4).map(|entry| &*entry.what).collect::<Vec<_>>();
     match &page.problem {
         Some(problem) => format!("the page went wrong: {problem}"),
@@ -183,7 +183,7 @@ mod tests {
 
     fn call(caller: PageReport, callee: PageReport) -> CallReport {
         let relayed = Relayed::default();
-        let accounts = Accounts::new([&caller, &callee], &relayed);
+        let accounts = Accounts::new(&[&caller, &callee], &relayed);
         CallReport { caller, callee, relayed, accounts, recovery: None }
     }
 

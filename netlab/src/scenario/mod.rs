@@ -29,16 +29,17 @@ use crate::turn::{Setup, TurnServerKind};
 use crate::{impair, proxy};
 
 pub use expect::Expectation;
+pub(crate) use expect::problem_of;
 
-/// How a scenario ended.
+/// How a scenario ended, with measurements of one kind or another.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum Outcome<M = CallReport> {
     /// Everything was as expected.
     Passed {
         /// One line: selected pairs, times, bytes.
         summary: String,
-        /// What the pages and the server measured.
-        measurements: Box<CallReport>,
+        /// What was measured.
+        measurements: Box<M>,
     },
     /// It cannot be run here: why, and what to do.
     Skipped(String),

@@ -15,6 +15,8 @@ pub(super) struct File {
     pub servers: Vec<ServerEntry>,
     #[serde(default, rename = "browser")]
     pub browsers: Vec<BrowserEntry>,
+    #[serde(default, rename = "phone")]
+    pub phones: Vec<PhoneEntry>,
 }
 
 /// `[[router]]`
@@ -62,4 +64,14 @@ pub(super) struct BrowserEntry {
     pub turn: Option<String>,
     /// Absent: no proxy.
     pub proxy: Option<String>,
+}
+
+/// `[[phone]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PhoneEntry {
+    pub name: String,
+    pub behind: String,
+    /// Present: a telephone behind the gateway. Absent: a SIP client.
+    pub number: Option<String>,
 }

@@ -2,11 +2,13 @@
 //!
 //! [`Topology::load`] takes the name of one that ships with the lab or the path of a `.toml` file and returns it
 //! checked: every `behind` names a router, routers come before what is behind them, one node runs the web server and
-//! one or more the TURN server. Scenarios then change single routers with [`Topology::with_nat`],
-//! [`Topology::with_udp_blocked`] and [`Topology::with_https_only`]. Nothing here touches the network: that is [`crate::lab`].
+//! one or more the TURN server, and telephony is complete or absent. Scenarios then change single routers with
+//! [`Topology::with_nat`], [`Topology::with_udp_blocked`] and [`Topology::with_https_only`]. Nothing here touches the
+//! network: that is [`crate::lab`].
 
 mod file;
 mod link;
+mod telephony;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,6 +31,9 @@ const SHIPPED: &[(&str, &str)] = &[
     ("nat64", include_str!("../../topologies/nat64.toml")),
     ("narrow", include_str!("../../topologies/narrow.toml")),
     ("lossy", include_str!("../../topologies/lossy.toml")),
+    ("triangle", include_str!("../../topologies/triangle.toml")),
+    ("sip", include_str!("../../topologies/sip.toml")),
+    ("pstn", include_str!("../../topologies/pstn.toml")),
 ];
 
 /// Network namespaces get interfaces named after nodes by patchbay; longer names would be cut and could collide.
@@ -71,6 +76,12 @@ pub enum Service {
     Turn,
     /// An HTTP proxy, for what its users' routers do not let out.
     Proxy,
+    /// SIP: registrar and proxy, for pages over WebSocket and for phones.
+    Sip,
+    /// The media proxy of the SIP server: between browsers' encrypted media and phones' plain RTP.
+    Media,
+    /// The gateway to the telephone network, where numbers are called.
+    Gateway,
 }
 
 /// A router and the network behind it.
@@ -101,6 +112,10 @@ pub enum Role {
     Server(Service),
     /// A place for a browser.
     Browser,
+    /// A SIP client, with an account at the SIP server.
+    SipClient,
+    /// A telephone with a number, behind the gateway.
+    Telephone,
 }
 
 /// A machine behind a router.
@@ -116,6 +131,8 @@ pub struct Host {
     pub turn: Option<String>,
     /// A browser's HTTP proxy.
     pub proxy: Option<String>,
+    /// A telephone's number.
+    pub number: Option<String>,
 }
 
 /// A checked topology.
@@ -127,7 +144,7 @@ pub struct Topology {
     pub description: String,
     /// Routers, each after the one it is behind.
     pub routers: Vec<Router>,
-    /// Servers, then browsers, in the order of the file.
+    /// Servers, then browsers, then phones, in the order of the file.
     pub hosts: Vec<Host>,
 }
 
@@ -231,15 +248,32 @@ impl Topology {
         })
     }
 
+    /// The host of that name, which must be a phone.
+    ///
+    /// # Errors
+    /// There is no such host, or it is something else.
+    pub fn phone(&self, name: &str) -> Result<&Host, TopologyError> {
+        let phones = self.hosts.iter().filter(|host| matches!(host.role, Role::SipClient | Role::Telephone));
+        phones.clone().find(|host| host.name == name).ok_or_else(|| TopologyError {
+            place: self.name.clone(),
+            problem: match quoted(phones.map(|host| &*host.name)) {
+                known if known.is_empty() => format!("{name:?} is not a phone, and there is none"),
+                known => format!("{name:?} is not a phone; use one of {known}"),
+            },
+        })
+    }
+
     /// The first host that runs a service. Every checked topology has one for the web and one for TURN.
     ///
     /// # Panics
-    /// The topology has no proxy.
+    /// The topology has no host for that service.
     pub fn server(&self, service: Service) -> &Host {
-        self.hosts
-            .iter()
-            .find(|host| host.role == Role::Server(service))
-            .expect("a checked topology has a host for each service")
+        self.find_server(service).expect("a checked topology has a host for each of these")
+    }
+
+    /// The first host that runs a service which not every topology has.
+    pub fn find_server(&self, service: Service) -> Option<&Host> {
+        self.servers(service).next()
     }
 
     /// All hosts that run a service.
@@ -267,11 +301,12 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
     let mut taken = BTreeSet::new();
     let names = file.routers.iter().map(|router| &router.name);
     let names = names.chain(file.servers.iter().map(|server| &server.name));
-    for name in names.chain(file.browsers.iter().map(|browser| &browser.name)) {
+    let names = names.chain(file.browsers.iter().map(|browser| &browser.name));
+    for name in names.chain(file.phones.iter().map(|phone| &phone.name)) {
         check_name(name)?;
         if !taken.insert(name.as_str()) {
             return Err(format!(
-                "two nodes are called {name:?}; names must be unique across routers, servers, browsers"
+                "two nodes are called {name:?}; names must be unique across routers, servers, browsers, phones"
             ));
         }
     }
@@ -293,25 +328,21 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
     });
     let routers = upstream_first(routers.collect())?;
 
-    let servers = file.servers.into_iter().map(|entry| Host {
-        name: entry.name,
-        role: Role::Server(entry.runs),
-        behind: entry.behind,
-        turn: None,
-        proxy: None,
-    });
+    let host = |role, name, behind| Host { name, role, behind, turn: None, proxy: None, number: None };
+    let servers = file.servers.into_iter().map(|entry| host(Role::Server(entry.runs), entry.name, entry.behind));
     let browsers = file.browsers.into_iter().map(|entry| Host {
-        name: entry.name,
-        role: Role::Browser,
-        behind: entry.behind,
         turn: entry.turn,
         proxy: entry.proxy,
+        ..host(Role::Browser, entry.name, entry.behind)
     });
-    let hosts: Vec<Host> = servers.chain(browsers).collect();
+    let phones = file.phones.into_iter().map(|entry| {
+        let role = if entry.number.is_some() { Role::Telephone } else { Role::SipClient };
+        Host { number: entry.number, ..host(role, entry.name, entry.behind) }
+    });
+    let hosts: Vec<Host> = servers.chain(browsers).chain(phones).collect();
     for host in &hosts {
         if !routers.iter().any(|router| router.name == host.behind) {
-            let kind = if host.role == Role::Browser { "browser" } else { "server" };
-            return Err(unknown_router(kind, &host.name, &host.behind, &routers));
+            return Err(unknown_router(host.role.key(), &host.name, &host.behind, &routers));
         }
         for (key, wanted, service) in [("turn", &host.turn, Service::Turn), ("proxy", &host.proxy, Service::Proxy)] {
             let mut servers = hosts.iter().filter(|host| host.role == Role::Server(service));
@@ -341,6 +372,7 @@ fn check(name: &str, file: file::File) -> Result<Topology, String> {
             ));
         }
     }
+    telephony::check(&hosts)?;
     Ok(Topology { name: name.to_owned(), description: file.description, routers, hosts })
 }
 
@@ -355,6 +387,17 @@ fn check_one_to_one(router: &Router, routers: &[Router], hosts: &[Host]) -> Resu
         ));
     }
     Ok(())
+}
+
+impl Role {
+    /// How hosts of this role are written in the file.
+    fn key(self) -> &'static str {
+        match self {
+            Role::Server(_) => "server",
+            Role::Browser => "browser",
+            Role::SipClient | Role::Telephone => "phone",
+        }
+    }
 }
 
 fn check_name(name: &str) -> Result<(), String> {

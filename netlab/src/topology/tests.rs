@@ -101,3 +101,37 @@ fn an_unknown_name_is_answered_with_the_known_ones() {
     let error = Topology::load("intranet").unwrap_err().to_string();
     assert!(error.contains("\"internet\"") && error.contains(".toml"), "{error}");
 }
+
+const TELEPHONY: &str = "[[server]]\nname = \"sip\"\nruns = \"sip\"\nbehind = \"isp\"\n\
+                         [[server]]\nname = \"media\"\nruns = \"media\"\nbehind = \"isp\"\n";
+const GATEWAY: &str = "[[server]]\nname = \"gateway\"\nruns = \"gateway\"\nbehind = \"isp\"\n";
+const CLIENT: &str = "[[phone]]\nname = \"client\"\nbehind = \"isp\"\n";
+const TELEPHONE: &str = "[[phone]]\nname = \"telephone\"\nbehind = \"isp\"\nnumber = \"0301234\"\n";
+
+#[test]
+fn phones_are_sip_clients_or_have_a_number() {
+    let text = [SERVERS, TELEPHONY, GATEWAY, CLIENT, TELEPHONE].concat();
+    let topology = Topology::parse("test.toml", &text).unwrap();
+    assert_eq!(topology.phone("client").unwrap().role, Role::SipClient);
+    assert_eq!(topology.phone("telephone").unwrap().number.as_deref(), Some("0301234"));
+    let error = topology.phone("web").unwrap_err().to_string();
+    assert!(error.contains("\"client\", \"telephone\""), "{error}");
+}
+
+#[test]
+fn telephony_is_complete_or_absent() {
+    let second = GATEWAY.replace("\"gateway\"\nruns", "\"another\"\nruns");
+    let letters = TELEPHONE.replace("0301234", "030-1234");
+    for (addition, expected) in [
+        (CLIENT.to_owned(), "[[phone]] \"client\" needs a [[server]] with runs = \"sip\""),
+        (TELEPHONE.to_owned(), "[[phone]] \"telephone\" has a number and needs a [[server]] with runs = \"gateway\""),
+        (TELEPHONY[..TELEPHONY.rfind("[[").unwrap()].to_owned(), "need each other"),
+        ([TELEPHONY, GATEWAY].concat(), "exactly one [[phone]] with a number"),
+        ([GATEWAY, TELEPHONE].concat(), "needs one with runs = \"sip\""),
+        ([TELEPHONY, GATEWAY, &second, TELEPHONE].concat(), "several [[server]] entries have runs = \"gateway\""),
+        ([TELEPHONY, GATEWAY, &letters].concat(), "use 3 to 15 digits"),
+    ] {
+        let problem = problem(&addition);
+        assert!(problem.contains(expected), "{problem}\ndoes not contain\n{expected}");
+    }
+}

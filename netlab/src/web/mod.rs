@@ -1,8 +1,9 @@
 //! The web server of the lab: the call page and, over the same HTTPS, its signalling.
 //!
 //! `GET /call` is the page. `/api/rooms/ROOM/SIDE/…` is what it talks to, SIDE being `caller` or `callee`:
-//! `POST messages?number=N` leaves a message for the other side (once, however often it is sent), `GET messages?after=N` waits for one (long poll),
-//! `POST stage` and `POST result` tell the lab how the call goes.
+//! `POST messages?number=N` leaves a message for the other side (once, however often it is sent),
+//! `GET messages?after=N` waits for one (long poll), `POST stage` and `POST result` tell the lab how the call goes.
+//! `GET /sip` is the page that calls phones.
 
 mod rooms;
 
@@ -37,17 +38,19 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Starts it on port 443 of the lab's web node.
+    /// Starts it on port 443 of the lab's web node; `jssip` is the library of the page that calls phones.
     ///
     /// # Errors
-    /// The certificate cannot be made or the port cannot be bound.
-    pub async fn start(lab: &Lab, authority: &Authority) -> Result<WebServer> {
+    /// The certificate cannot be made, the port cannot be bound, or JsSIP cannot be read.
+    pub async fn start(lab: &Lab, authority: &Authority, jssip: Option<&std::path::Path>) -> Result<WebServer> {
         let (device, address) = lab.server(Service::Web)?;
         let config = RustlsConfig::from_config(Arc::new(authority.certify(WEB_HOST)?.https()?));
         let rooms = Arc::new(Rooms::default());
         let handle = axum_server::Handle::new();
         let server = axum_server::bind_rustls(SocketAddr::from((address, 443)), config).handle(handle.clone());
-        let service = routes(Arc::clone(&rooms)).into_make_service();
+        let jssip =
+            jssip.map(|file| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())));
+        let service = routes(Arc::clone(&rooms), jssip.transpose()?.unwrap_or_default()).into_make_service();
         let serving = device.spawn(move |_| server.serve(service))?;
         if handle.listening().await.is_none() {
             serving.await.context("the web server panicked")?.context("the web server cannot bind port 443")?;
@@ -67,14 +70,22 @@ impl Drop for WebServer {
     }
 }
 
-fn routes(rooms: Arc<Rooms>) -> Router {
-    let script = || async { ([(header::CONTENT_TYPE, "text/javascript")], include_str!("../../web/call.js")) };
+fn routes(rooms: Arc<Rooms>, jssip: String) -> Router {
+    const PAGE: &str = include_str!("../../web/call.html");
+    let script = |text: &'static str| get(move || async move { ([(header::CONTENT_TYPE, "text/javascript")], text) });
     let style = || async { ([(header::CONTENT_TYPE, "text/css")], include_str!("../../web/call.css")) };
-    let page = || async { Html(include_str!("../../web/call.html")) };
+    let page = || async { Html(PAGE) };
+    // The same page to look at, with another script behind it.
+    let sip_page = || async { Html(PAGE.replace("/call.js", "/sip.js")) };
+    let jssip = move || async move { ([(header::CONTENT_TYPE, "text/javascript")], jssip) };
     Router::new()
         .route("/", get(page))
         .route("/call", get(page))
-        .route("/call.js", get(script))
+        .route("/call.js", script(include_str!("../../web/call.js")))
+        .route("/page.js", script(include_str!("../../web/page.js")))
+        .route("/sip", get(sip_page))
+        .route("/sip.js", script(include_str!("../../web/sip.js")))
+        .route("/jssip.js", get(jssip))
         .route("/call.css", get(style))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
         .route("/api/rooms/{room}/{side}/messages", post(post_message).get(get_messages))

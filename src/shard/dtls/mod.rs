@@ -16,6 +16,7 @@ use tracing::debug;
 pub(super) use self::handshakes::{Arrival, Handshakes};
 use super::counters::DtlsDrop;
 use super::directory::{ConnectionHeld, ConnectionRefusal};
+use super::mailbox::Label;
 use super::packets::Asker;
 use super::reactor::Shard;
 use super::routes::Route;
@@ -268,7 +269,10 @@ impl Shard<'_> {
     /// Encrypts a message that lies in a slot and queues it for the client.
     pub(super) fn relay_to_association(&mut self, to: &FiveTuple, slot: usize, bytes: Range<usize>, ip: IpFields) {
         let Some(Entry { route, open: Some(open), .. }) = self.associations.by_path.get_mut(to) else {
-            self.home.counters.unsendable += 1;
+            match self.server.carrier_of(self.clock, to) {
+                Some(shard) => self.post(shard, Label::Encrypt { path: *to }, slot, bytes, ip),
+                None => self.home.counters.unsendable += 1,
+            }
             return;
         };
         let route = *route;
@@ -289,7 +293,14 @@ impl Shard<'_> {
     /// Encrypts a message that lies in no slot and sends it at once.
     pub(super) fn send_to_association(&mut self, to: &FiveTuple, message: &[u8]) {
         let Some(Entry { route, open: Some(open), .. }) = self.associations.by_path.get_mut(to) else {
-            self.home.counters.unsendable += 1;
+            match self.server.carrier_of(self.clock, to) {
+                Some(shard) => {
+                    let label = Label::Encrypt { path: *to };
+                    let posted = self.home.mailboxes[usize::from(shard)].post(label, IpFields::default(), message);
+                    self.note_posted(shard, posted);
+                }
+                None => self.home.counters.unsendable += 1,
+            }
             return;
         };
         let route = *route;
