@@ -48,6 +48,29 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where nobody may allocate, and nothing optional is offered: a start for whoever changes a few fields.
+    pub fn new(nonces: NonceKeys) -> Self {
+        Self {
+            realm: String::new(),
+            software: None,
+            credentials: Credentials::default(),
+            nonces,
+            relays: Vec::new(),
+            ports: PortRange { first: 49_152, last: 65_535, quarantine_secs: 0 },
+            relay_transports: RelayTransports::default(),
+            icmp: true,
+            dont_fragment: true,
+            denied_clients: Vec::new(),
+            redirect: Redirect::default(),
+            behavior_discovery: None,
+            compatibility: Compatibility::default(),
+            mobility: None,
+            peers: PeerPolicy::default(),
+            lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
+            limits: Limits::default(),
+        }
+    }
+
     /// Whether this is the address of relays, as peers see it.
     pub(super) fn is_relay_ip(&self, ip: IpAddr) -> bool {
         self.relays.iter().any(|relay| relay.advertise == ip)
@@ -193,6 +216,19 @@ pub struct Limits {
     /// Answers a second of one shard, over UDP, to unauthenticated requests from one IPv4 /24 or IPv6 /56; beyond, they
     /// are dropped. Zero is no limit. Clients with an allocation and those on this machine are not counted.
     pub answers_per_prefix: u32,
+}
+
+impl Default for Limits {
+    /// Of a single shard, and no limit to answers.
+    fn default() -> Self {
+        Self {
+            allocations: 16_384,
+            permissions_per_allocation: 256,
+            channels_per_allocation: 256,
+            effects: 4096,
+            answers_per_prefix: 0,
+        }
+    }
 }
 
 /// Which of how many shards a server is.

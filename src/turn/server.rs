@@ -446,37 +446,26 @@ impl Server {
 mod tests {
     use super::*;
     use crate::stun::{AttributeType, Class, MessageWriter, Method, Seal, TransactionId, integrity};
-    use crate::turn::{
-        Credentials, IpFields, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayTransports, StaticUser,
-        Transport,
-    };
+    use crate::turn::{Credentials, IpFields, Lifetimes, Limits, NonceKeys, PortRange, StaticUser, Transport};
 
     fn config(first: u16, last: u16, bind: &str) -> Arc<Config> {
         let user = StaticUser::from_password("alice", "example.org", "s3cret");
+        let nonces = NonceKeys { current: [1; 32], previous: None, lifetime_secs: 600 };
         Arc::new(Config {
             realm: "example.org".into(),
             software: None,
             credentials: Credentials { users: [("alice".to_string(), user)].into(), ..Credentials::default() },
-            nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 600 },
             relays: vec![RelayAddress { bind: bind.parse().unwrap(), advertise: "203.0.113.9".parse().unwrap() }],
             ports: PortRange { first, last, quarantine_secs: 30 },
-            relay_transports: RelayTransports::default(),
-            icmp: true,
-            dont_fragment: true,
-            denied_clients: Vec::new(),
-            redirect: Default::default(),
-            behavior_discovery: None,
-            compatibility: Default::default(),
-            mobility: None,
-            peers: PeerPolicy::default(),
             lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
             limits: Limits {
                 allocations: 10,
                 permissions_per_allocation: 10,
                 channels_per_allocation: 10,
                 effects: 100,
-                answers_per_prefix: 0,
+                ..Limits::default()
             },
+            ..Config::new(nonces)
         })
     }
 

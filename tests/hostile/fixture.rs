@@ -4,9 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hairpin::turn::{
-    Clock, Config, Credentials, Effect, FiveTuple, IpFields, Lifetimes, Limits, NonceKeys, Now, Packet, PeerPolicy,
-    PortRange, RelayAddress, RelayId, RelayTransports, ReplyBuffer, Server, ShardIndex, StaticUser, TokenKey,
-    TokenKeys, Transport, Verdict,
+    Clock, Config, Credentials, Effect, FiveTuple, IpFields, Lifetimes, Limits, NonceKeys, Now, Packet, PortRange,
+    RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, StaticUser, TokenKey, TokenKeys, Transport, Verdict,
 };
 
 use crate::wire::{self, Builder, Class, Parsed};
@@ -44,6 +43,7 @@ fn config() -> Config {
     let ip: IpAddr = "99.88.77.66".parse().expect("an address");
     let token_key = TokenKey::new(b"HGkj32KJGiuy098sdfaqbNjOiaz71923").expect("32 bytes");
     let user = |name: &str| (name.to_string(), StaticUser::from_password(name, REALM, &password(name)));
+    let nonces = NonceKeys { current: [7; 32], previous: None, lifetime_secs: 3600 };
     Config {
         realm: REALM.into(),
         software: Some("x".repeat(127)),
@@ -52,26 +52,17 @@ fn config() -> Config {
             tokens: Some(TokenKeys::new(TOKEN_SERVER.into(), [(TOKEN_KID.into(), token_key)])),
             ..Credentials::default()
         },
-        nonces: NonceKeys { current: [7; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![RelayAddress { bind: ip, advertise: ip }],
         ports: PortRange { first: 50_000, last: 50_063, quarantine_secs: 0 },
-        relay_transports: RelayTransports::default(),
-        icmp: true,
-        dont_fragment: true,
-        denied_clients: Vec::new(),
-        redirect: Default::default(),
-        behavior_discovery: None,
-        compatibility: Default::default(),
-        mobility: None,
-        peers: PeerPolicy::default(),
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {
             allocations: 10,
             permissions_per_allocation: 10,
             channels_per_allocation: 10,
             effects: 100,
-            answers_per_prefix: 0,
+            ..Limits::default()
         },
+        ..Config::new(nonces)
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use hairpin::stun::{AttributeType, Method, TransactionId};
 use hairpin::turn::{
     BindError, Clock, Config, ConnectionId, Credentials, Effect, Event, FiveTuple, IpFields, Letter, Lifetimes, Limits,
-    NonceKeys, Now, Packet, PeerPolicy, PeerTransport, PortRange, Reason, RelayAddress, RelayId, RelayTransports,
-    ReplyBuffer, Server, ShardIndex, SharedSecret, StaticUser, Transport, Verdict,
+    NonceKeys, Now, Packet, PeerPolicy, PeerTransport, PortRange, Reason, RelayAddress, RelayId, ReplyBuffer, Server,
+    ShardIndex, SharedSecret, StaticUser, Transport, Verdict,
 };
 
 use crate::client::{Attributes, Client, Response, bare, channel, peer_for, udp};
@@ -23,6 +23,7 @@ pub const PEER: &str = "198.51.100.7:7000";
 pub fn config() -> Config {
     let relay = |ip: &str| RelayAddress { bind: ip.parse().unwrap(), advertise: ip.parse().unwrap() };
     let user = |name: &str, password| (name.to_owned(), StaticUser::from_password(name, REALM, password));
+    let nonces = NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 };
     Config {
         realm: REALM.into(),
         software: Some("test".into()),
@@ -32,17 +33,8 @@ pub fn config() -> Config {
             ttl_secs_max: 86_400,
             ..Credentials::default()
         },
-        nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay(RELAY_V4), relay(RELAY_V6)],
         ports: PortRange { first: 50_000, last: 50_999, quarantine_secs: 0 },
-        relay_transports: RelayTransports::default(),
-        icmp: true,
-        dont_fragment: true,
-        denied_clients: Vec::new(),
-        redirect: Default::default(),
-        behavior_discovery: None,
-        compatibility: Default::default(),
-        mobility: None,
         peers: PeerPolicy {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],
@@ -54,8 +46,9 @@ pub fn config() -> Config {
             permissions_per_allocation: 12,
             channels_per_allocation: 8,
             effects: 1000,
-            answers_per_prefix: 0,
+            ..Limits::default()
         },
+        ..Config::new(nonces)
     }
 }
 

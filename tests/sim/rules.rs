@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use hairpin::turn::{
-    Config, Credentials, Lifetimes, Limits, MobilityKey, NonceKeys, PeerPolicy, PortRange, RelayAddress,
-    RelayTransports, SharedSecret, StaticUser,
+    Config, Credentials, Lifetimes, Limits, MobilityKey, NonceKeys, PeerPolicy, PortRange, RelayAddress, SharedSecret,
+    StaticUser,
 };
 
 use crate::dice::Dice;
@@ -157,6 +157,11 @@ impl Rules {
     /// The same for the server.
     pub fn to_config(&self) -> Config {
         let key = |generation: u8| [generation; 32];
+        let nonces = NonceKeys {
+            current: key(self.nonce_generation),
+            previous: Some(key(self.nonce_generation - 1)),
+            lifetime_secs: self.nonce_lifetime_secs,
+        };
         Config {
             realm: REALM.into(),
             software: Some("Hairpin in a simulation".into()),
@@ -170,24 +175,12 @@ impl Rules {
                 ttl_secs_max: TTL_SECS_MAX,
                 ..Credentials::default()
             },
-            nonces: NonceKeys {
-                current: key(self.nonce_generation),
-                previous: Some(key(self.nonce_generation - 1)),
-                lifetime_secs: self.nonce_lifetime_secs,
-            },
             relays: self
                 .relays
                 .iter()
                 .map(|(bind, advertise)| RelayAddress { bind: *bind, advertise: *advertise })
                 .collect(),
             ports: PortRange { first: self.first_port, last: self.last_port, quarantine_secs: self.quarantine_secs },
-            relay_transports: RelayTransports::default(),
-            icmp: true,
-            dont_fragment: true,
-            denied_clients: Vec::new(),
-            redirect: Default::default(),
-            behavior_discovery: None,
-            compatibility: Default::default(),
             mobility: self.mobility.then_some(MobilityKey([4; 32])),
             peers: PeerPolicy {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
@@ -203,8 +196,9 @@ impl Rules {
                 permissions_per_allocation: self.permissions_max,
                 channels_per_allocation: self.channels_max,
                 effects: 1000,
-                answers_per_prefix: 0,
+                ..Limits::default()
             },
+            ..Config::new(nonces)
         }
     }
 }

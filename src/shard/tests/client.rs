@@ -17,8 +17,7 @@ use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
 };
 use crate::turn::{
-    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, RelayTransports,
-    StaticUser, Transport,
+    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, StaticUser, Transport,
 };
 
 pub(super) const REALM: &str = "example.org";
@@ -27,22 +26,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn config() -> Config {
     let relay = |ip: &str| RelayAddress { bind: ip.parse().unwrap(), advertise: ip.parse().unwrap() };
     let user = |name: &str| (name.to_owned(), StaticUser::from_password(name, REALM, "password"));
+    let nonces = NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 };
     Config {
         realm: REALM.into(),
         software: None,
         credentials: Credentials { users: ["alice", "bob"].map(user).into(), ..Credentials::default() },
-        nonces: NonceKeys { current: [1; 32], previous: None, lifetime_secs: 3600 },
         relays: vec![relay("127.0.0.1")],
         // Below the ports that the kernel gives to clients and peers of these tests.
         ports: PortRange { first: 20_000, last: 29_999, quarantine_secs: 0 },
-        relay_transports: RelayTransports::default(),
-        icmp: true,
-        dont_fragment: true,
-        denied_clients: Vec::new(),
-        redirect: Default::default(),
-        behavior_discovery: None,
-        compatibility: Default::default(),
-        mobility: None,
         peers: PeerPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..PeerPolicy::default() },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {
@@ -50,8 +41,9 @@ pub(super) fn config() -> Config {
             permissions_per_allocation: 8,
             channels_per_allocation: 8,
             effects: 1000,
-            answers_per_prefix: 0,
+            ..Limits::default()
         },
+        ..Config::new(nonces)
     }
 }
 
