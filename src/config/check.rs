@@ -74,6 +74,8 @@ impl Checker<'_> {
             realm: self.realm(&written.auth.realm),
             software: self.software(&written.software),
             nonces: self.nonces(&written.auth),
+            // Fresh at every start, as the allocations are.
+            session_key: turn::SessionKey(auth::random_bytes()),
             credentials,
             peers: self.peers(&written.peers, &relays, &listen),
             redirect: self.redirect(written, &relays, &listen),
@@ -85,7 +87,6 @@ impl Checker<'_> {
             denied_clients: self.denied_clients(&written.clients),
             behavior_discovery,
             compatibility: self.compatibility(&written.compatibility, &written.relay.default_family, &listen),
-            // Fresh at every start, as the allocations are.
             mobility: written.allocations.mobility.then(|| turn::MobilityKey(auth::random_bytes())),
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),

@@ -46,7 +46,7 @@ impl Shard<'_> {
                 }
                 Effect::Record(event) => {
                     self.note_client(&event);
-                    record::log(self.life, &event);
+                    record::log(&event);
                 }
             }
         }

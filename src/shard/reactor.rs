@@ -65,8 +65,6 @@ pub(super) struct Shard<'h> {
     pub(super) accept_again: Option<Now>,
     /// When a failure to bind was last logged.
     pub(super) bind_warned: Option<Now>,
-    /// Drawn at random; part of the names of sessions in the log.
-    pub(super) life: u32,
     published: Now,
 }
 
@@ -120,7 +118,6 @@ impl<'h> Shard<'h> {
             next_sweep: clock.now,
             accept_again: None,
             bind_warned: None,
-            life: u32::from_ne_bytes(*random_seed().first_chunk().expect("32 bytes")),
             published: Now(0),
         }
     }

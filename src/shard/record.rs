@@ -7,14 +7,14 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 
-use crate::turn::{Event, RelayId};
+use crate::turn::Event;
 
-/// Writes one line. `life` tells this life of this shard from all others, past and present.
-pub(super) fn log(life: u32, event: &Event) {
+/// Writes one line.
+pub(super) fn log(event: &Event) {
     match event {
-        Event::Allocated { relay, path, relayed, account, lifetime_secs } => info!(
+        Event::Allocated { session, relay: _, path, relayed, account, lifetime_secs } => info!(
             event = "allocated",
-            session = %Session(life, *relay),
+            session = %session,
             transport = path.transport.label(),
             client = %path.client,
             server = %path.server,
@@ -22,9 +22,9 @@ pub(super) fn log(life: u32, event: &Event) {
             account = %Account(account),
             lifetime_secs,
         ),
-        Event::Ended { relay, path, relayed, account, why, traffic } => info!(
+        Event::Ended { session, relay: _, path, relayed, account, why, traffic } => info!(
             event = "ended",
-            session = %Session(life, *relay),
+            session = %session,
             why = why.label(),
             transport = path.transport.label(),
             client = %path.client,
@@ -35,52 +35,45 @@ pub(super) fn log(life: u32, event: &Event) {
             packets_to_client = traffic.packets_to_client,
             bytes_to_client = traffic.bytes_to_client,
         ),
-        Event::Moved { relay, from, to, account } => info!(
+        Event::Moved { session, relay: _, from, to, account } => info!(
             event = "moved",
-            session = %Session(life, *relay),
+            session = %session,
             from = from.map(|from| tracing::field::display(from.client)),
             transport = to.map(|to| to.transport.label()),
             client = to.map(|to| tracing::field::display(to.client)),
             account = %Account(account),
         ),
-        Event::PeerConnected { relay, path, peer, is_incoming } => info!(
+        Event::PeerConnected { session, relay: _, path, peer, is_incoming } => info!(
             event = "peer_connected",
-            session = %Session(life, *relay),
+            session = %session,
             client = %path.client,
             peer = %peer,
             is_incoming,
         ),
-        Event::PeerDisconnected { relay, path, peer, why, traffic } => info!(
+        Event::PeerDisconnected { session, relay: _, path, peer, why, traffic } => info!(
             event = "peer_disconnected",
-            session = %Session(life, *relay),
+            session = %session,
             why = why.label(),
             client = %path.client,
             peer = %peer,
             bytes_to_peer = traffic.bytes_to_peer,
             bytes_to_client = traffic.bytes_to_client,
         ),
-        Event::PeerRefused { path, peer, why } => debug!(
+        Event::PeerRefused { session, path, peer, why } => debug!(
             event = "peer_refused",
+            session = %session,
             why = why.label(),
             transport = path.transport.label(),
             client = %path.client,
             peer = %peer,
         ),
-        Event::AuthenticationFailed { path, why } => debug!(
+        Event::AuthenticationFailed { session, path, why } => debug!(
             event = "authentication_failed",
+            session = %session,
             why = why.label(),
             transport = path.transport.label(),
             client = %path.client,
         ),
-    }
-}
-
-/// A session's name in logs: a relay's token is its own within one life of one shard, and only there.
-struct Session(u32, RelayId);
-
-impl fmt::Display for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}-{:x}", self.0, self.1.to_token())
     }
 }
 
@@ -110,7 +103,7 @@ mod tests {
     use tracing::{Metadata, Subscriber};
 
     use super::*;
-    use crate::turn::{EndReason, FiveTuple, PeerRefusal, Rejection, Traffic, Transport};
+    use crate::turn::{EndReason, FiveTuple, PeerRefusal, Rejection, RelayId, SessionId, Traffic, Transport};
 
     #[test]
     fn accounts_are_shortened_and_harmless() {
@@ -121,11 +114,6 @@ mod tests {
             assert!(shown.chars().all(|c| c.is_alphanumeric() || "?~.-_".contains(c)), "{shown:?}");
             assert_eq!(shown.chars().count(), 2 + 1 + 8);
         }
-    }
-
-    #[test]
-    fn sessions_are_named_by_life_and_token() {
-        assert_eq!(Session(0xBEEF, RelayId::from_token(0x1_0000_0004)).to_string(), "0000beef-100000004");
     }
 
     /// Collects what would be logged, fields and all.
@@ -165,6 +153,7 @@ mod tests {
     /// TURN-8656-21.3-01: enough to find who was behind a relayed address, and no more.
     #[test]
     fn lines_have_stable_names_and_no_whole_user_name() {
+        let session = SessionId(0xBEEF);
         let relay = RelayId::from_token(0x1_0000_0004);
         let relayed = "203.0.113.5:50000".parse().unwrap();
         let path = FiveTuple {
@@ -175,19 +164,22 @@ mod tests {
         let account: Arc<str> = "confidential".into();
         let traffic = Traffic { packets_to_peer: 3, bytes_to_peer: 300, ..Traffic::default() };
         let events = [
-            Event::Allocated { relay, path, relayed, account: account.clone(), lifetime_secs: 600 },
-            Event::Ended { relay, path, relayed, account, why: EndReason::Expired, traffic },
-            Event::PeerRefused { path, peer: "10.0.0.1:1".parse().unwrap(), why: PeerRefusal::SpecialPurpose },
-            Event::AuthenticationFailed { path, why: Rejection::WrongPassword },
+            Event::Allocated { session, relay, path, relayed, account: account.clone(), lifetime_secs: 600 },
+            Event::Ended { session, relay, path, relayed, account, why: EndReason::Expired, traffic },
+            Event::PeerRefused { session, path, peer: "10.0.0.1:1".parse().unwrap(), why: PeerRefusal::SpecialPurpose },
+            Event::AuthenticationFailed { session, path, why: Rejection::WrongPassword },
         ];
         let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(|event| log(0xBEEF, event)));
+        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(|event| log(event)));
         let lines = lines.0.lock().unwrap();
         let expected = [
-            ("INFO event=\"allocated\" session=0000beef-100000004", "lifetime_secs=600"),
-            ("INFO event=\"ended\" session=0000beef-100000004 why=\"expired\"", "bytes_to_peer=300"),
-            ("DEBUG event=\"peer_refused\" why=\"special_purpose\"", "peer=10.0.0.1:1"),
-            ("DEBUG event=\"authentication_failed\" why=\"wrong_password\"", "client=192.0.2.1:40000"),
+            ("INFO event=\"allocated\" session=000000000000beef", "lifetime_secs=600"),
+            ("INFO event=\"ended\" session=000000000000beef why=\"expired\"", "bytes_to_peer=300"),
+            ("DEBUG event=\"peer_refused\" session=000000000000beef why=\"special_purpose\"", "peer=10.0.0.1:1"),
+            (
+                "DEBUG event=\"authentication_failed\" session=000000000000beef why=\"wrong_password\"",
+                "client=192.0.2.1:40000",
+            ),
         ];
         assert_eq!(lines.len(), expected.len());
         for (line, (start, part)) in lines.iter().zip(expected) {

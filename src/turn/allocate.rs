@@ -403,7 +403,9 @@ impl Server {
         let relays = pending.first_half.into_iter().chain([bound]);
         let halves: ArrayVec<Half, 2> = relays.map(|relay| Half::new(relay, expires)).collect();
         let (owner, transport) = (pending.owner.clone(), pending.transport);
-        let mut allocation = Allocation::new(path, owner, transport, answering.transaction_id, halves.clone(), told);
+        let session = self.config.session_key.id(&path);
+        let created_by = answering.transaction_id;
+        let mut allocation = Allocation::new(session, path, owner, transport, created_by, halves.clone(), told);
         // It may have been switched off meanwhile.
         if pending.wants_ticket && self.config.mobility.is_some() {
             allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));
@@ -415,7 +417,7 @@ impl Server {
         self.counters.allocations_created += 1;
         for half in &halves {
             let (relay, relayed) = (relay.of_family(half.family()), half.relay.relayed());
-            self.record(Event::Allocated { relay, path, relayed, account: account.clone(), lifetime_secs });
+            self.record(Event::Allocated { session, relay, path, relayed, account: account.clone(), lifetime_secs });
         }
         let relayed = [0, 1].map(|place| halves.get(place).map(|half| half.relay.relayed()));
         let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs, told, ticket };

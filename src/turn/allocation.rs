@@ -9,7 +9,7 @@ use super::access_token::Grant;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
-use super::{FiveTuple, Now, PeerTransport, RelayAddress, Traffic, Transport};
+use super::{FiveTuple, Now, PeerTransport, RelayAddress, SessionId, Traffic, Transport};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Whose it is. Cloning is cheap.
@@ -45,6 +45,8 @@ impl Relay {
 /// An allocation that is alive, or was until its `expires`.
 #[derive(Debug)]
 pub(super) struct Allocation {
+    /// What it is called, wherever its client goes.
+    pub(super) session: SessionId,
     /// Where its client is, or was if it is out of reach ([`Allocation::client`]).
     pub(super) path: FiveTuple,
     /// How its client came when it was made, which is what it is counted under.
@@ -125,6 +127,7 @@ pub(super) struct TooManyPermissions;
 impl Allocation {
     /// Starts with no permissions and no channels (TURN-8656-7.2-21).
     pub(super) fn new(
+        session: SessionId,
         path: FiveTuple,
         owner: Owner,
         transport: PeerTransport,
@@ -133,6 +136,7 @@ impl Allocation {
         told: Told,
     ) -> Self {
         Self {
+            session,
             path,
             made_over: path.transport,
             owner,

@@ -17,6 +17,7 @@ impl Server {
         let channel_number =
             if self.config.compatibility.rfc_5766_channels { ChannelNumber::of_rfc_5766 } else { ChannelNumber::new };
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let session = allocation.session;
         // TCP-6062-5.5-03
         if allocation.transport != PeerTransport::Udp {
             return Err(ErrorCode::Forbidden);
@@ -36,7 +37,7 @@ impl Server {
         if checked == Err(BindRefusal::Taken) {
             return Err(ErrorCode::BadRequest);
         }
-        self.check_peer(path, peer)?;
+        self.check_peer(session, path, peer)?;
         checked.map_err(|_| self.no_capacity(Limit::ChannelsPerAllocation))?;
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
         // Channel and permission stand or fall together (TURN-8656-12.2-08).

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, Redirect, RelayTransports};
+use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, Redirect, RelayTransports, SessionKey};
 use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -19,6 +19,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// What nonces are made with.
     pub nonces: NonceKeys,
+    /// What session ids are made with.
+    pub session_key: SessionKey,
     /// Where relays live; no two advertise the same address. A family without an address here is answered 440.
     pub relays: Vec<RelayAddress>,
     /// Ports of relayed transport addresses, of all shards together.
@@ -55,6 +57,7 @@ impl Config {
             software: None,
             credentials: Credentials::default(),
             nonces,
+            session_key: SessionKey::default(),
             relays: Vec::new(),
             ports: PortRange { first: 49_152, last: 65_535, quarantine_secs: 0 },
             relay_transports: RelayTransports::default(),

@@ -38,6 +38,7 @@ impl Server {
         answering: Answering,
     ) -> Result<(), ErrorCode> {
         let (relay, allocation) = self.own_allocation(clock, &path, request)?;
+        let session = allocation.session;
         if allocation.transport != PeerTransport::Tcp {
             return Err(ErrorCode::Forbidden);
         }
@@ -51,14 +52,14 @@ impl Server {
         if self.connections.has_peer(relay, peer) {
             return Err(ErrorCode::ConnectionAlreadyExists);
         }
-        self.check_peer(path, peer)?;
+        self.check_peer(session, path, peer)?;
         let Some(rules) = &self.config.relay_transports.tcp else {
             return Err(ErrorCode::Forbidden);
         };
         let is_relayed = self.config.is_relayed(peer);
         // Who connects to himself is connected with himself: TCP knows such connections, and no use for them.
         if peer == relayed || !is_relayed && !rules.ports.allows(peer.port()) {
-            self.record(Event::PeerRefused { path, peer, why: PeerRefusal::Port });
+            self.record(Event::PeerRefused { session, path, peer, why: PeerRefusal::Port });
             return Err(ErrorCode::Forbidden);
         }
         let until = clock.now.plus_secs(rules.connect_timeout_secs);
@@ -92,16 +93,17 @@ impl Server {
             };
             return self.fail_connection(connection, ConnectionEnd::ConnectFailed, Some(code));
         }
-        if self.allocations.live_by_relay(clock.now, relay).is_none() {
+        let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return self.close_connection(connection, ConnectionEnd::AllocationEnded);
-        }
+        };
+        let session = allocation.session;
         let until = clock.now.plus_secs(UNBOUND_SECS);
         let Some(Stage::Connecting { asked, .. }) = self.connections.set_stage(connection, Stage::Unbound { until })
         else {
             unreachable!("checked above");
         };
         let Asked { path, answering, sealing } = *asked;
-        self.record(Event::PeerConnected { relay, path, peer, is_incoming: false });
+        self.record(Event::PeerConnected { session, relay, path, peer, is_incoming: false });
         self.send_response(path, answering, Ok(Success::Connect { connection }), &sealing);
     }
 
@@ -197,8 +199,9 @@ impl Server {
                 }
             }
             Stage::Unbound { .. } | Stage::Bound => {
-                if let Some(path) = self.allocations.get_mut(relay).map(|allocation| allocation.path) {
-                    self.record(Event::PeerDisconnected { relay, path, peer, why, traffic });
+                if let Some(allocation) = self.allocations.get_mut(relay) {
+                    let (session, path) = (allocation.session, allocation.path);
+                    self.record(Event::PeerDisconnected { session, relay, path, peer, why, traffic });
                 }
             }
         }

@@ -25,13 +25,13 @@ impl Server {
         // Another relay of this server came from the address it is bound to.
         let peer = self.config.to_advertised(plain(peer));
         let allocation = self.allocations.live_by_relay(clock.now, relay).ok_or(Reason::NoAllocation)?;
-        let path = allocation.path;
+        let (session, path) = (allocation.session, allocation.path);
         // TCP-6062-5.3-01
         if !allocation.permits(clock.now, peer.ip()) {
             return Err(Reason::NoPermission);
         }
         // Again, although nobody is permitted whom policy refuses (abuse S3).
-        self.check_peer(path, peer).map_err(|_| Reason::PeerRefused)?;
+        self.check_peer(session, path, peer).map_err(|_| Reason::PeerRefused)?;
         let rules = self.config.relay_transports.tcp.as_ref().ok_or(Reason::PeerRefused)?;
         let connections_max = rules.connections_per_allocation;
         // The kernel lets nobody in from the address of a connection that still is one.
@@ -47,7 +47,7 @@ impl Server {
         }
         let id = self.new_connection_id();
         self.begin_connection(id, relay, peer, Stage::Unbound { until: clock.now.plus_secs(UNBOUND_SECS) });
-        self.record(Event::PeerConnected { relay, path, peer, is_incoming: true });
+        self.record(Event::PeerConnected { session, relay, path, peer, is_incoming: true });
         let mut transaction_id = [0; 12];
         self.random.fill_bytes(&mut transaction_id);
         let mut buffer = [0; INDICATION_LEN_MAX];

@@ -17,6 +17,7 @@ impl Server {
         let limit = self.config.limits.permissions_per_allocation;
         // Without an allocation 437, with somebody else's 441, whatever the attributes say.
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let session = allocation.session;
         let families = [AddressFamily::Ipv4, AddressFamily::Ipv6];
         let served = families.map(|family| allocation.has(clock.now, family));
         let mut peers: Vec<IpAddr> = Vec::new();
@@ -25,7 +26,7 @@ impl Server {
             if !served[usize::from(peer.is_ipv6())] {
                 return Err(ErrorCode::PeerAddressFamilyMismatch);
             }
-            self.check_peer(path, peer)?;
+            self.check_peer(session, path, peer)?;
             if !peers.contains(&peer.ip()) {
                 if peers.len() == limit {
                     return Err(self.no_capacity(Limit::PermissionsPerAllocation));

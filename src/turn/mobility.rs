@@ -315,7 +315,7 @@ impl Server {
             // The same request again: nothing else is let through from here.
             return current_ticket(&self.config, self.shard, relay, allocation);
         }
-        let account = Arc::clone(&allocation.owner.account);
+        let (session, account) = (allocation.session, Arc::clone(&allocation.owner.account));
         let mobile = allocation.mobile.as_mut()?;
         let until = clock.now.plus_secs(REMEMBERED_SECS);
         mobile.last_showing = Some(Showing { by, serial: mobile.serial, until });
@@ -340,7 +340,7 @@ impl Server {
                 self.effects.push_back(Effect::Tell { shard, letter: Letter::Carry { path } });
             }
         }
-        self.record(Event::Moved { relay, from, to: Some(path), account });
+        self.record(Event::Moved { session, relay, from, to: Some(path), account });
         ticket(&self.config, self.shard, relay, serial)
     }
 
@@ -359,7 +359,7 @@ impl Server {
         let may_wait = self.config.mobility.is_some();
         let Some(allocation) = self.allocations.get_mut(relay) else { return true };
         let is_next = allocation.path != *path;
-        let account = Arc::clone(&allocation.owner.account);
+        let (session, account) = (allocation.session, Arc::clone(&allocation.owner.account));
         let from = allocation.latest_path();
         let Some(mobile) = &mut allocation.mobile else { return false };
         let carrier = match mobile.next.take() {
@@ -377,7 +377,7 @@ impl Server {
         let to = allocation.latest_path();
         self.leave(*path, carrier);
         if to != from {
-            self.record(Event::Moved { relay, from, to, account });
+            self.record(Event::Moved { session, relay, from, to, account });
         }
         true
     }

@@ -41,6 +41,7 @@ mod create_permission;
 mod credentials;
 mod deleted;
 mod elsewhere;
+mod event;
 mod icmp;
 mod letter;
 mod mobility;
@@ -57,6 +58,7 @@ mod request;
 mod reservations;
 mod send;
 mod server;
+mod session;
 mod timers;
 
 use std::net::SocketAddr;
@@ -69,6 +71,7 @@ pub use config::{
 };
 pub use counters::{ConnectionEnd, Counters, EndReason, Limit, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
+pub use event::Event;
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_connections::ConnectionId;
@@ -76,6 +79,7 @@ pub use peer_policy::{PeerPolicy, PeerRefusal};
 pub use redirect::{Alternate, Redirect, RedirectWhen};
 pub use relay_transports::{PeerPorts, PeerTransport, RelayTransports, TcpRelays};
 pub use server::Server;
+pub use session::{SessionId, SessionKey};
 
 use crate::stun::AddressFamily;
 
@@ -352,91 +356,6 @@ pub enum ConnectError {
     Failed,
     /// There are as many connections as allowed on the whole server, or no descriptors or memory: 508.
     OutOfCapacity,
-}
-
-/// Something worth a log line. Closed and typed: the shell chooses the words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// An allocation came to life: one event for each of its relayed addresses.
-    Allocated {
-        /// Its relay.
-        relay: RelayId,
-        /// Its client.
-        path: FiveTuple,
-        /// Its relayed transport address, as advertised.
-        relayed: SocketAddr,
-        /// The account it counts for.
-        account: Arc<str>,
-        /// Granted seconds.
-        lifetime_secs: u32,
-    },
-    /// An allocation ended, or one half of it: one event for each of its relayed addresses.
-    Ended {
-        /// Its relay.
-        relay: RelayId,
-        /// Its client.
-        path: FiveTuple,
-        /// Its relayed transport address, as advertised.
-        relayed: SocketAddr,
-        /// The account it counted for.
-        account: Arc<str>,
-        /// Why.
-        why: EndReason,
-        /// What it relayed.
-        traffic: Traffic,
-    },
-    /// A client with a ticket (RFC 8016) has shown it from another 5-tuple and goes on there, or its connection was
-    /// closed.
-    Moved {
-        /// Its relay, or one of two.
-        relay: RelayId,
-        /// Where it was until now; `None` if that connection was closed before.
-        from: Option<FiveTuple>,
-        /// Where it is now; `None` if it is out of reach.
-        to: Option<FiveTuple>,
-        /// The account the allocation counts for, as before.
-        account: Arc<str>,
-    },
-    /// A TCP relay has a connection to a peer, which waits for its client.
-    PeerConnected {
-        /// Its relay.
-        relay: RelayId,
-        /// The client's control connection.
-        path: FiveTuple,
-        /// The peer.
-        peer: SocketAddr,
-        /// The peer came to the relay; otherwise the client had asked for it.
-        is_incoming: bool,
-    },
-    /// Such a connection is over.
-    PeerDisconnected {
-        /// Its relay.
-        relay: RelayId,
-        /// The client's control connection.
-        path: FiveTuple,
-        /// The peer.
-        peer: SocketAddr,
-        /// Why.
-        why: ConnectionEnd,
-        /// Bytes both ways; of packets nothing is known.
-        traffic: Traffic,
-    },
-    /// A permission, channel or connection towards this peer was refused by policy. Everyday traffic (L13): DEBUG at most.
-    PeerRefused {
-        /// The asking client.
-        path: FiveTuple,
-        /// The peer.
-        peer: SocketAddr,
-        /// Which rule.
-        why: PeerRefusal,
-    },
-    /// A request failed authentication.
-    AuthenticationFailed {
-        /// The asking client.
-        path: FiveTuple,
-        /// Which check.
-        why: Rejection,
-    },
 }
 
 /// Relayed addresses by the transport the allocation was made over, as in [`Transport::ALL`], and the address family:

@@ -260,7 +260,8 @@ impl Server {
         self.count_error(denial.code);
         self.counters.rejections[denial.why as usize] += 1;
         if denial.why != Rejection::NoCredentials {
-            self.record(Event::AuthenticationFailed { path, why: denial.why });
+            let session = self.session_of(clock, &path);
+            self.record(Event::AuthenticationFailed { session, path, why: denial.why });
         }
         let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
         writer.error_code(denial.code);

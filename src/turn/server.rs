@@ -19,7 +19,7 @@ use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
     BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Limit, Now, Packet, Reason,
-    RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, ShardIndex, Traffic, Verdict,
+    RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, SessionId, ShardIndex, Traffic, Verdict,
 };
 use crate::stun::ErrorCode;
 
@@ -343,9 +343,14 @@ impl Server {
     }
 
     /// Asks the peer policy, and puts a refusal on record.
-    pub(super) fn check_peer(&mut self, path: FiveTuple, peer: SocketAddr) -> Result<(), ErrorCode> {
+    pub(super) fn check_peer(
+        &mut self,
+        session: SessionId,
+        path: FiveTuple,
+        peer: SocketAddr,
+    ) -> Result<(), ErrorCode> {
         self.config.check_peer(peer).map_err(|why| {
-            self.record(Event::PeerRefused { path, peer, why });
+            self.record(Event::PeerRefused { session, path, peer, why });
             ErrorCode::Forbidden
         })
     }
@@ -365,7 +370,7 @@ impl Server {
             return;
         };
         self.counters.allocations_ended[why as usize] += u64::from(matches!(rest, Removed::All(_)));
-        let (path, account) = (rest.path, Arc::clone(&rest.owner.account));
+        let (session, path, account) = (rest.session, rest.path, Arc::clone(&rest.owner.account));
         let (relayed, traffic) = (half.relay.relayed(), half.traffic);
         let paths = if let Removed::All(all) = &rest { all.paths() } else { ArrayVec::new() };
         self.release_port(clock, half.relay);
@@ -374,7 +379,7 @@ impl Server {
             let tell = |shard| Effect::Tell { shard, letter: Letter::Stop { path } };
             self.effects.extend(carrier.map(tell));
         }
-        self.record(Event::Ended { relay, path, relayed, account, why, traffic });
+        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic });
     }
 
     /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.

@@ -26,6 +26,7 @@ mod policy;
 mod redirect;
 mod refresh;
 mod reservations;
+mod sessions;
 mod short_term;
 mod storm;
 mod tcp;

@@ -60,9 +60,10 @@ fn tcp_6062_5_2_08_unbound_connections_are_closed_after_30_s() {
     let mut again = on(&mut world, fresh(), "alice", "s3cret");
     assert_eq!(bind(&mut world, fresh(), &mut again, id).response().error(), 400);
     assert_eq!(connect(&mut world, &mut alice, PEER), None, "to try again is allowed");
-    let event = world.events.iter().find(|event| matches!(event, Event::PeerDisconnected { .. }));
+    let event = world.events.iter().find(|event| matches!(event, Event::PeerDisconnected { .. })).cloned();
     let (path, why, traffic) = (control(), ConnectionEnd::NeverBound, Traffic::default());
-    assert_eq!(event, Some(&Event::PeerDisconnected { relay, path, peer: peer(), why, traffic }));
+    let session = world.server.session_of(world.clock, &path);
+    assert_eq!(event, Some(Event::PeerDisconnected { session, relay, path, peer: peer(), why, traffic }));
 }
 
 /// TCP-6062-5.3-01
