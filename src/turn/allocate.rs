@@ -404,6 +404,7 @@ impl Server {
         let halves: ArrayVec<Half, 2> = relays.map(|relay| Half::new(relay, expires)).collect();
         let (owner, transport) = (pending.owner.clone(), pending.transport);
         let mut allocation = Allocation::new(path, owner, transport, answering.transaction_id, halves.clone(), told);
+        allocation.created = clock.now;
         // It may have been switched off meanwhile.
         if pending.wants_ticket && self.config.mobility.is_some() {
             allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));
