@@ -13,6 +13,7 @@ use mio::Waker;
 
 use super::connections::{Accepted, Moving};
 use super::dtls::News;
+use super::questions::Question;
 use super::routes::Route;
 use super::supervisor::Bounds;
 use crate::turn::{self, FiveTuple, IpFields};
@@ -84,6 +85,9 @@ pub(super) enum Command {
         bounds: Bounds,
     },
     Drain,
+    Undrain,
+    /// Something that has an answer.
+    Ask(Question),
     /// A connection whose TLS handshake is over.
     Adopt(Box<Accepted>),
     /// About DTLS handshakes.

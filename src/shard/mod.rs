@@ -5,7 +5,7 @@
 //! is locked or shared. May import `stun`, `turn` and `net`. Protocol decisions are in `turn`; system calls in `net`.
 //!
 //! Reading order: this file (what others may do with shards), `reactor.rs` (the loop), `packets.rs`, `streams.rs` and
-//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `handshakes.rs` and
+//! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `questions.rs` (what the control plane asks), `handshakes.rs` and
 //! `opening.rs` (where TLS clients and those behind proxies come from), `peers.rs` and `splices.rs` (TCP relays), `dtls/` (a
 //! feature). Tables: `listeners.rs`, `relays.rs`, `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`,
 //! `directory.rs`, `counters.rs`.
@@ -22,6 +22,7 @@ mod mailbox;
 mod opening;
 mod packets;
 mod peers;
+mod questions;
 mod reactor;
 mod record;
 mod relays;
@@ -37,6 +38,7 @@ mod token;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ use ipnet::IpNet;
 use mio::{Poll, Waker};
 
 pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
+pub use self::questions::{SessionsPage, TooManyQuestions};
 pub use self::start::{Skipped, StartError};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
@@ -211,6 +214,8 @@ pub struct Shards {
     directory: Arc<Directory>,
     mailboxes: Arc<[Mailbox]>,
     slots: Arc<[Slot]>,
+    /// Those without an answer.
+    questions: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
     handshakes: Option<HandshakeThread>,
 }
@@ -257,6 +262,7 @@ impl Shards {
             directory: Arc::new(Directory::new(settings.quotas, settings.connections)),
             mailboxes: mailboxes.into(),
             slots: (0..count).map(|_| Slot::default()).collect(),
+            questions: Arc::default(),
             threads: Vec::with_capacity(usize::from(count)),
             handshakes: None,
         };
@@ -355,6 +361,11 @@ impl Shards {
     /// Lets no new allocations in; those that exist live on until they end. [`Shards::allocations`] tells when.
     pub fn drain(&self) {
         self.command(|| Command::Drain);
+    }
+
+    /// Lets new allocations in again.
+    pub fn undrain(&self) {
+        self.command(|| Command::Undrain);
     }
 
     /// Allocations alive in all shards, now.

@@ -15,6 +15,7 @@ use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Outgoing;
 use super::peers::Peers;
+use super::questions::Walk;
 use super::relays::Relays;
 use super::routes::Routes;
 use super::supervisor::{Home, random_seed};
@@ -49,6 +50,8 @@ pub(super) struct Shard<'h> {
     /// Sockets that may have more to read, served in turn.
     pub(super) ready: VecDeque<Source>,
     is_mailbox_queued: bool,
+    /// Questions being answered, a few steps a round.
+    pub(super) walks: VecDeque<Walk>,
     /// Datagrams to send at the end of the batch; their bytes lie in the batch.
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) sender: SendBatch,
@@ -109,6 +112,7 @@ impl<'h> Shard<'h> {
             clock,
             ready: VecDeque::with_capacity(EVENTS_MAX),
             is_mailbox_queued: false,
+            walks: VecDeque::new(),
             outgoing: Vec::with_capacity(BATCH),
             sender: SendBatch::new(),
             dirty: Vec::new(),
@@ -144,6 +148,7 @@ impl<'h> Shard<'h> {
             }
             self.serve_ready();
             self.on_time();
+            self.walk_on();
             self.flush();
             self.home.counters.busy_nanos += clock::monotonic().0 - woken.0;
         }
@@ -168,7 +173,7 @@ impl<'h> Shard<'h> {
     }
 
     fn time_left(&self, now: Now) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.walks.is_empty() {
             return Some(Duration::ZERO);
         }
         let sweep = self.has_clients().then_some(self.next_sweep);
@@ -318,6 +323,11 @@ impl<'h> Shard<'h> {
                     self.home.is_draining = true;
                     self.server.drain();
                 }
+                Command::Undrain => {
+                    self.home.is_draining = false;
+                    self.server.undrain();
+                }
+                Command::Ask(question) => self.hear_question(question),
                 Command::ShutDown => {
                     self.server.shut_down(self.clock);
                     self.drain_effects();

@@ -67,10 +67,12 @@ impl Home {
             match command {
                 Command::Configure { config, bounds } => (self.config, self.bounds) = (config, bounds),
                 Command::Drain => self.is_draining = true,
+                Command::Undrain => self.is_draining = false,
                 Command::ShutDown => return true,
                 // Without a server there is nobody to talk to: the client may come again, and the other shards hear
-                // that nothing of the former life counts any more.
-                Command::Adopt(_)
+                // that nothing of the former life counts any more. Who has asked hears that there is no answer.
+                Command::Ask(_)
+                | Command::Adopt(_)
                 | Command::Dtls(_)
                 | Command::MoveIn(_)
                 | Command::Letter { .. }

@@ -406,6 +406,7 @@ impl Server {
         let session = self.config.session_key.id(&path);
         let created_by = answering.transaction_id;
         let mut allocation = Allocation::new(session, path, owner, transport, created_by, halves.clone(), told);
+        allocation.created = clock.now;
         // It may have been switched off meanwhile.
         if pending.wants_ticket && self.config.mobility.is_some() {
             allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));

@@ -54,6 +54,7 @@ pub(super) struct Allocation {
     pub(super) owner: Owner,
     /// What its relays speak.
     pub(super) transport: PeerTransport,
+    pub(super) created: Now,
     /// The request that made it: the same one again is a retransmission (TURN-8656-7.2-03).
     pub(super) created_by: TransactionId,
     /// What its response said besides, which retransmissions get again.
@@ -141,6 +142,7 @@ impl Allocation {
             made_over: path.transport,
             owner,
             transport,
+            created: Now::default(),
             created_by,
             told,
             halves,
@@ -198,6 +200,13 @@ impl Allocation {
     /// (TURN-8656-9-01, 12.6-05).
     pub(super) fn permits(&self, now: Now, peer: IpAddr) -> bool {
         self.permissions.iter().any(|permission| permission.peer == peer && now < permission.expires)
+    }
+
+    /// How many permissions and channels live.
+    pub(super) fn tables(&self, now: Now) -> (usize, usize) {
+        let permissions = self.permissions.iter().filter(|permission| now < permission.expires).count();
+        let channels = self.channels.iter().filter(|channel| now < channel.expires).count();
+        (permissions, channels)
     }
 
     /// Installs or refreshes permissions, all or none of them (TURN-8656-10.2-03).

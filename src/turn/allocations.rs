@@ -107,6 +107,11 @@ impl Allocations {
         self.live
     }
 
+    /// Slots there are, taken or not.
+    pub(super) fn places(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("slots are limited by configuration")
+    }
+
     /// Slots taken, by live allocations, pending ones and reserved ports.
     pub(super) fn taken(&self) -> usize {
         self.slots.len() - self.free.len()

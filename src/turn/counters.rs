@@ -134,6 +134,8 @@ vocabulary! {
         PathClosed = "connection_closed",
         /// The server is shutting down.
         Shutdown = "shutdown",
+        /// An operator ended it.
+        Killed = "killed",
     }
 }
 

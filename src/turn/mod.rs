@@ -13,7 +13,7 @@
 //!
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
 //! `request.rs` (how a request is taken apart and answered), `authenticate/`, then one file a method (that of Connect
-//! also has what else concerns connections to peers). Tables: `allocation.rs`, `allocations.rs`,
+//! also has what else concerns connections to peers). What operators see and end: `inspect.rs`. Tables: `allocation.rs`, `allocations.rs`,
 //! `peer_connections.rs`, `reservations.rs`, `elsewhere.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
@@ -43,6 +43,7 @@ mod deleted;
 mod elsewhere;
 mod event;
 mod icmp;
+mod inspect;
 mod letter;
 mod mobility;
 mod nonce;
@@ -72,6 +73,7 @@ pub use config::{
 pub use counters::{ConnectionEnd, Counters, EndReason, Limit, Reason, Rejection};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use event::Event;
+pub use inspect::{Session, SessionFilter, SessionRelay, WalkPlace};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_connections::ConnectionId;

@@ -174,6 +174,11 @@ impl Server {
         self.draining = true;
     }
 
+    /// From now on new allocations are granted again.
+    pub fn undrain(&mut self) {
+        self.draining = false;
+    }
+
     /// Ends every allocation, and accepts no new one.
     pub fn shut_down(&mut self, clock: Clock) {
         self.draining = true;

@@ -17,6 +17,7 @@ mod data;
 mod dual;
 mod guests;
 mod icmp;
+mod inspect;
 mod messages;
 mod mobility;
 mod mobility_shards;

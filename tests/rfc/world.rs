@@ -335,7 +335,7 @@ pub fn read_data_indication(message: &[u8]) -> (SocketAddr, Vec<u8>) {
     (peer, response.first(AttributeType::DATA).expect("data"))
 }
 
-fn with_packet<R>(bytes: &[u8], act: impl FnOnce(&mut Packet<'_>) -> R) -> R {
+pub fn with_packet<R>(bytes: &[u8], act: impl FnOnce(&mut Packet<'_>) -> R) -> R {
     let start = Packet::HEADROOM;
     // 0xEE all around: whatever is read or sent beyond the message shows.
     let mut buffer = vec![0xEE; start + bytes.len() + Packet::TAILROOM];

@@ -11,6 +11,7 @@ mod dual;
 mod headers;
 mod mobility;
 mod proxies;
+mod questions;
 mod reservations;
 mod streams;
 mod tcp_relays;
