@@ -192,17 +192,23 @@ impl Recovery {
     }
 }
 
+impl Recovery {
+    /// The cure, and who took it.
+    pub fn mended_by(&self) -> String {
+        format!("{}{}", self.cure, who_restarted(self.restarts))
+    }
+}
+
 impl fmt::Display for Recovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let longest = |outages: [i64; 2]| seconds(outages[0].max(outages[1]));
         let (silence, freeze) = (longest(self.silence_milliseconds), longest(self.freeze_milliseconds));
-        let by = who_restarted(self.restarts);
-        write!(f, "{}: silence {silence}, freeze {freeze}, cure: {}{by}", self.fault, self.cure)
+        write!(f, "{}: silence {silence}, freeze {freeze}, cure: {}", self.fault, self.mended_by())
     }
 }
 
 /// The table of a run's faults, by the names of their scenarios.
-pub fn table(recoveries: &[(&str, Recovery)]) -> String {
+pub fn table(recoveries: &[(&str, &Recovery)]) -> String {
     let name_width = recoveries.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max("scenario".len());
     let width =
         recoveries.iter().map(|(_, recovery)| recovery.fault.len()).max().unwrap_or_default().max("fault".len());
@@ -217,13 +223,13 @@ pub fn table(recoveries: &[(&str, Recovery)]) -> String {
     for (name, recovery) in recoveries {
         let [silence, freeze] =
             [recovery.silence_milliseconds, recovery.freeze_milliseconds].map(|outages| outages.map(seconds));
-        let cure = format!("{}{}", recovery.cure, who_restarted(recovery.restarts));
-        table += &line(name, &recovery.fault, silence, freeze, &cure);
+        table += &line(name, &recovery.fault, silence, freeze, &recovery.mended_by());
     }
     table
 }
 
-fn seconds(milliseconds: i64) -> String {
+/// A time for people; `none` for zero.
+pub(crate) fn seconds(milliseconds: i64) -> String {
     if milliseconds == 0 { "none".to_owned() } else { format!("{:.1} s", milliseconds as f64 / 1000.0) }
 }
 
@@ -265,7 +271,7 @@ mod tests {
         assert_eq!((cured.cure, cured.restarts), (Cure::IceRestart, [0, 1]));
         assert_eq!((cured.silence_milliseconds, cured.freeze_milliseconds), ([0, 700], [0, 2_100]));
         assert_eq!(
-            table(&[("x", cured)]),
+            table(&[("x", &cured)]),
             "                          silence            freeze\n\
              scenario  fault            caller  callee    caller  callee   cure\n\
              x         relay restarts     none   0.7 s      none   2.1 s   ICE restart (1 by the callee)\n"

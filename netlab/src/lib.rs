@@ -39,6 +39,7 @@ pub mod scenario;
 pub mod session;
 pub mod sip;
 pub mod suite;
+pub mod terminal;
 pub mod topology;
 pub mod turn;
 pub mod web;

@@ -31,18 +31,22 @@ pub struct Pair {
     pub offers: Vec<Offer>,
 }
 
-/// A few pairs that no scenario has and that show the three kinds of outcome: within a minute.
+/// NATs of a few pairs that no scenario has and that show both kinds of outcome.
+const REPRESENTATIVE: [[Nat; 2]; 3] = [
+    [Nat::FullCone, Nat::Symmetric],
+    [Nat::AddressDependent, Nat::PortRestrictedRandom],
+    [Nat::PortRestricted, Nat::Symmetric],
+];
+
+/// A few pairs in Chromium: within a minute.
 pub fn representative() -> Vec<Pair> {
-    let pair = |first, second| Pair {
-        nats: [first, second],
-        browsers: [BrowserKind::Chromium; 2],
-        offers: vec![Offer::StunAndTurn],
-    };
-    vec![
-        pair(Nat::FullCone, Nat::Symmetric),
-        pair(Nat::AddressDependent, Nat::PortRestrictedRandom),
-        pair(Nat::PortRestricted, Nat::Symmetric),
-    ]
+    representative_in(&[[BrowserKind::Chromium; 2]], &[Offer::StunAndTurn])
+}
+
+/// The same pairs in every one of these combinations of browsers.
+pub fn representative_in(browsers: &[[BrowserKind; 2]], offers: &[Offer]) -> Vec<Pair> {
+    let pair = |browsers: &[BrowserKind; 2], nats| Pair { nats, browsers: *browsers, offers: offers.to_vec() };
+    browsers.iter().flat_map(|browsers| REPRESENTATIVE.map(|nats| pair(browsers, nats))).collect()
 }
 
 /// All pairs of NATs, in every combination of browsers. Who calls whom makes little difference and twice the time, so
@@ -190,6 +194,7 @@ impl Pair {
             seconds: started.elapsed().as_secs_f64(),
             connected_milliseconds: report.and_then(CallReport::connected_milliseconds),
             line,
+            recovery: None,
             cell: Some(Cell { grid: self.grid(), caller: self.nats[0].to_string(), callee: self.nats[1].to_string() }),
             files: Vec::new(),
         }

@@ -11,13 +11,30 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::process;
+
 /// Chromium makes `B/N/tmp/org.chromium.Chromium.XXXXXX/SingletonSocket` below it, and 107 characters are allowed.
 const DIRECTORY_LENGTH_MAX: usize = 48;
+
+/// The directory of this process's session, while there is one, for [`end_at_once`].
+static DIRECTORY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Ends the process in the middle of whatever it does, and leaves neither programs nor its session's directory behind;
+/// namespaces end with the process.
+pub fn end_at_once(code: i32) -> ! {
+    process::kill_all();
+    if let Some(directory) = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // If a program still wrote into it, the rest goes when the next session starts.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+    std::process::exit(code)
+}
 
 /// The lab cannot run on this machine: why, and what would change that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +125,7 @@ impl Session {
         make_private_directory(&directory)?;
         let lock = lock(&directory).with_context(|| format!("cannot lock {}", directory.display()))?;
         set_temporary_directory(&directory);
+        *DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
         Ok(Session { directory, _lock: lock })
     }
 }

@@ -9,6 +9,7 @@ use crate::fault::{self, Recovery};
 use crate::matrix::{self, Pair};
 use crate::options::Options;
 use crate::results::{self, Record, Verdict, files_in};
+use crate::say;
 use crate::scenario::{self, Outcome, Scenario};
 use crate::session::{CannotRun, Session};
 use crate::sip::scenario::SipScenario;
@@ -131,20 +132,21 @@ pub fn run_recorded(session: &Result<Session, CannotRun>, options: &Options, fil
     let names =
         scenarios.iter().map(|scenario| scenario.name().len()).chain(pairs.iter().map(|pair| pair.name().len()));
     let width = names.max().unwrap_or_default();
-    let (mut records, mut recoveries) = (Vec::new(), Vec::new());
+    let mut records = Vec::new();
     for scenario in scenarios {
-        let (record, recovery) = run_scenario(&scenario, session, options);
+        let record = run_scenario(&scenario, session, options);
         print(&record, width, "");
         records.push(record);
-        recoveries.extend(recovery.map(|recovery| (scenario.name(), recovery)));
     }
     for pair in pairs {
         records.extend(run_pair(&pair, session, options, width, ""));
     }
+    let recoveries: Vec<_> =
+        records.iter().filter_map(|record| Some((&*record.name, record.recovery.as_ref()?))).collect();
     if !recoveries.is_empty() {
-        print!("\n{}\n", fault::table(&recoveries));
+        say!("\n{}", fault::table(&recoveries));
     }
-    println!("{}", Tally::of(&records));
+    say!("{}", Tally::of(&records));
     records
 }
 
@@ -163,12 +165,7 @@ pub fn run_pair(
     records
 }
 
-/// Brings how the call got over a fault, too, where one was made and it did.
-fn run_scenario(
-    scenario: &Case,
-    session: &Result<Session, CannotRun>,
-    options: &Options,
-) -> (Record, Option<Recovery>) {
+fn run_scenario(scenario: &Case, session: &Result<Session, CannotRun>, options: &Options) -> Record {
     let (since, started) = (SystemTime::now(), Instant::now());
     let ended = match session {
         Ok(session) => scenario.run(session, options),
@@ -180,7 +177,7 @@ fn run_scenario(
         Verdict::Skipped => Vec::new(),
         verdict => files_in(&options.output.join(scenario.name()), since, verdict == Verdict::Failed),
     };
-    let record = Record {
+    Record {
         name: scenario.name().to_owned(),
         sentence: scenario.sentence().to_owned(),
         verdict: ended.verdict,
@@ -188,10 +185,10 @@ fn run_scenario(
         seconds: started.elapsed().as_secs_f64(),
         connected_milliseconds: ended.connected_milliseconds,
         line: ended.line,
+        recovery: ended.recovery,
         cell: None,
         files,
-    };
-    (record, ended.recovery)
+    }
 }
 
 fn print(record: &Record, width: usize, progress: &str) {
@@ -200,7 +197,7 @@ fn print(record: &Record, width: usize, progress: &str) {
         Verdict::Failed => "FAIL",
         Verdict::Skipped => "SKIP",
     };
-    println!("{progress}{word}  {:width$}  {:4.1} s  {}", record.name, record.seconds, record.line);
+    say!("{progress}{word}  {:width$}  {:4.1} s  {}", record.name, record.seconds, record.line);
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use netlab::sip;
 use netlab::sip::call::{SipPlan, SipReport};
 use netlab::topology::Topology;
 use netlab::turn::Setup;
-use netlab::{Options, Session};
+use netlab::{Options, Session, say};
 
 use super::control::{Answer, Plan, choose_lab};
 
@@ -163,7 +163,7 @@ pub fn call(arguments: &CallArguments, options: &Options) -> Result<ExitCode> {
         }
         _ => bail!("the lab has answered another question (is it another version of netlab?)"),
     };
-    println!("{:.1} s: {summary}", started.elapsed().as_secs_f64());
+    say!("{:.1} s: {summary}", started.elapsed().as_secs_f64());
     Ok(if connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -197,70 +197,70 @@ fn print(plan: &CallPlan, report: &CallReport) {
         print_page(name, page);
     }
     if report.relayed.packets_to_peers > 0 {
-        println!("relayed by the server");
+        say!("relayed by the server");
         print_direction("to peers", &report.accounts.to_peers);
         print_direction("to clients", &report.accounts.to_clients);
         if plan.policy == Policy::All && plan.browsers.contains(&BrowserKind::Firefox) {
-            println!("  not compared: Firefox says over which pair it received with --policy relay only");
+            say!("  not compared: Firefox says over which pair it received with --policy relay only");
         } else if report.connected() {
             match report.accounts.check() {
-                Ok(()) => println!("  browsers and server agree"),
-                Err(problem) => println!("  browsers and server disagree: {problem}"),
+                Ok(()) => say!("  browsers and server agree"),
+                Err(problem) => say!("  browsers and server disagree: {problem}"),
             }
         }
     }
     if let Some(file) = &plan.screenshot {
-        println!("screenshot: {}", file.display());
+        say!("screenshot: {}", file.display());
     }
 }
 
 fn print_page(name: &str, page: &PageReport) {
-    println!("{name}: {:?}", page.outcome);
+    say!("{name}: {:?}", page.outcome);
     for entry in &page.timeline {
-        println!("  {:>6} ms  {}", entry.milliseconds, entry.what);
+        say!("  {:>6} ms  {}", entry.milliseconds, entry.what);
     }
     if let Some(pair) = &page.selected {
         let place = |candidate: &netlab::report::Candidate| {
             let address = candidate.address.as_deref().unwrap_or("?");
             format!("{candidate} {address}:{}", candidate.port.unwrap_or_default())
         };
-        println!("  path       {} — {}", place(&pair.local), place(&pair.remote));
+        say!("  path       {} — {}", place(&pair.local), place(&pair.remote));
     }
     let (audio, video, data) = (&page.media.audio, &page.media.video, &page.data);
-    println!("  audio      {} packets sent, {} received", audio.sent_packets, audio.received_packets);
-    println!("  video      {} frames sent, {} received", video.sent_frames, video.received_frames);
-    println!("  data       {} messages sent, {} received and right", data.sent_messages, data.verified_messages);
+    say!("  audio      {} packets sent, {} received", audio.sent_packets, audio.received_packets);
+    say!("  video      {} frames sent, {} received", video.sent_frames, video.received_frames);
+    say!("  data       {} messages sent, {} received and right", data.sent_messages, data.verified_messages);
 }
 
 fn print_phone_call(plan: &SipPlan, report: &SipReport) {
     let heard = |pitch: Option<u32>| pitch.map_or_else(|| "nothing".to_owned(), |pitch| format!("{pitch} Hz"));
     print_page(&plan.browser, &report.page.page);
-    println!("  heard      {}", heard(report.page.heard_hertz));
+    say!("  heard      {}", heard(report.page.heard_hertz));
     if let Some(phone) = &report.phone {
-        println!("{}:", plan.phone);
+        say!("{}:", plan.phone);
         for (name, media) in std::iter::once(("audio", &phone.audio)).chain(phone.video.iter().map(|it| ("video", it)))
         {
             let codec = media.decoder.as_deref().unwrap_or("no codec");
-            println!("  {name:10} {} packets sent, {} received, {codec}", media.sent_packets, media.received_packets);
+            say!("  {name:10} {} packets sent, {} received, {codec}", media.sent_packets, media.received_packets);
         }
-        println!("  heard      {}", heard(phone.heard_hertz));
+        say!("  heard      {}", heard(phone.heard_hertz));
     }
     if report.relayed.packets_to_peers > 0 {
-        println!("relayed by the server");
+        say!("relayed by the server");
         print_direction("to peers", &report.accounts.to_peers);
         print_direction("to clients", &report.accounts.to_clients);
         match report.accounts.check() {
-            Ok(()) => println!("  both ends and server agree"),
-            Err(problem) => println!("  both ends and server disagree: {problem}"),
+            Ok(()) => say!("  both ends and server agree"),
+            Err(problem) => say!("  both ends and server disagree: {problem}"),
         }
     }
     if let Some(file) = &plan.screenshot {
-        println!("screenshot: {}", file.display());
+        say!("screenshot: {}", file.display());
     }
 }
 
 fn print_direction(name: &str, direction: &Direction) {
-    println!(
+    say!(
         "  {name:10} {} bytes in {} packets; its clients: {} bytes in {} packets, and {} ICE messages",
         direction.server_bytes,
         direction.server_packets,

@@ -6,23 +6,23 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use netlab::nat::Nat;
 use netlab::topology::Topology;
-use netlab::{drawing, suite};
+use netlab::{drawing, say, suite};
 
 use super::control::running_labs;
 
 /// Prints what there is: topologies, scenarios, and labs that run now.
 pub fn list() -> Result<ExitCode> {
-    println!("Topologies:");
+    say!("Topologies:");
     for name in Topology::shipped() {
-        println!("  {name:22} {}", Topology::load(name)?.description);
+        say!("  {name:22} {}", Topology::load(name)?.description);
     }
-    println!("Scenarios:");
+    say!("Scenarios:");
     for scenario in suite::all() {
         let mark = if scenario.representative() { ' ' } else { '*' };
-        println!("{mark} {:22} {}", scenario.name(), scenario.sentence());
+        say!("{mark} {:22} {}", scenario.name(), scenario.sentence());
     }
     for pair in netlab::matrix::representative() {
-        println!(
+        say!(
             "  {:22}\n  {:22} {} and {}, the first of many in `netlab matrix`",
             pair.name(),
             "",
@@ -30,10 +30,10 @@ pub fn list() -> Result<ExitCode> {
             pair.nats[1]
         );
     }
-    println!("* only by name or with --all");
-    println!("NATs:");
+    say!("* only by name or with --all");
+    say!("NATs:");
     for nat in Nat::PRESETS.into_iter().chain([Nat::OneToOne]) {
-        println!(
+        say!(
             "  {nat:26} {}",
             match nat.behaviour() {
                 Some(behaviour) => behaviour.to_string(),
@@ -42,13 +42,13 @@ pub fn list() -> Result<ExitCode> {
             }
         );
     }
-    println!("Running labs:");
+    say!("Running labs:");
     let labs = running_labs();
     for lab in &labs {
-        println!("  {:<22} {}", lab.process, lab.topology);
+        say!("  {:<22} {}", lab.process, lab.topology);
     }
     if labs.is_empty() {
-        println!("  none (`netlab up internet` starts one)");
+        say!("  none (`netlab up internet` starts one)");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -56,8 +56,8 @@ pub fn list() -> Result<ExitCode> {
 /// Prints a topology as a tree, and draws it into a file where one is named.
 pub fn show(name: &str, svg: Option<&Path>) -> Result<ExitCode> {
     let topology = Topology::load(name)?;
-    println!("{}", topology.description);
-    print!("{}", drawing::text(&topology, |_| None));
+    say!("{}", topology.description);
+    say!("{}", drawing::text(&topology, |_| None).trim_end());
     if let Some(file) = svg {
         std::fs::write(file, drawing::svg(&topology)).with_context(|| format!("cannot write {}", file.display()))?;
     }

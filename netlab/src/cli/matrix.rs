@@ -7,11 +7,11 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use netlab::browser::BrowserKind;
 use netlab::call::Offer;
-use netlab::matrix::{Pair, pairs, representative};
+use netlab::matrix::{Pair, pairs, representative_in};
 use netlab::nat::Nat;
 use netlab::options::TurnServerChoice;
 use netlab::suite::{Tally, run_pair};
-use netlab::{Options, Session};
+use netlab::{Options, Session, say};
 
 use super::files::ReportFiles;
 
@@ -21,10 +21,10 @@ pub struct MatrixArguments {
     #[arg(long, value_name = "PRESETS", value_delimiter = ',', conflicts_with = "representative")]
     nats: Vec<String>,
     /// Which browsers; two of them make all four combinations
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "chromium", conflicts_with = "representative")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "chromium")]
     browsers: Vec<BrowserArgument>,
     /// How to reach TURN where STUN is not enough, a call each (default: one with UDP and TCP)
-    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "representative")]
+    #[arg(long, value_enum, value_delimiter = ',')]
     transports: Vec<TransportArgument>,
     /// Let each of two NATs call the other
     #[arg(long, conflicts_with = "representative")]
@@ -51,9 +51,6 @@ enum TransportArgument {
 
 impl MatrixArguments {
     fn pairs(&self) -> Result<Vec<Pair>> {
-        if self.representative {
-            return Ok(representative());
-        }
         let nats = self.nats.iter().map(|name| Nat::preset(name)).collect::<Result<Vec<_>, _>>();
         let nats = nats.map_err(anyhow::Error::msg)?;
         let nats = if nats.is_empty() { Nat::PRESETS.to_vec() } else { nats };
@@ -78,7 +75,10 @@ impl MatrixArguments {
         if offers.is_empty() {
             offers.push(Offer::StunAndTurn);
         }
-        Ok(pairs(&nats, &browsers, &offers, self.both_ways))
+        Ok(match self.representative {
+            true => representative_in(&browsers, &offers),
+            false => pairs(&nats, &browsers, &offers, self.both_ways),
+        })
     }
 }
 
@@ -100,7 +100,7 @@ pub fn matrix(arguments: &MatrixArguments, options: &Options) -> Result<ExitCode
         arguments.files.files().write(&title(options), &records)?;
     }
     let tally = Tally::of(&records);
-    println!("{tally}, {} s", started.elapsed().as_secs());
+    say!("{tally}, {} s", started.elapsed().as_secs());
     match tally {
         Tally { failed: 1.., .. } => Ok(ExitCode::FAILURE),
         Tally { passed: 0, skipped: 0, .. } => bail!("there is no pair to try"),

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use netlab::options::TurnServerChoice;
+use netlab::session::end_at_once;
 use netlab::{Options, Session};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -147,10 +148,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Lets Ctrl-C (or SIGTERM, SIGHUP) end the process without leaving programs or its directory behind; namespaces end
-/// with the process.
-fn clean_up_when_interrupted(session: &Session) -> Result<()> {
-    let directory = session.directory().to_owned();
+/// Lets Ctrl-C (or SIGTERM, SIGHUP) end the process without leaving anything of its session behind.
+fn clean_up_when_interrupted(_session: &Session) -> Result<()> {
     let runtime = runtime()?;
     let interrupted = {
         let _inside = runtime.enter();
@@ -158,10 +157,7 @@ fn clean_up_when_interrupted(session: &Session) -> Result<()> {
     };
     std::thread::spawn(move || {
         runtime.block_on(interrupted);
-        netlab::process::kill_all();
-        // If a program still wrote into it, the rest goes when the next session starts.
-        let _ = std::fs::remove_dir_all(&directory);
-        std::process::exit(INTERRUPTED);
+        end_at_once(INTERRUPTED);
     });
     Ok(())
 }

@@ -11,7 +11,7 @@ use netlab::nat::{Nat, probe};
 use netlab::options::find_turn_server;
 use netlab::topology::{Service, Topology};
 use netlab::turn::{PORT, Setup, TurnServer};
-use netlab::{Options, Session};
+use netlab::{Options, Session, say};
 
 #[derive(Args)]
 pub struct ProbeArguments {
@@ -58,7 +58,7 @@ pub fn probe_nat(arguments: &ProbeArguments, options: &Options) -> Result<ExitCo
         if let Some(neighbour) = neighbour.filter(|_| found.mapping.is_some()) {
             found.hairpinning |= probe::hairpinning_between([client, lab.device(&neighbour.name)?], target).await?;
         }
-        println!("{found}");
+        say!("{found}");
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -8,7 +8,7 @@ use netlab::options::Tools;
 use netlab::running::RunningLab;
 use netlab::topology::{Role, Topology};
 use netlab::turn::Setup;
-use netlab::{Options, Session, drawing};
+use netlab::{Options, Session, drawing, say};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -65,18 +65,18 @@ fn greet(running: &RunningLab) {
         let router = || lab.routers().find(|(router, _)| *router == name).and_then(|(_, router)| router.uplink_ip());
         host.or_else(router).map(|address| address.to_string())
     };
-    print!("{}", drawing::text(lab.topology(), address));
+    say!("{}", drawing::text(lab.topology(), address).trim_end());
     let browsers: Vec<_> = lab.browsers().collect();
-    println!("The lab is up. In another terminal, for example:");
+    say!("The lab is up. In another terminal, for example:");
     if let [first, .., last] = browsers[..] {
-        println!("  netlab exec {first} -- ip address");
-        println!("  netlab call {first} {last} --policy relay");
+        say!("  netlab exec {first} -- ip address");
+        say!("  netlab call {first} {last} --policy relay");
     }
     let phone = lab.topology().hosts.iter().find(|host| matches!(host.role, Role::SipClient | Role::Telephone));
     if let ([browser, ..], Some(phone)) = (&browsers[..], phone) {
-        println!("  netlab call {browser} {} --policy relay", phone.name);
+        say!("  netlab call {browser} {} --policy relay", phone.name);
     }
-    println!("Logs are in {}. Ctrl-C takes the lab down.", running.output().display());
+    say!("Logs are in {}. Ctrl-C takes the lab down.", running.output().display());
 }
 
 /// Makes one call after the other for whoever connects to the control socket.

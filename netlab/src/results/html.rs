@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Outcome, Record, Verdict, escaped};
+use crate::fault::seconds;
 
 const STYLE: &str = include_str!("report.css");
 
@@ -35,6 +36,7 @@ pub(super) fn document(title: &str, records: &[Record], directory: &Path) -> Str
     for grid in grids {
         draw_grid(&mut page, grid, records);
     }
+    draw_faults(&mut page, records);
     draw_table(&mut page, records, directory);
     page.push_str("</html>\n");
     page
@@ -112,6 +114,33 @@ fn draw_grid(page: &mut String, grid: &str, records: &[Record]) {
         }
     }
     page.push_str("</tr></table>\n");
+}
+
+/// How the calls got over what was broken: silence and freeze in seconds, at the caller and at the callee.
+fn draw_faults(page: &mut String, records: &[Record]) {
+    let mended =
+        || records.iter().enumerate().filter_map(|(number, record)| Some((number, record, record.recovery.as_ref()?)));
+    if mended().next().is_none() {
+        return;
+    }
+    page.push_str(
+        "<h2>Faults in mid-call</h2>\n<table class=\"list faults\"><tr><th rowspan=\"2\">name</th><th rowspan=\"2\">what broke</th>\
+         <th colspan=\"2\">silence</th><th colspan=\"2\">freeze</th><th rowspan=\"2\">what mended it</th></tr>\n\
+         <tr><th>caller</th><th>callee</th><th>caller</th><th>callee</th></tr>\n",
+    );
+    for (number, record, recovery) in mended() {
+        let _ = write!(
+            page,
+            "<tr><td><a href=\"#r{number}\">{}</a></td><td>{}</td>",
+            escaped(&record.name),
+            escaped(&recovery.fault)
+        );
+        for milliseconds in [recovery.silence_milliseconds, recovery.freeze_milliseconds].concat() {
+            let _ = write!(page, "<td class=\"time\">{}</td>", seconds(milliseconds));
+        }
+        let _ = writeln!(page, "<td>{}</td></tr>", escaped(&recovery.mended_by()));
+    }
+    page.push_str("</table>\n");
 }
 
 fn draw_table(page: &mut String, records: &[Record], directory: &Path) {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::call::CallReport;
+use crate::fault::Recovery;
 use crate::report::{CallOutcome, PageReport};
 
 /// How a call was connected.
@@ -101,6 +102,8 @@ pub struct Record {
     pub connected_milliseconds: Option<i64>,
     /// One line: what was measured, or what is wrong.
     pub line: String,
+    /// How it got over a fault, if one was made and it did.
+    pub recovery: Option<Recovery>,
     /// Its place in a grid.
     pub cell: Option<Cell>,
     /// Logs, results and captures.
@@ -181,6 +184,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Cure;
 
     pub(super) fn record(name: &str, verdict: Verdict) -> Record {
         Record {
@@ -191,6 +195,7 @@ mod tests {
             seconds: 4.25,
             connected_milliseconds: Some(310),
             line: "a \"line\" with <marks>".to_owned(),
+            recovery: None,
             cell: Some(Cell { grid: "Chromium".into(), caller: "full-cone".into(), callee: "symmetric".into() }),
             files: vec!["/logs/a b/turn.log".into()],
         }
@@ -202,6 +207,28 @@ mod tests {
         let xml = junit::document("netlab", &records);
         assert!(xml.contains(r#"tests="3" failures="1" skipped="1" time="12.750""#), "{xml}");
         assert!(xml.contains("a &quot;line&quot; with &lt;marks&gt;") && !xml.contains("<marks>"), "{xml}");
+    }
+
+    /// Not in the line of text only: programs read it, too.
+    #[test]
+    fn how_a_call_got_over_a_fault_is_in_every_file() {
+        let recovery = Recovery {
+            fault: "relay <restarts>".to_owned(),
+            silence_milliseconds: [6_900, 6_800],
+            freeze_milliseconds: [0, 9_000],
+            restarts: [0, 1],
+            cure: Cure::IceRestart,
+        };
+        let records = [Record { recovery: Some(recovery), cell: None, ..record("fault-x", Verdict::Passed) }];
+        let json = serde_json::to_value(&records).unwrap();
+        assert_eq!(json[0]["recovery"]["silence_milliseconds"], serde_json::json!([6_900, 6_800]));
+        assert_eq!(json[0]["recovery"]["cure"], "ice-restart");
+        let xml = junit::document("netlab", &records);
+        assert!(xml.contains(r#"<property name="silence-milliseconds" value="6900"/>"#), "{xml}");
+        assert!(xml.contains(r#"<property name="cure" value="ICE restart"/></properties><system-out>"#), "{xml}");
+        let page = html::document("netlab", &records, Path::new("/logs"));
+        assert!(page.contains("relay &lt;restarts&gt;") && page.contains(">6.9 s</td>"), "{page}");
+        assert!(page.contains("ICE restart (1 by the callee)"), "{page}");
     }
 
     #[test]
