@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::document::Document;
 use super::error::{Errors, Note, Problem};
 use super::values::{self, Mistake};
-use super::{Config, Log, LogFormat, Machine, Written};
+use super::{Config, Confinement, Log, LogFormat, Machine, Written};
 use crate::shard;
 use crate::turn;
 
@@ -117,6 +117,7 @@ impl Checker<'_> {
             admin: self.admin(&written.admin.listen, &shards.listen),
             log: self.log(&written.log),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
+            confinement: self.confinement(&written.process),
             certificate,
             digests: BTreeMap::new(),
             pass_through,
@@ -286,6 +287,21 @@ impl Checker<'_> {
             );
         }
         count
+    }
+
+    fn confinement(&mut self, written: &super::written::Process) -> Confinement {
+        let name = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        if written.user.is_empty() && !written.group.is_empty() {
+            self.problem(
+                "process.group",
+                Mistake::new("a group without a user", "write process.user as well, or neither"),
+            );
+        }
+        Confinement {
+            user: name(&written.user),
+            group: name(&written.group),
+            filter_system_calls: written.filter_system_calls,
+        }
     }
 
     fn log(&mut self, written: &super::written::Log) -> Log {

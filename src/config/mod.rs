@@ -53,6 +53,8 @@ pub struct Config {
     pub log: Log,
     /// How long to wait for allocations to end after a request to stop.
     pub drain: Duration,
+    /// What the process gives up once all sockets are open.
+    pub confinement: Confinement,
     /// Neither users nor secrets were configured, so that the only secret is a made-up one. [`keep_secret`] makes it
     /// last; without that it is forgotten at the end of this process.
     pub secret_is_made_up: bool,
@@ -101,6 +103,17 @@ pub struct Log {
     pub level: tracing::Level,
     /// For people or for programs.
     pub format: LogFormat,
+}
+
+/// What the process gives up once all sockets are open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confinement {
+    /// The user to become, which takes a start as root.
+    pub user: Option<String>,
+    /// The group to become, if it is not the user's.
+    pub group: Option<String>,
+    /// Have the kernel refuse system calls that a running server does not make.
+    pub filter_system_calls: bool,
 }
 
 /// For people or for programs.

@@ -78,6 +78,8 @@ section! {
         log: Log = Log::default(),
         /// How to stop.
         shutdown: Shutdown = Shutdown::default(),
+        /// What the process gives up.
+        process: Process = Process::default(),
     }
 }
 
@@ -416,6 +418,18 @@ section! {
     Shutdown {
         /// The longest wait for allocations to end.
         drain: String = "30s".into(),
+    }
+}
+
+section! {
+    /// `[process]`
+    Process {
+        /// Whom to become once all sockets are open; empty stays who it is.
+        user: String = String::new(),
+        /// The group; empty is that of the user.
+        group: String = String::new(),
+        /// Whether the kernel refuses system calls that a running server does not make.
+        filter_system_calls: bool = true,
     }
 }
 

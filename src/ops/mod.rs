@@ -1,18 +1,19 @@
 //! The control plane: starts the shards, watches over them, ends them.
 //!
 //! Lives here: everything that uses tokio, on one thread beside the shards: signals, draining, the admin port with
-//! metrics and health, logging, certificates that are renewed, connections
-//! passed on to a web server. May import `config`, `shard`, and the counters' vocabularies of `turn`. No relayed
+//! metrics and health, logging, certificates that are renewed, connections passed on to a web server, and what the
+//! process gives up once it runs. May import `config`, `shard`, and the counters' vocabularies of `turn`. No relayed
 //! packet passes through here, so nothing here has to be fast; it has to be bounded. What is printed for people is in
 //! `cli`.
 //!
 //! Reading order: `run.rs` (a server's life), `signals.rs`, `reload.rs`, `admin.rs`, `metrics.rs`, `logging.rs`,
-//! `certificates.rs`, `pass_through.rs`.
+//! `confinement/`, `certificates.rs`, `pass_through.rs`.
 
 #![forbid(unsafe_code)]
 
 mod admin;
 mod certificates;
+mod confinement;
 mod descriptors;
 mod logging;
 mod metrics;
@@ -21,6 +22,7 @@ mod reload;
 mod run;
 mod signals;
 
+pub use confinement::ConfinementError;
 pub use logging::{LogLevel, install as install_logging};
 pub use reload::Load;
 pub use run::{RunError, Running, run};

@@ -13,7 +13,7 @@ use crate::config::{Config, Errors};
 
 /// Keys, and sections with a dot behind, that count only at start: what they make cannot be taken away from clients that
 /// use it.
-const ONLY_AT_START: [&str; 10] = [
+const ONLY_AT_START: [&str; 11] = [
     "threads",
     "listen.",
     "nat_discovery.",
@@ -24,6 +24,7 @@ const ONLY_AT_START: [&str; 10] = [
     "tls.handshake_timeout",
     "admin.listen",
     "log.format",
+    "process.",
 ];
 
 /// Where a configuration comes from; called again for each reload.

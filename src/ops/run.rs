@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::Registry;
+use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::admin::{self, Readiness, Sources};
 use super::certificates::Certificates;
+use super::confinement::{ConfinementError, Rights};
 use super::descriptors;
 use super::logging::LogLevel;
 use super::metrics::{Control, ProcessCollector, ShardCollector};
@@ -50,6 +52,8 @@ pub enum RunError {
     Admin(SocketAddr, io::Error),
     /// The shards could not be started.
     Shards(StartError),
+    /// The process could not give up what it was told to.
+    Confinement(ConfinementError),
 }
 
 impl fmt::Display for RunError {
@@ -62,6 +66,7 @@ impl fmt::Display for RunError {
                  another port, or write listen = \"off\""
             ),
             Self::Shards(error) => write!(f, "{error}"),
+            Self::Confinement(error) => write!(f, "{error}"),
         }
     }
 }
@@ -75,9 +80,10 @@ impl std::error::Error for RunError {}
 /// If the server could not be started. Once it has, it ends well.
 pub fn run(config: Config, log_level: LogLevel, load: Load, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
     info!(version = env!("CARGO_PKG_VERSION"), threads = config.shards.count, "starting");
+    let rights = Rights::look_up(&config.confinement).map_err(RunError::Confinement)?;
     descriptors::make_room(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::ControlPlane)?;
-    let result = runtime.block_on(live(config, log_level, load, ready));
+    let result = runtime.block_on(live(config, rights, log_level, load, ready));
     // A shard that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
@@ -85,6 +91,7 @@ pub fn run(config: Config, log_level: LogLevel, load: Load, ready: impl FnOnce(&
 
 async fn live(
     config: Config,
+    rights: Rights,
     log_level: LogLevel,
     load: Load,
     ready: impl FnOnce(&Running<'_>),
@@ -103,6 +110,10 @@ async fn live(
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
     let shards = SharedShards::new(shards);
+    if let Err(error) = rights.give_up() {
+        shards.shut_down().await;
+        return Err(RunError::Confinement(error));
+    }
 
     let certificates =
         config.certificate.clone().zip(identity.clone()).map(|(files, now)| Certificates::new(files, now));
@@ -144,6 +155,8 @@ async fn live(
         "listening"
     );
     let identity = identity.as_deref();
+    // Without a service manager that wants to know, nothing happens.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
     let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files, control };
@@ -154,6 +167,7 @@ async fn live(
         }
     };
     readiness.send_replace(Readiness::Draining);
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
     reload.control.draining();
     drain(&shards, reload.current.drain, signal, &mut signals).await;
     shards.shut_down().await;

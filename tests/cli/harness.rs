@@ -121,7 +121,10 @@ pub struct Server {
 
 impl Server {
     pub fn start(place: &Place, arguments: &[&str]) -> Self {
-        let mut command = place.command(arguments);
+        Self::start_command(place.command(arguments))
+    }
+
+    pub fn start_command(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (Output::default(), Output::default());
         stdout.collect(child.stdout.take().unwrap());

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_config;
+mod confinement;
 mod credentials;
 mod dns;
 mod dns_records;
