@@ -8,7 +8,7 @@ use super::harness::{Place, Server};
 use super::serve::QUIET;
 use super::turn_client::TurnClient;
 
-const USER: &str = "[[auth.users]]\nname = \"alice\"\npassword = \"wonder\"\n";
+const USER: &str = "[[auth.users]]\nname = \"alice\"\npassword = \"wonder\"\n[shutdown]\ndrain = \"0s\"\n";
 
 /// The lines `NAME:` of the status of each of the server's threads, without repetition.
 fn status(server: &Server, name: &str) -> BTreeSet<String> {
