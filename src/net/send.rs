@@ -1,5 +1,10 @@
 //! Datagrams out, many at a time, each to its own destination.
+//!
+//! Datagrams in a row that differ in their payload only are given to the kernel as one, to be cut apart again on its way
+//! out (UDP_SEGMENT): they pass the IP stack once. What leaves this machine is the same, and so is what fails, since a
+//! run that the kernel does not take is sent again one by one.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -7,6 +12,9 @@ use std::ptr::NonNull;
 use super::sys::{self, Control, RawAddress};
 use super::{BATCH, SocketErrorKind, SocketErrors, UdpSocket};
 use crate::turn::IpFields;
+
+/// The payload of a run: what one IPv4 datagram could carry.
+const RUN_LEN_MAX: usize = 65_507;
 
 /// A datagram to send.
 #[derive(Clone, Copy, Debug)]
@@ -70,15 +78,28 @@ impl SendBatch {
         while let Some(first) = datagrams.peek() {
             // Those that may be fragmented and those that may not go in calls of their own, in order.
             let dont_fragment = first.ip.dont_fragment;
-            let mut count = 0;
+            let segment_max = socket.segment_max();
+            let (mut count, mut messages) = (0, 0);
+            let mut run: Option<Run> = None;
             while count < BATCH
                 && let Some(datagram) = datagrams.next_if(|next| next.ip.dont_fragment == dont_fragment)
             {
-                self.fill(count, &datagram);
+                if run.as_mut().is_some_and(|run| run.takes(&datagram)) {
+                    self.lengthen(messages - 1, count, &datagram);
+                } else {
+                    self.fill(messages, count, &datagram);
+                    run = Run::beginning(&datagram, segment_max);
+                    messages += 1;
+                }
                 count += 1;
             }
             match socket.set_df(dont_fragment) {
-                Ok(()) => self.submit(socket, count, errors, &mut sent),
+                Ok(()) => {
+                    let headers = self.tables.as_ptr();
+                    // SAFETY: `fill` has filled the first `messages` entries just now, so that what they point to is in
+                    // the tables or still borrowed by the caller; nobody else uses the tables during the call.
+                    unsafe { submit(socket, (&raw mut (*headers).headers).cast(), messages, errors, &mut sent) };
+                }
                 // TURN-8656-11.2-05: better not at all than otherwise than asked for.
                 Err(error) => (0..count).for_each(|_| errors.count(&error)),
             }
@@ -86,18 +107,18 @@ impl SendBatch {
         sent
     }
 
-    fn fill(&mut self, index: usize, datagram: &Datagram<'_>) {
-        assert!(index < BATCH);
+    /// Begins a message with one datagram, whose payload the vector at `vector` leads to.
+    fn fill(&mut self, index: usize, vector: usize, datagram: &Datagram<'_>) {
+        assert!(index <= vector && vector < BATCH);
         let tables = self.tables.as_ptr();
-        // SAFETY: `index` is in range of every array, `tables` is owned by `self`, and only these tables are written.
-        // The payload is only going to be read, though `iovec` has no way to say so.
+        // SAFETY: both indexes are in range of every array, `tables` is owned by `self`, and only these tables are
+        // written. The payload is only going to be read, though `iovec` has no way to say so.
         unsafe {
-            (*tables).vectors[index] =
-                libc::iovec { iov_base: datagram.bytes.as_ptr().cast_mut().cast(), iov_len: datagram.bytes.len() };
+            (*tables).vectors[vector] = payload(datagram);
             let header = &raw mut (*tables).headers[index].msg_hdr;
             (*header).msg_name = (&raw mut (*tables).names[index]).cast();
             (*header).msg_namelen = (*tables).names[index].write(datagram.to);
-            (*header).msg_iov = &raw mut (*tables).vectors[index];
+            (*header).msg_iov = &raw mut (*tables).vectors[vector];
             (*header).msg_iovlen = 1;
             let control = &mut (*tables).controls[index];
             let len = write_control(control, datagram);
@@ -107,46 +128,147 @@ impl SendBatch {
         }
     }
 
-    fn submit(&mut self, socket: &UdpSocket, count: usize, errors: &mut SocketErrors, sent: &mut Sent) {
-        let mut next = 0;
-        let mut tried_again = None;
-        while next < count {
-            // SAFETY: the entries `next..count` were filled by `fill` in this call of `send`, so that what they point
-            // to is in the tables or still borrowed by the caller.
-            let result = unsafe {
-                let first = (&raw mut (*self.tables.as_ptr()).headers).cast::<libc::mmsghdr>();
-                sys::send_many(socket.as_fd(), first.add(next), count - next)
-            };
-            sent.calls += 1;
-            match result {
-                Ok(accepted) => {
-                    sent.datagrams += accepted as u64;
-                    // The call stops early before a datagram it could not send; the next call says why.
-                    next += accepted;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    // The send buffer is full: the rest would only hear the same.
-                    (next..count).for_each(|_| errors.count(&error));
-                    return;
-                }
-                // An error that came in for an earlier datagram is told by whatever call comes next, and then gone:
-                // only a second one is about this datagram. (What is too large is told at once.)
-                Err(error)
-                    if socket.tells_errors()
-                        && tried_again != Some(next)
-                        && SocketErrorKind::of(&error) != SocketErrorKind::TooLarge =>
-                {
-                    tried_again = Some(next);
-                }
-                Err(error) => {
-                    if SocketErrorKind::of(&error) == SocketErrorKind::TooLarge {
-                        // SAFETY: `next` is in range, and the address was written by `fill`.
-                        sent.too_large = unsafe { (*self.tables.as_ptr()).names[next].read() };
-                    }
-                    errors.count(&error);
-                    next += 1;
-                }
+    /// Puts one more datagram into a message, whose last vector is the one before `vector`.
+    fn lengthen(&mut self, index: usize, vector: usize, datagram: &Datagram<'_>) {
+        assert!(index < vector && vector < BATCH);
+        let tables = self.tables.as_ptr();
+        // SAFETY: as in `fill`, which has filled this header before.
+        unsafe {
+            (*tables).vectors[vector] = payload(datagram);
+            let header = &raw mut (*tables).headers[index].msg_hdr;
+            if (*header).msg_iovlen == 1 {
+                let segment = (*(*header).msg_iov).iov_len as u16;
+                let mut len = (*header).msg_controllen as usize;
+                append(&mut (*tables).controls[index], &mut len, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+                (*header).msg_controllen = len as _;
             }
+            (*header).msg_iovlen += 1;
+        }
+    }
+}
+
+fn payload(datagram: &Datagram<'_>) -> libc::iovec {
+    libc::iovec { iov_base: datagram.bytes.as_ptr().cast_mut().cast(), iov_len: datagram.bytes.len() }
+}
+
+/// Datagrams that leave as one message: all as long as the first, but for the last, which may be shorter.
+struct Run {
+    to: SocketAddr,
+    source: Option<SocketAddr>,
+    ip: IpFields,
+    segment: usize,
+    len: usize,
+    is_over: bool,
+}
+
+impl Run {
+    /// A run needs a first datagram that is not empty and not too long to be one of many.
+    fn beginning(first: &Datagram<'_>, segment_max: usize) -> Option<Self> {
+        let &Datagram { to, source, bytes, ip } = first;
+        let segment = bytes.len();
+        (1..=segment_max).contains(&segment).then_some(Self { to, source, ip, segment, len: segment, is_over: false })
+    }
+
+    /// Whether the next datagram belongs to it. Then it does from now on.
+    fn takes(&mut self, next: &Datagram<'_>) -> bool {
+        let len = next.bytes.len();
+        let takes = !self.is_over
+            && (1..=self.segment).contains(&len)
+            && self.len + len <= RUN_LEN_MAX
+            && (self.to, self.source, self.ip) == (next.to, next.source, next.ip);
+        if takes {
+            self.len += len;
+            self.is_over = len < self.segment;
+        }
+        takes
+    }
+}
+
+/// Sends messages, and counts what becomes of the datagrams in them.
+///
+/// # Safety
+/// The first `count` headers and all they point to must be as [`SendBatch::fill`] and [`SendBatch::lengthen`] leave them.
+unsafe fn submit(
+    socket: &UdpSocket,
+    headers: *mut libc::mmsghdr,
+    count: usize,
+    errors: &mut SocketErrors,
+    sent: &mut Sent,
+) {
+    // SAFETY: for an index below `count` as the caller promises. A message has one vector for each datagram.
+    let datagrams = |index: usize| unsafe { (*headers.add(index)).msg_hdr.msg_iovlen as usize };
+    let mut next = 0;
+    let mut tried_again = None;
+    while next < count {
+        // SAFETY: passed on to the caller.
+        let result = unsafe { sys::send_many(socket.as_fd(), headers.add(next), count - next) };
+        sent.calls += 1;
+        match result {
+            Ok(accepted) => {
+                sent.datagrams += (next..next + accepted).map(datagrams).sum::<usize>() as u64;
+                // The call stops early before a message it could not send; the next call says why.
+                next += accepted;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The send buffer is full: the rest would only hear the same.
+                (0..(next..count).map(datagrams).sum()).for_each(|_| errors.count(&error));
+                return;
+            }
+            Err(error) if datagrams(next) > 1 && is_refusal(&error) => {
+                // SAFETY: passed on to the caller.
+                unsafe { submit_apart(socket, *headers.add(next), errors, sent, &error) };
+                next += 1;
+            }
+            // An error that came in for an earlier datagram is told by whatever call comes next, and then gone:
+            // only a second one is about this datagram. (What is too large is told at once.)
+            Err(error)
+                if socket.tells_errors()
+                    && tried_again != Some(next)
+                    && SocketErrorKind::of(&error) != SocketErrorKind::TooLarge =>
+            {
+                tried_again = Some(next);
+            }
+            Err(error) => {
+                if SocketErrorKind::of(&error) == SocketErrorKind::TooLarge {
+                    // SAFETY: `next` is in range, and `fill` has let this pointer lead to an address it wrote.
+                    sent.too_large = unsafe { (*(*headers.add(next)).msg_hdr.msg_name.cast::<RawAddress>()).read() };
+                }
+                (0..datagrams(next)).for_each(|_| errors.count(&error));
+                next += 1;
+            }
+        }
+    }
+}
+
+/// Whether the kernel may say this of a run and take its datagrams one by one: EINVAL and EMSGSIZE where they would
+/// have to be fragmented, EIO where the way out cannot cut them apart.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO))
+}
+
+/// Sends the datagrams of a run that was refused one by one, and remembers not to try the like soon.
+///
+/// # Safety
+/// As for [`submit`], for a message with more than one datagram.
+unsafe fn submit_apart(
+    socket: &UdpSocket,
+    run: libc::mmsghdr,
+    errors: &mut SocketErrors,
+    sent: &mut Sent,
+    refusal: &io::Error,
+) {
+    // SAFETY: the message has vectors for more than one datagram.
+    let segment = unsafe { (*run.msg_hdr.msg_iov).iov_len };
+    socket.run_refused(segment, refusal.raw_os_error() == Some(libc::EIO));
+    for index in 0..run.msg_hdr.msg_iovlen as usize {
+        let mut alone = run;
+        // SAFETY: as many vectors as were counted are there. `lengthen` has put the length of a segment behind all
+        // other control messages.
+        unsafe {
+            alone.msg_hdr.msg_iov = run.msg_hdr.msg_iov.add(index);
+            alone.msg_hdr.msg_iovlen = 1;
+            alone.msg_hdr.msg_controllen -= libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+            submit(socket, &raw mut alone, 1, errors, sent);
         }
     }
 }

@@ -127,15 +127,17 @@ pub(super) fn receive_error(
 /// # Safety
 /// Every pointer in the first `count` headers must be valid for reads of the length beside it.
 pub(super) unsafe fn send_many(socket: BorrowedFd<'_>, headers: *mut libc::mmsghdr, count: usize) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    if count == 1 {
+        // The same for less.
+        // SAFETY: passed on to the caller.
+        return retry_interrupted(|| unsafe {
+            libc::sendmsg(socket.as_raw_fd(), &raw const (*headers).msg_hdr, flags) as c_int
+        })
+        .map(|_| 1);
+    }
     // SAFETY: passed on to the caller.
-    retry_interrupted(|| unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            headers,
-            count as libc::c_uint,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-        )
-    })
+    retry_interrupted(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags as _) })
 }
 
 fn retry_interrupted(mut call: impl FnMut() -> c_int) -> io::Result<usize> {

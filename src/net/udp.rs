@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::OnceLock;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,6 +22,24 @@ pub struct UdpSocket {
     sets_df: Cell<bool>,
     /// Whether [`UdpSocket::next_error`] has anything to tell.
     tells_errors: bool,
+    /// Datagrams up to this long may leave in runs.
+    segment_max: Cell<u16>,
+    /// How many more batches that holds for, where a refusal has lowered it.
+    refusal_batches: Cell<u16>,
+}
+
+/// How long a refused run is remembered: paths change, and one client's narrow one is not everybody's.
+const REFUSAL_BATCHES: u16 = 1024;
+
+/// Whether this kernel knows UDP_SEGMENT (Linux 4.18). One that does not would not refuse it in a control message, but
+/// send a run as one datagram.
+fn cuts_runs() -> bool {
+    static CUTS_RUNS: OnceLock<bool> = OnceLock::new();
+    *CUTS_RUNS.get_or_init(|| {
+        Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
+            .and_then(|socket| sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0))
+            .is_ok()
+    })
 }
 
 impl UdpSocket {
@@ -107,7 +126,14 @@ impl UdpSocket {
         sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, buffer_bytes)?;
         set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, buffer_bytes)?;
-        Ok(Self { socket, local: address, sets_df: Cell::new(false), tells_errors: false })
+        Ok(Self {
+            socket,
+            local: address,
+            sets_df: Cell::new(false),
+            tells_errors: false,
+            segment_max: Cell::new(if cuts_runs() { u16::MAX } else { 0 }),
+            refusal_batches: Cell::new(0),
+        })
     }
 
     fn bound(mut self, address: SocketAddr) -> io::Result<Self> {
@@ -121,6 +147,30 @@ impl UdpSocket {
             _ if !self.is_wildcard() => Ok(()),
             SocketAddr::V4(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
             SocketAddr::V6(_) => sys::set_option(self.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+        }
+    }
+
+    /// The longest datagram that may be one of a run in the next batch.
+    pub(super) fn segment_max(&self) -> usize {
+        match self.refusal_batches.get() {
+            0 => {}
+            1 => {
+                self.refusal_batches.set(0);
+                self.segment_max.set(u16::MAX);
+            }
+            more => self.refusal_batches.set(more - 1),
+        }
+        self.segment_max.get().into()
+    }
+
+    /// The kernel has not taken a run of datagrams of this length; `for_good` if it is not about the length.
+    pub(super) fn run_refused(&self, segment: usize, for_good: bool) {
+        if for_good {
+            self.segment_max.set(0);
+            self.refusal_batches.set(0);
+        } else if self.segment_max.get() > 0 {
+            self.segment_max.set((segment - 1) as u16);
+            self.refusal_batches.set(REFUSAL_BATCHES);
         }
     }
 
