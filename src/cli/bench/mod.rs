@@ -1,11 +1,13 @@
 //! `hairpin bench`: how much a TURN server carries, how late, and at what cost.
 
+mod report;
+
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
 
+use self::report::{Generator, Percentiles, Report, Server};
 use super::uri::{Uri, UriTransport};
 use super::{Outcome, print};
 use crate::bench::{self, Cost, Direction, Framing, Latency, Meter, Pace, RelayLoad, RequestLoad, Target};
@@ -108,51 +110,8 @@ enum Way {
     Both,
 }
 
-/// What is printed, as JSON or as lines.
-#[derive(Debug, Serialize)]
-struct Report {
-    /// What a unit is.
-    unit: &'static str,
-    seconds: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    offered: Option<u64>,
-    done: u64,
-    per_second: f64,
-    lost: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reordered: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    corrupted: Option<u64>,
-    latency_micros: Percentiles,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generator_busy: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<Server>,
-}
-
-#[derive(Debug, Serialize)]
-struct Percentiles {
-    p50: f64,
-    p99: f64,
-    p99_9: f64,
-    max: f64,
-}
-
-/// What a unit took the server.
-#[derive(Debug, Serialize)]
-struct Server {
-    process_micros_per_unit: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    core_micros_per_unit: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    softirq_share: Option<f64>,
-    /// Of the measured time.
-    busy: f64,
-    resident_bytes: u64,
-}
-
 /// Above this the generator is what limits.
-const GENERATOR_BUSY_MAX: f64 = 0.95;
+const GENERATOR_BUSY_MAX: f64 = 0.9;
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let (report, json) = match &arguments.mode {
@@ -184,18 +143,37 @@ fn relay_report(relay: &Relay) -> Result<Report, String> {
         duration: Duration::from_secs_f64(common.seconds),
     };
     let result = bench::relay(&target(common, true)?, &load, meter(common)).map_err(|error| error.to_string())?;
+    let was_limit = result.generator_busy > GENERATOR_BUSY_MAX;
     Ok(Report {
+        mode: "relay",
+        transport: "udp",
         unit: "packet",
+        allocations: Some(load.allocations),
+        clients: None,
+        threads: 1,
         seconds: result.elapsed.as_secs_f64(),
+        asked_per_second: relay.rate,
         offered: Some(result.offered),
+        offered_per_second: Some(result.offered as f64 / result.elapsed.as_secs_f64()),
         done: result.delivered,
         per_second: result.rate(),
         lost: result.lost(),
+        loss: Some(result.lost() as f64 / result.offered.max(1) as f64),
         reordered: Some(result.reordered),
+        duplicated: None,
         corrupted: Some(result.corrupted),
-        latency_micros: percentiles(&result.latency),
-        generator_busy: Some(result.generator_busy),
+        latency_micros: Some(percentiles(&result.latency)),
         server: result.cost.map(|cost| server(&cost, result.delivered, result.elapsed)),
+        generator: Some(Generator {
+            busy: result.generator_busy,
+            cpu: result.generator_busy,
+            socket_drops: 0,
+            unsent: 0,
+            was_limit,
+            why: was_limit.then(|| "it never waited".to_owned()),
+        }),
+        search: None,
+        idle: None,
     })
 }
 
@@ -211,17 +189,28 @@ fn request_report(requests: &Requests, unit: &'static str) -> Result<Report, Str
     let run = if is_binding { bench::binding } else { bench::allocate };
     let result = run(&target, &load, meter(common)).map_err(|error| error.to_string())?;
     Ok(Report {
+        mode: if is_binding { "binding" } else { "allocate" },
+        transport: "udp",
         unit,
+        allocations: None,
+        clients: Some(load.clients),
+        threads: 1,
         seconds: result.elapsed.as_secs_f64(),
+        asked_per_second: None,
         offered: None,
+        offered_per_second: None,
         done: result.units,
         per_second: result.rate(),
         lost: result.lost,
+        loss: None,
         reordered: None,
+        duplicated: None,
         corrupted: None,
-        latency_micros: percentiles(&result.latency),
-        generator_busy: None,
+        latency_micros: Some(percentiles(&result.latency)),
         server: result.cost.map(|cost| server(&cost, result.units, result.elapsed)),
+        generator: None,
+        search: None,
+        idle: None,
     })
 }
 
@@ -283,6 +272,8 @@ fn server(cost: &Cost, units: u64, elapsed: Duration) -> Server {
         softirq_share: core.zip(cost.softirq).map(|(core, softirq)| softirq.as_secs_f64() / core.as_secs_f64()),
         busy: cost.total().as_secs_f64() / elapsed.as_secs_f64(),
         resident_bytes: cost.resident,
+        resident_bytes_before: None,
+        resident_bytes_per_allocation: None,
     }
 }
 
@@ -298,8 +289,9 @@ fn lines(report: &Report) -> String {
     if let (Some(offered), Some(reordered), Some(corrupted)) = (report.offered, report.reordered, report.corrupted) {
         lines.push(format!("           {offered} offered, {reordered} reordered, {corrupted} corrupted"));
     }
-    let Percentiles { p50, p99, p99_9, max } = report.latency_micros;
-    lines.push(format!("latency:   {p50:.0} µs median, {p99:.0} µs p99, {p99_9:.0} µs p99.9, {max:.0} µs at most"));
+    if let Some(Percentiles { p50, p99, p99_9, max }) = report.latency_micros {
+        lines.push(format!("latency:   {p50:.0} µs median, {p99:.0} µs p99, {p99_9:.0} µs p99.9, {max:.0} µs at most"));
+    }
     if let Some(server) = &report.server {
         let core = server.core_micros_per_unit.map_or(String::new(), |micros| format!(", {micros:.2} µs of its core"));
         let softirq =
@@ -311,9 +303,9 @@ fn lines(report: &Report) -> String {
             server.resident_bytes as f64 / 1e6
         ));
     }
-    if let Some(busy) = report.generator_busy {
-        lines.push(format!("generator: {:.0} % busy", busy * 100.0));
-        if busy > GENERATOR_BUSY_MAX {
+    if let Some(generator) = &report.generator {
+        lines.push(format!("generator: {:.0} % busy", generator.busy * 100.0));
+        if generator.was_limit {
             lines.push("NOTE: the generator itself is at its limit; the server could carry more.".into());
         }
     }
