@@ -5,9 +5,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::stun::opaque_string;
+use crate::turn::PeerRule;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +142,61 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, Mistake> {
     Ok(prefix)
 }
 
+/// A prefix, or a prefix with a port or a range of ports.
+pub(super) fn peer_rule(text: &str) -> Result<PeerRule, Mistake> {
+    if let Ok(rule) = text.parse::<PeerRule>() {
+        return Ok(rule);
+    }
+    let (address, port_text) = PeerRule::split(text);
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    if is_host_name(bare) {
+        return Err(Mistake::new(
+            format!("\"{bare}\" is a name, and policy is about addresses"),
+            "write the addresses it stands for, like \"10.20.0.5\"; names are not looked up, since whoever answers for \
+             one would decide who can be reached",
+        ));
+    }
+    // The common slips: ports behind an IPv6 prefix without brackets around all of it.
+    if let Some((address, rest)) = bare.split_once("]/")
+        && let Some((length, port_text)) = rest.split_once(':')
+    {
+        let fix = format!("write \"[{address}/{length}]:{port_text}\"");
+        return Err(Mistake::new(format!("\"{text}\" has its brackets in the wrong place"), fix));
+    }
+    let prefix = prefix(bare)?;
+    match port_text {
+        None if matches!(prefix, IpNet::V6(_)) => {
+            Err(Mistake::new(format!("\"{text}\" has brackets but no ports"), format!("write \"{prefix}\"")))
+        }
+        None => Err(Mistake::new(format!("\"{text}\" has brackets"), format!("write \"{prefix}\""))),
+        Some(port_text) => {
+            let ports = ports(port_text)?;
+            let rule = PeerRule { prefix, ports };
+            Err(Mistake::new(format!("\"{text}\" is not a prefix with ports"), format!("write \"{rule}\"")))
+        }
+    }
+}
+
+/// A NAT64 prefix: IPv6, of a length that RFC 6052 §2.2 knows.
+pub(super) fn nat64_prefix(text: &str) -> Result<Ipv6Net, Mistake> {
+    match prefix(text)? {
+        IpNet::V6(prefix) if matches!(prefix.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96) => Ok(prefix),
+        _ => Err(Mistake::new(
+            format!("\"{text}\" is not a prefix that NAT64 can have"),
+            "write an IPv6 prefix of length 32, 40, 48, 56, 64 or 96, like \"64:ff9b::/96\" or \"2001:db8:64::/96\"",
+        )),
+    }
+}
+
+/// Whether somebody has written the name of a host.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_') || !c.is_ascii())
+    };
+    let labels = text.strip_prefix("*.").unwrap_or(text).trim_end_matches('.');
+    labels.split('.').all(is_label) && labels.chars().any(|c| c.is_alphabetic()) && labels.parse::<IpAddr>().is_err()
+}
+
 /// First and last of `FIRST-LAST`, in order, from 1024.
 pub(super) fn port_range(text: &str) -> Result<(u16, u16), Mistake> {
     let parsed = text
@@ -256,6 +312,34 @@ mod tests {
         for text in ["", "10/8", "10.0.0.0/33", "10.0.0.0-10.0.0.9", "2001:db8::/129", "10.0.0.0/-1", "example.org"] {
             assert!(prefix(text).is_err(), "{text}");
         }
+    }
+
+    /// Abuse S2: the same with ports, and names are refused.
+    #[test]
+    fn s2_rules_are_exact_or_refused_with_what_to_write() {
+        for text in ["10.20.0.0/16", "10.20.0.0/16:3000-4000", "[2001:db8::/32]:5004", "2001:db8::1", "10.1.2.3:80"] {
+            assert!(peer_rule(text).is_ok(), "{text}");
+        }
+        for (text, wrong, fix) in [
+            ("media.example.org", "is a name", "write the addresses"),
+            ("*.example.org:5004", "is a name", "names are not looked up"),
+            ("localhost", "is a name", "\"10.20.0.5\""),
+            ("10.1.2.3/8:80", "beyond its length of 8", "\"10.0.0.0/8\""),
+            ("10.0.0.0/8:9-8", "above the last", "\"8-9\""),
+            ("10.0.0.0/8:0", "neither a port", "from 1 to 65535"),
+            ("10.0.0.0/8:", "neither a port", "from 1 to 65535"),
+            ("[10.0.0.0/8]:80", "not a prefix with ports", "write \"10.0.0.0/8:80\""),
+            ("[2001:db8::]/32:5004", "brackets in the wrong place", "write \"[2001:db8::/32]:5004\""),
+            ("[2001:db8::/32]", "brackets", "write \"2001:db8::/32\""),
+            ("2001:db8::/32:5004", "not an address prefix", "2001:db8::/32"),
+            ("10.0.0.0-10.0.0.9", "not an address prefix", "address/length"),
+            ("", "not an address prefix", "address/length"),
+        ] {
+            let mistake = peer_rule(text).expect_err(text);
+            assert!(mistake.wrong.contains(wrong) && mistake.fix.contains(fix), "{text}: {mistake:?}");
+        }
+        assert_eq!(nat64_prefix("2001:db8:64::/96").unwrap().to_string(), "2001:db8:64::/96");
+        assert!(nat64_prefix("2001:db8:64::/95").is_err() && nat64_prefix("10.0.0.0/8").is_err());
     }
 
     #[test]

@@ -318,10 +318,14 @@ section! {
 section! {
     /// `[peers]`
     Peers {
-        /// Prefixes that may be reached although they are special.
+        /// `public`, `enterprise` or `media-server`: what may be reached if nothing else is said.
+        profile: String = "public".into(),
+        /// Prefixes, and ports of them, that may be reached although the profile refuses them.
         allow: Vec<String> = Vec::new(),
-        /// Prefixes that may not be reached although they are ordinary.
+        /// Prefixes, and ports of them, that may not be reached although the profile allows them.
         deny: Vec<String> = Vec::new(),
+        /// Prefixes behind which this network has IPv4.
+        nat64: Vec<String> = Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::access_token::Grant;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
-use super::{FiveTuple, Now, PeerTransport, RelayAddress, SessionId, Traffic, Transport};
+use super::{FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Whose it is. Cloning is cheap.
@@ -99,10 +99,18 @@ pub(super) struct Told {
     pub(super) refused: Option<(AddressFamily, ErrorCode)>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Permission {
     peer: IpAddr,
     expires: Now,
+    /// The ports that policy leaves open, unless that is all of them.
+    ports: Option<Box<PortSet>>,
+}
+
+impl Permission {
+    fn set_ports(&mut self, ports: &PortSet) {
+        self.ports = (!ports.is_all()).then(|| Box::new(ports.clone()));
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -196,8 +204,8 @@ impl Allocation {
         Some(self.halves.remove(place))
     }
 
-    /// Whether this peer may send and be sent to: by IP address alone, and only while the permission lives
-    /// (TURN-8656-9-01, 12.6-05).
+    /// Whether there is a permission for this peer: by IP address alone, and only while it lives (TURN-8656-9-01,
+    /// 12.6-05).
     pub(super) fn permits(&self, now: Now, peer: IpAddr) -> bool {
         self.permissions.iter().any(|permission| permission.peer == peer && now < permission.expires)
     }
@@ -209,35 +217,58 @@ impl Allocation {
         (permissions, channels)
     }
 
-    /// Installs or refreshes permissions, all or none of them (TURN-8656-10.2-03).
+    /// Whether this peer may send and be sent to: by permission, and by policy where that tells its ports apart.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_data(&self, now: Now, peer: SocketAddr) -> Result<(), Reason> {
+        let is_for = |permission: &&Permission| permission.peer == peer.ip() && now < permission.expires;
+        let permission = self.permissions.iter().find(is_for).ok_or(Reason::NoPermission)?;
+        match &permission.ports {
+            Some(ports) if !ports.contains(peer.port()) => Err(Reason::PeerRefused),
+            _ => Ok(()),
+        }
+    }
+
+    /// Installs or refreshes permissions, all or none of them (TURN-8656-10.2-03), each with the ports that policy leaves
+    /// open.
     ///
     /// # Errors
     /// If more than `limit` would live at the same time.
-    pub(super) fn permit(&mut self, now: Now, peers: &[IpAddr], limit: usize) -> Result<(), TooManyPermissions> {
-        let mut fresh = 0;
-        for (place, peer) in peers.iter().enumerate() {
-            fresh += usize::from(!self.permits(now, *peer) && !peers[..place].contains(peer));
-        }
+    pub(super) fn permit(
+        &mut self,
+        now: Now,
+        peers: &[(IpAddr, PortSet)],
+        limit: usize,
+    ) -> Result<(), TooManyPermissions> {
+        let fresh = peers.iter().filter(|(peer, _)| !self.permits(now, *peer)).count();
         if self.permissions.len() + fresh > limit {
             self.permissions.retain(|permission| now < permission.expires);
             if self.permissions.len() + fresh > limit {
                 return Err(TooManyPermissions);
             }
         }
-        for peer in peers {
+        for (peer, ports) in peers {
             let expires = now.plus_secs(PERMISSION_SECS);
-            match self.permissions.iter_mut().find(|permission| permission.peer == *peer) {
-                Some(permission) => permission.expires = expires,
-                None => self.permissions.push(Permission { peer: *peer, expires }),
-            }
+            let place = self.permissions.iter().position(|permission| permission.peer == *peer).unwrap_or_else(|| {
+                self.permissions.push(Permission { peer: *peer, expires, ports: None });
+                self.permissions.len() - 1
+            });
+            self.permissions[place].expires = expires;
+            self.permissions[place].set_ports(ports);
         }
         Ok(())
     }
 
-    /// Takes permissions and channels away from peers that policy now refuses.
-    pub(super) fn revoke(&mut self, refused: impl Fn(SocketAddr) -> bool) {
-        self.permissions.retain(|permission| !refused(SocketAddr::new(permission.peer, 0)));
-        self.channels.retain(|channel| !refused(channel.peer));
+    /// Holds permissions and channels to a new policy, which knows the ports that may be reached at an address: what it
+    /// refuses ends, and what it narrows is narrower.
+    pub(super) fn revise(&mut self, policy: impl Fn(IpAddr) -> Option<PortSet>) {
+        self.permissions.retain_mut(|permission| {
+            let ports = policy(permission.peer);
+            ports.inspect(|ports| permission.set_ports(ports)).is_some()
+        });
+        self.channels
+            .retain(|channel| policy(channel.peer.ip()).is_some_and(|open| open.contains(channel.peer.port())));
     }
 
     /// The peer bound to a channel number as received, while the binding lives.

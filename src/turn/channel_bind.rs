@@ -37,11 +37,11 @@ impl Server {
         if checked == Err(BindRefusal::Taken) {
             return Err(ErrorCode::BadRequest);
         }
-        self.check_peer(session, path, peer)?;
+        let ports = self.check_peer(session, path, peer)?;
         checked.map_err(|_| self.no_capacity(Limit::ChannelsPerAllocation))?;
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
         // Channel and permission stand or fall together (TURN-8656-12.2-08).
-        match allocation.permit(clock.now, &[peer.ip()], limits.permissions_per_allocation) {
+        match allocation.permit(clock.now, &[(peer.ip(), ports)], limits.permissions_per_allocation) {
             Ok(()) => allocation.bind_channel(clock.now, number, peer),
             Err(_) => return Err(self.no_capacity(Limit::PermissionsPerAllocation)),
         }

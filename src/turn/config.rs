@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, Redirect, RelayTransports, SessionKey};
+use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, PortSet, Redirect, RelayTransports, SessionKey};
 use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -105,14 +105,24 @@ impl Config {
     /// Whether a client may have a permission for, or a channel to, this peer. A port of 0 stands for any.
     ///
     /// Relayed addresses of this very server are always allowed: two of its clients meet there. Its other ports are not.
-    pub(super) fn check_peer(&self, peer: SocketAddr) -> Result<(), PeerRefusal> {
-        if !self.is_relay_ip(peer.ip()) {
-            return self.peers.check(peer.ip());
+    /// The ports of the peer that may be reached are what comes back.
+    pub(super) fn check_peer(&self, peer: SocketAddr) -> Result<PortSet, PeerRefusal> {
+        let ports = self.peer_ports(peer.ip())?;
+        match ports.contains(peer.port()) || peer.port() == 0 {
+            true => Ok(ports),
+            false if self.is_relay_ip(peer.ip()) => Err(PeerRefusal::Own),
+            false => Err(PeerRefusal::Port),
         }
-        if peer.port() == 0 || self.ports.contains(peer.port()) || self.peers.allows_by_name(peer.ip()) {
-            return Ok(());
+    }
+
+    /// The ports of a peer that may be reached, at least one.
+    pub(super) fn peer_ports(&self, peer: IpAddr) -> Result<PortSet, PeerRefusal> {
+        if !self.is_relay_ip(peer) {
+            return self.peers.ports(peer);
         }
-        Err(PeerRefusal::Own)
+        let mut ports = self.peers.allowed_by_name(peer);
+        ports.insert(&(self.ports.first..=self.ports.last));
+        Ok(ports)
     }
 }
 

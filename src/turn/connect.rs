@@ -69,7 +69,7 @@ impl Server {
             return Err(ErrorCode::InsufficientCapacity);
         }
         // Where an `allow` rule names our own address, whatever listens there was meant.
-        let relays_only = is_relayed && !self.config.peers.allows_by_name(peer.ip());
+        let relays_only = is_relayed && !self.config.peers.allowed_by_name(peer.ip()).contains(peer.port());
         let to = self.config.to_bound(peer);
         let id = self.new_connection_id();
         let asked = Box::new(Asked { path, answering, sealing: request.sealing().clone() });

@@ -50,7 +50,7 @@ vocabulary! {
         NoChannel = "no_channel",
         /// No permission for this peer (any more).
         NoPermission = "no_permission",
-        /// A Send indication to a peer that policy refuses, own listeners included.
+        /// Data to or from a port that policy refuses at a permitted address, own listeners included.
         PeerRefused = "peer_refused",
         /// For a client that is out of reach, because its connection closed, and may come back with its ticket.
         NoPath = "no_path",

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, FiveTuple, Limit, Server};
+use super::{Clock, FiveTuple, Limit, PortSet, Server};
 use crate::stun::{AddressFamily, ErrorCode};
 
 impl Server {
@@ -20,18 +20,18 @@ impl Server {
         let session = allocation.session;
         let families = [AddressFamily::Ipv4, AddressFamily::Ipv6];
         let served = families.map(|family| allocation.has(clock.now, family));
-        let mut peers: Vec<IpAddr> = Vec::new();
+        let mut peers: Vec<(IpAddr, PortSet)> = Vec::new();
         for peer in request.peers() {
             let peer = peer?;
             if !served[usize::from(peer.is_ipv6())] {
                 return Err(ErrorCode::PeerAddressFamilyMismatch);
             }
-            self.check_peer(session, path, peer)?;
-            if !peers.contains(&peer.ip()) {
+            let ports = self.check_peer(session, path, peer)?;
+            if !peers.iter().any(|(ip, _)| *ip == peer.ip()) {
                 if peers.len() == limit {
                     return Err(self.no_capacity(Limit::PermissionsPerAllocation));
                 }
-                peers.push(peer.ip());
+                peers.push((peer.ip(), ports));
             }
         }
         if peers.is_empty() {

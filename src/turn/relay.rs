@@ -31,8 +31,8 @@ impl Server {
             return Verdict::Drop(Reason::NoChannel);
         };
         // A channel outlives its permission, but nothing passes without one (TURN-8656-12.6-05).
-        if !allocation.permits(clock.now, peer.ip()) {
-            return Verdict::Drop(Reason::NoPermission);
+        if let Err(reason) = allocation.check_data(clock.now, peer) {
+            return Verdict::Drop(reason);
         }
         let start = packet.range().start + channel_data::HEADER_LEN;
         let bytes = start..start + data.len();
@@ -53,12 +53,7 @@ impl Server {
         bytes: Range<usize>,
         dont_fragment: bool,
     ) -> Verdict {
-        let to_own_ip = self.config.is_relay_ip(to.ip());
-        let to_relay = to_own_ip && self.config.ports.contains(to.port());
-        // The permission is for the whole address; of our own one it opens the relay ports only.
-        if to_own_ip && !to_relay && !self.config.peers.allows_by_name(to.ip()) {
-            return Verdict::Drop(Reason::PeerRefused);
-        }
+        let to_relay = self.config.is_relayed(to);
         let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
@@ -113,8 +108,8 @@ impl Server {
         let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
-        if !allocation.permits(clock.now, peer.ip()) {
-            return Verdict::Drop(Reason::NoPermission);
+        if let Err(reason) = allocation.check_data(clock.now, peer) {
+            return Verdict::Drop(reason);
         }
         let Some(to) = allocation.client() else {
             return Verdict::Drop(Reason::NoPath);

@@ -63,8 +63,8 @@ impl Server {
         if peer.port() == 0 {
             return Verdict::Drop(Reason::BadIndication);
         }
-        if !allocation.permits(clock.now, peer.ip()) {
-            return Verdict::Drop(Reason::NoPermission);
+        if let Err(reason) = allocation.check_data(clock.now, peer) {
+            return Verdict::Drop(reason);
         }
         if allocation.mobile.is_some() {
             self.settle(relay, &path);

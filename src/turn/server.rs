@@ -18,8 +18,8 @@ use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
-    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Limit, Now, Packet, Reason,
-    RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, SessionId, ShardIndex, Traffic, Verdict,
+    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Limit, Now, Packet, PortSet,
+    Reason, RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, SessionId, ShardIndex, Traffic, Verdict,
 };
 use crate::stun::ErrorCode;
 
@@ -222,7 +222,7 @@ impl Server {
         }
         let config = Arc::clone(&self.config);
         for (_, allocation) in self.allocations.iter_mut() {
-            allocation.revoke(|peer| config.check_peer(peer).is_err());
+            allocation.revise(|peer| config.peer_ports(peer).ok());
         }
         self.close_refused_connections();
     }
@@ -347,13 +347,13 @@ impl Server {
         ErrorCode::InsufficientCapacity
     }
 
-    /// Asks the peer policy, and puts a refusal on record.
+    /// Asks the peer policy, and puts a refusal on record. The ports of the peer that may be reached.
     pub(super) fn check_peer(
         &mut self,
         session: SessionId,
         path: FiveTuple,
         peer: SocketAddr,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<PortSet, ErrorCode> {
         self.config.check_peer(peer).map_err(|why| {
             self.record(Event::PeerRefused { session, path, peer, why });
             ErrorCode::Forbidden

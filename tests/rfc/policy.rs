@@ -2,7 +2,7 @@
 
 use hairpin::turn::{Event, PeerRefusal, Reason};
 
-use crate::client::{Client, data};
+use crate::client::{Client, channel_data, data};
 use crate::world::{PEER, RELAY_V4, Seen, World, config, path, send_indication};
 use hairpin::stun::AttributeType;
 
@@ -138,4 +138,67 @@ fn turn_8656_21_2_2_03_a_new_policy_counts_at_once() {
     assert_eq!(world.send(path(CLIENT), &message), Some(Seen::Dropped(Reason::NoChannel)));
     assert!(world.peer_sends(relay, "9.9.9.9:1", b"x").relayed());
     world.server.check_invariants();
+}
+
+/// A world where of 10.20.0.0/16 ports 3000 to 3999 may be reached, and of 8.8.4.4 all but 53.
+fn with_port_rules() -> World {
+    let mut config = config();
+    config.peers.allow.push("10.20.0.0/16:3000-3999".parse().unwrap());
+    config.peers.deny.push("8.8.4.4:53".parse().unwrap());
+    World::with(config)
+}
+
+/// Abuse S1, S2: a permission is for an address, whatever the port it was asked with; data is for a port.
+#[test]
+fn s2_a_permission_opens_the_ports_that_policy_allows_and_no_others() {
+    let mut world = with_port_rules();
+    let here = path(CLIENT);
+    let (mut alice, relay) = world.allocated(here);
+    // Asked with another port, or none, the permission is granted; a port that is refused says so at once.
+    assert_eq!(world.permit(here, &mut alice, &["10.20.0.1:0", "8.8.4.4:1"]), 0);
+    assert_eq!(world.permit(here, &mut alice, &["10.20.0.2:80"]), 403);
+    assert!(matches!(world.events.last(), Some(Event::PeerRefused { why: PeerRefusal::Port, .. })));
+    let open = ["10.20.0.1:3000", "10.20.0.1:3999", "8.8.4.4:52", "8.8.4.4:54"];
+    let closed = ["10.20.0.1:2999", "10.20.0.1:4000", "10.20.0.1:80", "8.8.4.4:53"];
+    for peer in open {
+        assert!(world.send(here, &send_indication(peer, vec![data(b"x")])).unwrap().relayed(), "to {peer}");
+        assert!(world.peer_sends(relay, peer, b"x").relayed(), "from {peer}");
+    }
+    let refused = Reason::PeerRefused as usize;
+    for (place, peer) in closed.into_iter().enumerate() {
+        let sent = world.send(here, &send_indication(peer, vec![data(b"x")]));
+        assert_eq!(sent, Some(Seen::Dropped(Reason::PeerRefused)), "to {peer}");
+        assert_eq!(world.peer_sends(relay, peer, b"x"), Seen::Dropped(Reason::PeerRefused), "from {peer}");
+        assert_eq!(world.server.counters().drops[refused], 2 * (place as u64 + 1));
+        assert_eq!(world.bind_channel(here, &mut alice, 0x4001, peer), 403, "channel to {peer}");
+    }
+    assert_eq!(world.bind_channel(here, &mut alice, 0x4000, "10.20.0.1:3500"), 0);
+    assert!(world.send(here, &channel_data(0x4000, b"x")).unwrap().relayed());
+    assert!(world.peer_sends(relay, "10.20.0.1:3500", b"x").relayed());
+}
+
+/// Abuse S2: a new policy narrows permissions, widens them and ends channels at once.
+#[test]
+fn s2_new_port_rules_count_at_once_for_permissions_and_channels() {
+    let mut world = with_port_rules();
+    let here = path(CLIENT);
+    let (mut alice, relay) = world.allocated(here);
+    for (number, peer) in [(0x4000, "10.20.0.1:3100"), (0x4001, "10.20.0.1:3200"), (0x4002, "9.9.9.9:53")] {
+        assert_eq!(world.bind_channel(here, &mut alice, number, peer), 0);
+    }
+    let mut stricter = config();
+    stricter.peers.allow.push("10.20.0.0/16:3200".parse().unwrap());
+    stricter.peers.deny.push("9.9.9.9:53".parse().unwrap());
+    world.server.configure(std::sync::Arc::new(stricter));
+    world.server.check_invariants();
+    assert_eq!(world.send(here, &channel_data(0x4000, b"x")), Some(Seen::Dropped(Reason::NoChannel)));
+    assert_eq!(world.peer_sends(relay, "10.20.0.1:3100", b"x"), Seen::Dropped(Reason::PeerRefused));
+    assert!(world.send(here, &channel_data(0x4001, b"x")).unwrap().relayed());
+    assert_eq!(world.send(here, &channel_data(0x4002, b"x")), Some(Seen::Dropped(Reason::NoChannel)));
+    assert_eq!(world.peer_sends(relay, "9.9.9.9:53", b"x"), Seen::Dropped(Reason::PeerRefused));
+    assert!(world.peer_sends(relay, "9.9.9.9:54", b"x").relayed(), "the permission lives on");
+    // And the other way round.
+    world.server.configure(std::sync::Arc::new(config()));
+    assert!(world.peer_sends(relay, "9.9.9.9:53", b"x").relayed());
+    assert_eq!(world.peer_sends(relay, "10.20.0.1:3200", b"x"), Seen::Dropped(Reason::NoPermission));
 }

@@ -39,6 +39,7 @@ pub fn config() -> Config {
             allow: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()],
             deny: vec!["8.8.8.0/24".parse().unwrap()],
             own: vec!["192.0.2.1".parse().unwrap()],
+            ..PeerPolicy::default()
         },
         lifetimes: Lifetimes { allocation_default_secs: 600, allocation_max_secs: 3600 },
         limits: Limits {

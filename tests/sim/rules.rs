@@ -186,6 +186,7 @@ impl Rules {
                 allow: vec![ip(ALLOWED_BY_NAME).into()],
                 deny: self.denied.iter().map(|ip| (*ip).into()).collect(),
                 own: SERVERS.iter().map(|text| address(text).ip()).collect(),
+                ..PeerPolicy::default()
             },
             lifetimes: Lifetimes {
                 allocation_default_secs: self.lifetime_default_secs,

@@ -1,14 +1,15 @@
 //! `[peers]`: whom clients may reach through their relays.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::Checker;
 use crate::config::values::{self, Mistake};
 use crate::config::written;
 use crate::shard::ListenAddress;
-use crate::turn::{PeerPolicy, PeerRefusal, RelayAddress};
+use crate::turn::{PeerPolicy, PeerProfile, PeerRefusal, PeerRule, RelayAddress};
 
 impl Checker<'_> {
     pub(super) fn peers(
@@ -17,20 +18,38 @@ impl Checker<'_> {
         relays: &[RelayAddress],
         listen: &[ListenAddress],
     ) -> PeerPolicy {
-        let allow = self.prefixes("peers.allow", &written.allow);
-        let deny = self.prefixes("peers.deny", &written.deny);
-        for (index, prefix) in &allow {
-            self.can_be_allowed(*index, prefix);
+        let allow = self.rules("peers.allow", &written.allow);
+        let deny = self.rules("peers.deny", &written.deny);
+        let profiles = [
+            ("public", PeerProfile::Public),
+            ("enterprise", PeerProfile::Enterprise),
+            ("media-server", PeerProfile::MediaServer),
+        ];
+        let profile = self.word("peers.profile", &written.profile, &profiles);
+        let nat64 = self.nat64(&written.nat64);
+        for (index, rule) in &allow {
+            self.can_be_allowed(*index, rule, &nat64);
         }
-        for (index, prefix) in &deny {
-            if let Some((_, wider)) = allow.iter().find(|(_, wider)| wider.contains(prefix)) {
+        for (index, rule) in &deny {
+            if let Some((_, wider)) = allow.iter().find(|(_, wider)| wider.covers(rule)) {
                 self.problem(
                     format!("peers.deny[{index}]"),
                     Mistake::new(
-                        format!("{prefix} would be reachable all the same: peers.allow has {wider} and wins"),
+                        format!("{rule} would be reachable all the same: peers.allow has {wider} and wins"),
                         "remove it here, or make the prefixes in peers.allow narrower",
                     ),
                 );
+            }
+        }
+        if profile == PeerProfile::MediaServer {
+            if !deny.is_empty() {
+                let wrong = "with this profile nothing can be reached that peers.allow does not name";
+                self.problem("peers.deny", Mistake::new(wrong, "remove it, or make peers.allow narrower"));
+            }
+            if allow.is_empty() {
+                let text = "with the profile media-server and nothing in peers.allow, clients can reach each other's \
+                            relayed addresses only.";
+                self.note("peers.profile", text);
             }
         }
         let mut own = self.machine.interfaces.clone();
@@ -39,37 +58,60 @@ impl Checker<'_> {
         own.sort_unstable();
         own.dedup();
         PeerPolicy {
-            allow: allow.into_iter().map(|(_, prefix)| prefix).collect(),
-            deny: deny.into_iter().map(|(_, prefix)| prefix).collect(),
+            profile,
+            allow: allow.into_iter().map(|(_, rule)| rule).collect(),
+            deny: deny.into_iter().map(|(_, rule)| rule).collect(),
+            nat64,
             own,
         }
     }
 
-    /// The good ones, with their place in the list.
-    pub(super) fn prefixes(&mut self, key: &str, texts: &[String]) -> Vec<(usize, IpNet)> {
-        let mut prefixes: Vec<(usize, IpNet)> = Vec::new();
-        for (index, text) in texts.iter().enumerate() {
-            let key = format!("{key}[{index}]");
-            let Some(prefix) = self.accept(&key, values::prefix(text)) else {
-                continue;
-            };
-            if prefixes.iter().any(|(_, other)| *other == prefix) {
-                let wrong = format!("{prefix} is listed twice");
-                self.problem(key, Mistake::new(wrong, "remove one of the two"));
-            }
-            prefixes.push((index, prefix));
-        }
-        prefixes
+    fn nat64(&mut self, texts: &[String]) -> Vec<Ipv6Net> {
+        let accept =
+            |(index, text): (usize, &String)| self.accept(format!("peers.nat64[{index}]"), values::nat64_prefix(text));
+        texts.iter().enumerate().filter_map(accept).collect()
     }
 
-    fn can_be_allowed(&mut self, index: usize, prefix: &IpNet) {
+    /// The good ones, with their place in the list.
+    fn rules(&mut self, key: &str, texts: &[String]) -> Vec<(usize, PeerRule)> {
+        self.listed(key, texts, values::peer_rule)
+    }
+
+    /// The same for prefixes alone.
+    pub(super) fn prefixes(&mut self, key: &str, texts: &[String]) -> Vec<(usize, IpNet)> {
+        self.listed(key, texts, values::prefix)
+    }
+
+    fn listed<T: PartialEq + fmt::Display>(
+        &mut self,
+        key: &str,
+        texts: &[String],
+        read: fn(&str) -> Result<T, Mistake>,
+    ) -> Vec<(usize, T)> {
+        let mut values: Vec<(usize, T)> = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            let Some(value) = self.accept(&key, read(text)) else {
+                continue;
+            };
+            if values.iter().any(|(_, other)| *other == value) {
+                let wrong = format!("{value} is listed twice");
+                self.problem(key, Mistake::new(wrong, "remove one of the two"));
+            }
+            values.push((index, value));
+        }
+        values
+    }
+
+    fn can_be_allowed(&mut self, index: usize, rule: &PeerRule, nat64: &[Ipv6Net]) {
+        let prefix = &rule.prefix;
         // NAT64's well-known prefix is judged by what it leads to; every other disguise stays refused, so that a rule
         // for one would look as if it did something.
-        let alone = PeerPolicy { allow: vec![*prefix], ..PeerPolicy::default() };
-        let nat64: IpNet = "64:ff9b::/96".parse().expect("a prefix");
-        if !nat64.contains(prefix)
+        let alone = PeerPolicy { allow: vec![rule.clone()], nat64: nat64.to_vec(), ..PeerPolicy::default() };
+        let well_known: IpNet = "64:ff9b::/96".parse().expect("a prefix");
+        if !well_known.contains(prefix)
             && alone.check(prefix.network()) == Err(PeerRefusal::Disguised)
-            && !prefix.contains(&nat64)
+            && !prefix.contains(&well_known)
         {
             self.problem(
                 format!("peers.allow[{index}]"),
@@ -89,13 +131,65 @@ impl Checker<'_> {
                 ),
             );
         }
-        let metadata = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
-        let metadata_v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254));
-        if prefix.contains(&metadata) || prefix.contains(&metadata_v6) {
+        let metadata = ["169.254.169.254", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"];
+        let includes = |ip: &&str| prefix.contains(&ip.parse::<IpAddr>().expect("an address"));
+        if metadata.iter().any(|ip| includes(ip)) && (rule.ports.contains(&80) || rule.ports.contains(&443)) {
             self.note(
                 "peers.allow",
                 format!("{prefix} includes the metadata service of clouds: clients could read this machine's keys."),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{accept, check};
+    use crate::turn::{PeerProfile, PeerRefusal};
+
+    #[test]
+    fn s2_each_mistake_is_refused_with_key_and_remedy() {
+        let refused = [
+            ("profile = \"open\"", ("peers.profile", "not known here", "\"media-server\"")),
+            ("allow = [\"media.example.org\"]", ("peers.allow[0]", "is a name", "write the addresses")),
+            ("deny = [\"9.9.9.9\", \"example.org:80\"]", ("peers.deny[1]", "is a name", "names are not looked up")),
+            ("allow = [\"10.0.0.0/8:9-1\"]", ("peers.allow[0]", "above the last", "\"1-9\"")),
+            (
+                "allow = [\"10.0.0.0/8:1-99\"]\ndeny = [\"10.1.0.0/16:50-60\"]",
+                ("peers.deny[0]", "peers.allow has 10.0.0.0/8:1-99 and wins", "narrower"),
+            ),
+            ("deny = [\"9.9.9.9:1\", \"9.9.9.9/32:1\"]", ("peers.deny[1]", "listed twice", "remove one")),
+            (
+                "profile = \"media-server\"\ndeny = [\"9.9.9.9\"]",
+                ("peers.deny", "peers.allow does not name", "remove it"),
+            ),
+            ("nat64 = [\"2001:db8::/95\"]", ("peers.nat64[0]", "not a prefix that NAT64 can have", "96")),
+        ];
+        for (text, (key, wrong, fix)) in refused {
+            let told = check(&format!("[peers]\n{text}")).expect_err(text).to_string();
+            assert!([key, wrong, fix].iter().all(|part| told.contains(part)), "{text}\n{told}");
+        }
+    }
+
+    #[test]
+    fn rules_and_profiles_arrive_where_they_count() {
+        let config =
+            accept("[peers]\nallow = [\"10.20.0.0/16:3000-4000\"]\ndeny = [\"10.20.0.0/16:80\", \"0.0.0.0/0:25\"]");
+        let ports = |ip: &str| config.shards.turn.peers.ports(ip.parse().unwrap());
+        let media = ports("10.20.1.1").expect("allowed by name");
+        assert!(media.contains(3000) && media.contains(4000) && !media.contains(80) && !media.contains(4001));
+        let public = ports("8.8.8.8").expect("public");
+        assert!(public.contains(80) && !public.contains(25));
+        assert_eq!(ports("10.21.0.1"), Err(PeerRefusal::SpecialPurpose));
+        let peers = |text: &str| accept(text).shards.turn.peers.clone();
+        assert_eq!(peers("").profile, PeerProfile::Public);
+        assert_eq!(peers("[peers]\nprofile = \"enterprise\"").check("10.0.0.1".parse().unwrap()), Ok(()));
+        let media_server = accept("[peers]\nprofile = \"media-server\"");
+        assert!(media_server.notes.iter().any(|note| note.text.contains("relayed addresses only")));
+        let refused = media_server.shards.turn.peers.check("8.8.8.8".parse().unwrap());
+        assert_eq!(refused, Err(PeerRefusal::NotAllowed));
+        let nat64 = peers("[peers]\nnat64 = [\"64:ff9b::/96\"]");
+        assert_eq!(nat64.check("64:ff9b::8.8.8.8".parse().unwrap()), Ok(()));
+        assert!(nat64.check("64:ff9b::10.0.0.1".parse().unwrap()).is_err());
     }
 }
