@@ -1,13 +1,15 @@
 //! Bad links: loss, rate, delay and jitter at a router, in both directions.
 //!
 //! Loss is nftables (`numgen random`) and the rate is tc's token bucket, which every kernel with a lab has. Delay and
-//! jitter need netem, which not every kernel has: [`missing_for`] says so before anything is built.
+//! jitter are netem's business, and where a kernel has none, ours ([`crate::delay`]). [`missing_for`] says before
+//! anything is built if neither is possible.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use patchbay::Router;
 
+use crate::delay::{self, Delay, Lateness};
 use crate::process::find_program;
 use crate::session::CannotRun;
 use crate::topology::{Impairment, Topology};
@@ -27,10 +29,11 @@ pub fn missing_for(topology: &Topology) -> Result<(), CannotRun> {
     if impairments().any(|impairment| impairment.rate_kbits.is_some() || impairment.is_late()) {
         find_program("tc").ok_or_else(|| CannotRun::new("tc is not installed", "install it (Debian: iproute2)"))?;
     }
-    if impairments().any(|impairment| impairment.is_late()) && !has_netem() {
+    if impairments().any(|impairment| impairment.is_late()) && !has_netem() && !delay::is_possible() {
         return Err(CannotRun::new(
-            "this kernel has no netem, which delay and jitter need",
-            "use a kernel with CONFIG_NET_SCH_NETEM (Debian's has it; `modprobe sch_netem` as root loads it)",
+            "this kernel has no netem, which delay and jitter need, and packets cannot be queued with iptables either",
+            "install iptables, or use a kernel with CONFIG_NET_SCH_NETEM (Debian's has it; `modprobe sch_netem` as \
+             root loads it)",
         ));
     }
     Ok(())
@@ -47,16 +50,18 @@ fn has_netem() -> bool {
     matches!(probe.join(), Ok(Ok(true)))
 }
 
-/// Makes a router's links as bad as said, instead of as bad as they were.
+/// Makes a good router's links as bad as said. What it brings has to live as long as packets are to be late.
 ///
 /// # Errors
-/// `nft` or `tc` refuses; the message says what it printed.
-pub fn apply(router: &Router, impairment: Impairment) -> Result<()> {
+/// `nft`, `tc` or `iptables` refuses; the message says what it printed.
+pub fn apply(router: &Router, impairment: Impairment) -> Result<Option<Delay>> {
+    let netem = impairment.is_late() && has_netem();
     lose(router, impairment.loss_permille)?;
     for interface in [uplink(router)?, downlink(router)?] {
-        shape(router, &interface, impairment)?;
+        shape(router, &interface, impairment, netem)?;
     }
-    Ok(())
+    let lateness = Lateness { delay: impairment.delay, jitter: impairment.jitter };
+    (impairment.is_late() && !netem).then(|| Delay::start(router, lateness)).transpose()
 }
 
 /// Drops packets that a router would forward: so many of a thousand, in each direction; all, if it is 1,000.
@@ -77,7 +82,7 @@ pub fn lose(router: &Router, permille: u16) -> Result<()> {
     run(router, nft)
 }
 
-fn shape(router: &Router, interface: &str, impairment: Impairment) -> Result<()> {
+fn shape(router: &Router, interface: &str, impairment: Impairment, netem: bool) -> Result<()> {
     let tc = |arguments: &str| -> Result<()> {
         let mut tc = tool("tc")?;
         tc.args(arguments.split_whitespace());
@@ -92,7 +97,7 @@ fn shape(router: &Router, interface: &str, impairment: Impairment) -> Result<()>
         ))?;
         parent = "parent 1:".to_owned();
     }
-    if impairment.is_late() {
+    if impairment.is_late() && netem {
         let (delay, jitter) = (impairment.delay.as_millis(), impairment.jitter.as_millis());
         tc(&format!("qdisc add dev {interface} {parent} handle 2: netem delay {delay}ms {jitter}ms"))?;
     }

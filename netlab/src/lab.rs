@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow};
 use patchbay::{Device, Firewall, FirewallConfig, IpSupport, NatConfig, NatFiltering, NatV6Mode};
 
+use crate::delay::Delay;
 use crate::impair;
 use crate::nat::rules;
 use crate::process::find_program;
@@ -39,6 +40,8 @@ const NETWORK_PREFIX: u8 = 24;
 
 /// A running network.
 pub struct Lab {
+    /// First, so that no packet is held back of a network that goes.
+    _delays: Vec<Delay>,
     topology: Topology,
     devices: BTreeMap<String, Device>,
     routers: BTreeMap<String, patchbay::Router>,
@@ -73,6 +76,7 @@ impl Lab {
             let built = network.add_device(&host.name).iface("eth0", router.id()).build().await;
             devices.insert(host.name.clone(), built.with_context(|| format!("cannot build host {:?}", host.name))?);
         }
+        let mut delays = Vec::new();
         for router in &topology.routers {
             let built = &routers[&router.name];
             if router.nat == Nat::OneToOne {
@@ -80,11 +84,11 @@ impl Lab {
                 translate_one_to_one(built, host.and_then(|host| devices[&host.name].ip()))?;
             }
             if !router.impairment.is_none() {
-                impair::apply(built, router.impairment)?;
+                delays.extend(impair::apply(built, router.impairment)?);
             }
         }
 
-        let lab = Lab { topology: topology.clone(), devices, routers, _network: network };
+        let lab = Lab { _delays: delays, topology: topology.clone(), devices, routers, _network: network };
         lab.name_the_servers()?;
         lab.give_the_turn_servers_other_addresses().await?;
         Ok(lab)

@@ -23,6 +23,7 @@ pub mod authority;
 pub mod browser;
 pub mod call;
 pub mod capture;
+pub mod delay;
 pub mod drawing;
 pub mod fault;
 pub mod impair;

@@ -156,6 +156,8 @@ impl Pair {
                 None if report.connected() => Expectation::Direct,
                 None => Expectation::NoCall,
             },
+            // STUN alone has failed this time, but the packets of another call may come in the other order.
+            _ if expected_directly(self.nats).is_none() => Expectation::Connected,
             _ => Expectation::Relayed,
         };
         // Which pair Firefox has received over is known only if all are relayed: see `accounting`.

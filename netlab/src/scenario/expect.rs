@@ -15,6 +15,8 @@ pub enum Expectation {
     HostToHost,
     /// It does not connect, and the pages notice.
     NoCall,
+    /// It connects, with relayed addresses or without: which of them depends on whose packet comes first.
+    Connected,
     /// It connects with a relayed address on at least one side.
     Relayed,
     /// It connects with relayed addresses on both sides.
@@ -71,7 +73,7 @@ impl Expectation {
         };
         let all_ends = report.pages().into_iter().flat_map(ends).collect::<Vec<_>>();
         match self {
-            Expectation::NoCall | Expectation::Recovers(_) => {}
+            Expectation::NoCall | Expectation::Connected | Expectation::Recovers(_) => {}
             Expectation::Direct if all_ends.iter().any(|end| end.is_relay()) => return wrong("no relay"),
             Expectation::HostToHost if all_ends.iter().any(|end| end.r#type.as_deref() != Some("host")) => {
                 return wrong("host candidates only");
@@ -193,9 +195,12 @@ mod tests {
         let lan = call(page("host", "host"), page("host", "host"));
         let one_relay = call(page("relay", "prflx"), page("prflx", "relay"));
         let two_relays = call(page("relay", "relay"), page("relay", "relay"));
+        let no_call = call(PageReport { outcome: CallOutcome::Failed, ..page("host", "host") }, page("host", "host"));
         for (expectation, good, bad) in [
             (Expectation::Direct, &direct, &one_relay),
             (Expectation::HostToHost, &lan, &direct),
+            (Expectation::Connected, &direct, &no_call),
+            (Expectation::Connected, &one_relay, &no_call),
             (Expectation::Relayed, &one_relay, &direct),
             (Expectation::RelayedTwice, &two_relays, &one_relay),
             (Expectation::RelayedOver("udp"), &two_relays, &one_relay),

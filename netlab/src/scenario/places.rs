@@ -43,7 +43,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             .on("nat64")
             .offering(Offer::StunAndTurn)
             .expecting(Relayed),
-        scenario("lossy", "L and M talk through the relay over a slow link that loses packets")
+        scenario("lossy", "L and M talk through the relay over a slow and late link that loses packets")
             .on("lossy")
             .relay_only()
             .offering(Offer::TurnUdp)

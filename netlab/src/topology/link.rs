@@ -45,7 +45,7 @@ impl Impairment {
         *self == Impairment::default()
     }
 
-    /// Whether packets are late, for which the kernel needs netem.
+    /// Whether packets are late.
     pub fn is_late(&self) -> bool {
         !self.delay.is_zero() || !self.jitter.is_zero()
     }
