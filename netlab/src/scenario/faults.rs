@@ -1,6 +1,7 @@
 //! What goes wrong in mid-call, and what must get media to flow again.
 
 use super::{Scenario, scenario};
+use crate::browser::BrowserKind::*;
 use crate::call::Offer;
 use crate::fault::{Cure, Fault};
 use crate::scenario::Expectation::*;
@@ -66,6 +67,26 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         )
         .relay_only()
         .offering(Offer::TurnTcp)
+        .breaking(Fault::RelayRestart)
+        .expecting(Recovers(Cure::IceRestart))
+        .only_when_asked(),
+        scenario(
+            "fault-firefox-blackout",
+            "L in Firefox is cut off for three seconds; the relayed call goes on by itself",
+        )
+        .in_browsers(Firefox, Chromium)
+        .relay_only()
+        .offering(Offer::TurnUdp)
+        .breaking(loss(1000, 3))
+        .expecting(Recovers(Cure::Nothing))
+        .only_when_asked(),
+        scenario(
+            "fault-firefox-relay-restart",
+            "The server is killed under TURN over UDP in Firefox and Firefox; an ICE restart finds a new relay",
+        )
+        .in_browsers(Firefox, Firefox)
+        .relay_only()
+        .offering(Offer::TurnUdp)
         .breaking(Fault::RelayRestart)
         .expecting(Recovers(Cure::IceRestart))
         .only_when_asked(),
