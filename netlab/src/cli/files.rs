@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use netlab::Options;
+use netlab::options::TurnServerChoice;
 use netlab::results::Files;
 
 #[derive(Args)]
@@ -21,5 +23,13 @@ pub struct ReportFiles {
 impl ReportFiles {
     pub fn files(&self) -> Files {
         Files { json: self.json.clone(), junit: self.junit.clone(), html: self.html.clone() }
+    }
+}
+
+/// The server under test, for titles.
+pub fn server(options: &Options) -> &'static str {
+    match options.turn_server {
+        TurnServerChoice::Hairpin => "Hairpin",
+        TurnServerChoice::Coturn => "coturn",
     }
 }

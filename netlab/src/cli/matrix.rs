@@ -9,11 +9,10 @@ use netlab::browser::BrowserKind;
 use netlab::call::Offer;
 use netlab::matrix::{Pair, pairs, representative_in};
 use netlab::nat::Nat;
-use netlab::options::TurnServerChoice;
 use netlab::suite::{Tally, run_pair};
 use netlab::{Options, Session, say};
 
-use super::files::ReportFiles;
+use super::files::{ReportFiles, server};
 
 #[derive(Args)]
 pub struct MatrixArguments {
@@ -109,9 +108,5 @@ pub fn matrix(arguments: &MatrixArguments, options: &Options) -> Result<ExitCode
 }
 
 fn title(options: &Options) -> String {
-    let server = match options.turn_server {
-        TurnServerChoice::Hairpin => "Hairpin",
-        TurnServerChoice::Coturn => "coturn",
-    };
-    format!("Every NAT against every other, with {server}")
+    format!("Every NAT against every other, with {}", server(options))
 }

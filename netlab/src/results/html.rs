@@ -27,11 +27,18 @@ pub(super) fn document(title: &str, records: &[Record], directory: &Path) -> Str
         let _ = write!(page, "<li class=\"{class}\">{words}</li>");
     }
     page.push_str("<li class=\"failed\">not as expected</li><li class=\"skipped\">skipped</li></ul>\n");
+    draw_failures(&mut page, records, directory);
     let mut grids: Vec<&str> = Vec::new();
     for grid in records.iter().filter_map(|record| record.cell.as_ref()).map(|cell| &*cell.grid) {
         if !grids.contains(&grid) {
             grids.push(grid);
         }
+    }
+    if !grids.is_empty() {
+        page.push_str(
+            "<p class=\"note\">A cell is what came of two NATs in the end: with nothing but STUN where that is enough, or else \
+             with TURN. Below it, the milliseconds from the offer until both sides were connected.</p>\n",
+        );
     }
     for grid in grids {
         draw_grid(&mut page, grid, records);
@@ -77,6 +84,58 @@ fn last<'r>(records: &'r [Record], grid: &str, caller: &str, callee: &str) -> Op
     };
     let found = || records.iter().enumerate().filter(|(_, record)| here(record));
     found().find(|(_, record)| record.verdict == Verdict::Failed).or_else(|| found().next_back())
+}
+
+/// What was not as expected comes first, with all that is known of it.
+fn draw_failures(page: &mut String, records: &[Record], directory: &Path) {
+    let mut failed = records.iter().enumerate().filter(|(_, record)| record.verdict == Verdict::Failed).peekable();
+    if failed.peek().is_none() {
+        return;
+    }
+    page.push_str("<h2>Not as expected</h2>\n<ul class=\"failures\">\n");
+    for (number, record) in failed {
+        let _ = write!(
+            page,
+            "<li><a href=\"#r{number}\"><b>{}</b></a> {}<br>{}",
+            escaped(&record.name),
+            escaped(&record.sentence),
+            escaped(&record.line)
+        );
+        draw_links(page, record, directory);
+        page.push_str("</li>\n");
+    }
+    page.push_str("</ul>\n");
+}
+
+fn draw_links(page: &mut String, record: &Record, directory: &Path) {
+    if record.files.is_empty() {
+        return;
+    }
+    page.push_str("<br><small class=\"files\">");
+    for file in &record.files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let _ = write!(
+            page,
+            "<span>{} <a href=\"{}\">{}</a></span> ",
+            kind_of_file(&name),
+            link(file, directory),
+            escaped(&name)
+        );
+    }
+    page.push_str("</small>");
+}
+
+/// What is in a file, by the names that `README.md` gives.
+fn kind_of_file(name: &str) -> &'static str {
+    match name.rsplit_once('.') {
+        Some((_, "pcap")) => "packets",
+        Some((_, "json")) => "results",
+        Some(("sip" | "media", "log")) => "telephony",
+        Some((name, "log")) if name.contains("-browser-") || name.starts_with("browser-") => "browser",
+        Some((name, "log")) if name.contains("phone") || name == "gateway" => "telephony",
+        Some((_, "log")) => "server",
+        _ => "",
+    }
 }
 
 fn draw_grid(page: &mut String, grid: &str, records: &[Record]) {
@@ -162,14 +221,7 @@ fn draw_table(page: &mut String, records: &[Record], directory: &Path) {
             escaped(&record.sentence),
             escaped(&record.line),
         );
-        if !record.files.is_empty() {
-            page.push_str("<br><small>");
-            for file in &record.files {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                let _ = write!(page, "<a href=\"{}\">{}</a> ", link(file, directory), escaped(&name));
-            }
-            page.push_str("</small>");
-        }
+        draw_links(page, record, directory);
         page.push_str("</td></tr>\n");
     }
     page.push_str("</table>\n");
