@@ -109,6 +109,14 @@ impl Tally {
     }
 }
 
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
@@ -125,10 +133,30 @@ pub fn run(session: &Result<Session, CannotRun>, options: &Options, filter: &str
 
 /// As [`run`], and brings what is known of each.
 pub fn run_recorded(session: &Result<Session, CannotRun>, options: &Options, filter: &str) -> Vec<Record> {
+    run_cases(session, options, filter, all(), matrix::representative())
+}
+
+/// As [`run`], of these scenarios instead of the suite's.
+pub fn run_these(
+    session: &Result<Session, CannotRun>,
+    options: &Options,
+    filter: &str,
+    scenarios: Vec<Scenario>,
+) -> Tally {
+    Tally::of(&run_cases(session, options, filter, scenarios.into_iter().map(Case::Browsers).collect(), Vec::new()))
+}
+
+fn run_cases(
+    session: &Result<Session, CannotRun>,
+    options: &Options,
+    filter: &str,
+    scenarios: Vec<Case>,
+    pairs: Vec<Pair>,
+) -> Vec<Record> {
     let everything = options.all || !filter.is_empty();
     let wanted = |case: &Case| case.name().contains(filter) && (everything || case.representative());
-    let scenarios: Vec<_> = all().into_iter().filter(wanted).collect();
-    let pairs: Vec<_> = matrix::representative().into_iter().filter(|pair| pair.name().contains(filter)).collect();
+    let scenarios: Vec<_> = scenarios.into_iter().filter(wanted).collect();
+    let pairs: Vec<_> = pairs.into_iter().filter(|pair| pair.name().contains(filter)).collect();
     let names =
         scenarios.iter().map(|scenario| scenario.name().len()).chain(pairs.iter().map(|pair| pair.name().len()));
     let width = names.max().unwrap_or_default();

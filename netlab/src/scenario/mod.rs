@@ -74,8 +74,20 @@ pub fn all() -> Vec<Scenario> {
     [calls::scenarios(), places::scenarios(), faults::scenarios(), firefox::scenarios()].concat()
 }
 
-/// L calling M across the Internet, everything offered; the methods below say how a scenario differs.
-fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
+/// L calling M across the Internet with STUN and TURN offered, which must connect through a relay; the methods say how a
+/// scenario differs. The suite's are made of this, and so are those of other packages:
+///
+/// ```
+/// use netlab::call::Offer::StunOnly;
+/// use netlab::scenario::{Expectation::NoCall, scenario};
+/// use netlab::topology::Nat::{PortRestricted, Symmetric};
+///
+/// scenario("no-way", "L behind a symmetric NAT and M behind a port-restricted one cannot talk with nothing but STUN")
+///     .with_nats(Symmetric, PortRestricted)
+///     .offering(StunOnly)
+///     .expecting(NoCall);
+/// ```
+pub fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
     Scenario {
         name,
         sentence,
@@ -96,63 +108,74 @@ fn scenario(name: &'static str, sentence: &'static str) -> Scenario {
 }
 
 impl Scenario {
-    fn on(mut self, topology: &'static str) -> Scenario {
+    /// On another topology than `internet`.
+    pub fn on(mut self, topology: &'static str) -> Scenario {
         self.topology = topology;
         self
     }
 
-    fn with_nats(mut self, coffee_shop: Nat, home: Nat) -> Scenario {
+    /// With these NATs in front of L's coffee shop and of M's home.
+    pub fn with_nats(mut self, coffee_shop: Nat, home: Nat) -> Scenario {
         self.nats = vec![("coffee-shop", coffee_shop), ("home", home)];
         self
     }
 
-    fn with_udp_blocked_at(mut self, router: &'static str) -> Scenario {
+    /// With a router that drops UDP.
+    pub fn with_udp_blocked_at(mut self, router: &'static str) -> Scenario {
         self.udp_blocked_at = Some(router);
         self
     }
 
-    fn with_https_only_at(mut self, routers: &'static [&'static str]) -> Scenario {
+    /// With routers that let out nothing but TCP to port 443.
+    pub fn with_https_only_at(mut self, routers: &'static [&'static str]) -> Scenario {
         self.https_only_at = routers;
         self
     }
 
-    fn between(mut self, caller: &'static str, callee: &'static str) -> Scenario {
+    /// Between these browsers.
+    pub fn between(mut self, caller: &'static str, callee: &'static str) -> Scenario {
         (self.caller, self.callee) = (caller, callee);
         self
     }
 
-    fn in_browsers(mut self, caller: BrowserKind, callee: BrowserKind) -> Scenario {
+    /// In the caller's and the callee's browser.
+    pub fn in_browsers(mut self, caller: BrowserKind, callee: BrowserKind) -> Scenario {
         self.browsers = [caller, callee];
         self
     }
 
-    fn relay_only(mut self) -> Scenario {
+    /// With pages that allow relayed paths only.
+    pub fn relay_only(mut self) -> Scenario {
         self.policy = Policy::Relay;
         self
     }
 
-    fn out_of_the_box(mut self) -> Scenario {
+    /// With a server that has no configuration.
+    pub fn out_of_the_box(mut self) -> Scenario {
         self.setup = Setup::OutOfTheBox;
         self
     }
 
-    fn offering(mut self, offer: Offer) -> Scenario {
+    /// With these ICE servers.
+    pub fn offering(mut self, offer: Offer) -> Scenario {
         self.offer = offer;
         self
     }
 
-    fn breaking(mut self, fault: Fault) -> Scenario {
+    /// With something that breaks in mid-call.
+    pub fn breaking(mut self, fault: Fault) -> Scenario {
         self.fault = Some(fault);
         self
     }
 
-    fn expecting(mut self, expectation: Expectation) -> Scenario {
+    /// What must come of it.
+    pub fn expecting(mut self, expectation: Expectation) -> Scenario {
         self.expectation = expectation;
         self
     }
 
     /// Leaves it to `netlab test --all`: another one shows nearly the same, or it takes long.
-    fn only_when_asked(mut self) -> Scenario {
+    pub fn only_when_asked(mut self) -> Scenario {
         self.representative = false;
         self
     }
