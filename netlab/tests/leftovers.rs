@@ -54,7 +54,11 @@ struct Up {
 impl Up {
     /// `None` where no lab can be built.
     fn new(place: &Place) -> Option<Up> {
-        let mut process = place.netlab(&["up", "internet"]).spawn().unwrap();
+        Up::with(place, &[])
+    }
+
+    fn with(place: &Place, options: &[&str]) -> Option<Up> {
+        let mut process = place.netlab(&[options, &["up", "internet"]].concat()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         if lines.any(|line| line.contains("Ctrl-C takes the lab down")) {
             let programs = children(process.id() as i32);
@@ -142,5 +146,39 @@ fn a_lab_that_cannot_be_set_up_leaves_nothing() {
     let output = place.netlab(&["--turn-binary", "/bin/false", "up", "internet"]).output().unwrap();
     let problem = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && problem.contains("the TURN server ended at once"), "{problem}");
+    assert_eq!(place.sessions(), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn any_binary_of_a_turn_server_can_be_the_one_in_the_lab() {
+    let place = Place::new('d');
+    let installed = ["/usr/bin/turnserver", "/usr/local/bin/turnserver"].map(Path::new);
+    let Some(installed) = installed.into_iter().find(|binary| binary.exists()) else {
+        eprintln!("SKIP: turnserver is not installed");
+        return;
+    };
+    let chosen = place.0.join("my-own-turnserver");
+    fs::copy(installed, &chosen).unwrap();
+    let options = ["--turn-server", "coturn", "--turn-binary", &chosen.to_string_lossy()];
+    let Some(lab) = Up::with(&place, &options) else { return };
+    // It is up, so the server in it has answered a STUN Binding request.
+    let runs = |program: &i32| fs::read_link(format!("/proc/{program}/exe")).is_ok_and(|binary| binary == chosen);
+    assert!(lab.programs.iter().any(runs), "the lab runs {}", chosen.display());
+    lab.end(Signal::SIGINT);
+}
+
+#[test]
+fn what_nobody_reads_ends_quietly_and_leaves_nothing() {
+    let place = Place::new('e');
+    for arguments in [&["list"][..], &["show", "internet"], &["up", "internet"]] {
+        let mut process = place.netlab(arguments).spawn().unwrap();
+        drop(process.stdout.take());
+        let output = process.wait_with_output().unwrap();
+        let problem = String::from_utf8_lossy(&output.stderr);
+        assert!(!problem.contains("panicked"), "{arguments:?}: {problem}");
+        // 141 is what shells call an end by SIGPIPE; where no lab can be built, `up` has nothing to say.
+        let code = output.status.code();
+        assert!(code == Some(141) || arguments == ["up", "internet"], "{arguments:?}: {code:?}");
+    }
     assert_eq!(place.sessions(), [] as [PathBuf; 0]);
 }
