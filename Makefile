@@ -11,7 +11,7 @@ help:
 	@echo "make unit   every test but the lab's"
 	@echo "make dtls   the same with DTLS, which needs libssl-dev"
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
-	@echo "make lab    the lab: browsers behind NATs calling each other; make lab-full every NAT against every other"
+	@echo "make lab    the lab: browsers behind NATs calling each other; make lab-full [SERVER=coturn] every NAT against every other"
 	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
 	@echo "            the requirements of the standards, put to Hairpin or to any TURN server"
 
@@ -70,12 +70,15 @@ fuzz-long:
 lab:
 	$(CARGO) test --locked --test netlab
 
-# Every NAT against every other: twenty minutes. The page target/netlab/matrix.html shows the grid while it grows.
+# Every NAT against every other: a quarter of an hour. The page target/netlab/matrix.html shows the grid while it grows;
+# with SERVER=coturn it is that of the control, matrix-coturn.html.
+LAB_SERVER = $(if $(SERVER),$(SERVER),hairpin)
+LAB_GRID = target/netlab/matrix$(if $(SERVER),-$(SERVER))
 lab-full:
 	$(CARGO) build --workspace --locked
 	mkdir -p target/netlab
-	$${CARGO_TARGET_DIR:-target}/debug/netlab --output target/netlab/matrix --capture matrix \
-	  --json target/netlab/matrix.json --junit target/netlab/matrix.xml --html target/netlab/matrix.html
+	$${CARGO_TARGET_DIR:-target}/debug/netlab --turn-server $(LAB_SERVER) --output $(LAB_GRID) --capture matrix \
+	  --json $(LAB_GRID).json --junit $(LAB_GRID).xml --html $(LAB_GRID).html
 
 # As a user without rights: user namespaces have to do. The binaries are copied to where that user can read them.
 lab-unprivileged:
