@@ -6,6 +6,7 @@
 //   &password=…                          and its password
 //   &target=sip:PHONE@sip.lab            whom it calls
 //   &video=yes|no                        whether it shows itself and wants to see
+//   &digits=159                          what it dials once they talk, for a machine at the other end
 //   &tone=660&expect=440                 what it says and what the phone has to say, as tones in hertz
 //
 // There are no candidates to trickle: SIP's offer and answer have them all. Its room has no other side than the lab.
@@ -17,6 +18,7 @@ import {
 } from "/page.js";
 
 const video = query.get("video") === "yes";
+const digits = query.get("digits") ?? "";
 const expected = Number(query.get("expect"));
 const TONE_TOLERANCE_HERTZ = 12; // two bins of the analyser
 
@@ -170,6 +172,10 @@ async function call() {
     milestone("talking");
     note(`talking, hearing ${heardHertz} Hz`);
     await post("/stage", "talking");
+    if (digits) {
+      session.sendDTMF(digits, { transportType: "INFO", duration: 100, interToneGap: 100 });
+      note(`dialled ${digits}`);
+    }
     await watchUntil(() => finishing || failure);
     if (!session.isEnded()) session.terminate();
     await stopMedia();

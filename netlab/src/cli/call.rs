@@ -106,6 +106,7 @@ impl CallArguments {
             phone: plan.callee,
             offer: plan.offer,
             policy: plan.policy,
+            digits: String::new(),
             talk_seconds: plan.talk_seconds,
             screenshot: plan.screenshot,
         }))

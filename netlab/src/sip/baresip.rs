@@ -65,6 +65,9 @@ pub struct PhoneReport {
     pub video: Option<PhoneMedia>,
     /// Pictures it has shown.
     pub shown_frames: u64,
+    /// What the other end has dialled while they talked.
+    #[serde(default)]
+    pub digits: String,
     /// The frequency of what it has heard, in hertz; `None` for silence.
     pub heard_hertz: Option<u32>,
 }
@@ -156,6 +159,12 @@ impl Baresip {
     /// How far its call has got.
     pub async fn progress(&self) -> Result<Progress> {
         Ok(progress(&self.ask("audio_debug").await?, &self.ask("video_debug").await.unwrap_or_default()))
+    }
+
+    /// What has been dialled to it, in all its calls.
+    pub fn digits(&self) -> Result<String> {
+        let text = std::fs::read(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
+        Ok(digits(&String::from_utf8_lossy(&text)))
     }
 
     /// What its last call came to, once it is over.
@@ -257,6 +266,15 @@ fn progress(audio: &str, video: &str) -> Progress {
     }
 }
 
+/// What has been dialled by what the log says. Each digit has a beginning and an end.
+fn digits(log: &str) -> String {
+    let event = |line: &str| {
+        let (digit, end) = line.split_once("received event: '")?.1.split_once("' (end=")?;
+        end.starts_with('0').then(|| digit.to_owned())
+    };
+    log.lines().filter_map(event).collect()
+}
+
 /// What the log says about the last call, if it is over.
 fn summary(log: &str) -> Option<PhoneReport> {
     let (before, after) = log.rsplit_once(" terminated (duration:")?;
@@ -279,6 +297,7 @@ fn summary(log: &str) -> Option<PhoneReport> {
     Some(PhoneReport {
         audio: media("audio", "Set audio encoder:", "Set audio decoder:")?,
         video: media("video", "Set video encoder:", "Set video decoder:"),
+        digits: digits(call),
         ..PhoneReport::default()
     })
 }
@@ -315,6 +334,14 @@ mod tests {
         let report = summary(&[LOG, second].concat()).unwrap();
         assert_eq!((report.audio.received_packets, report.video), (11, None));
         assert_eq!(report.audio.encoder.as_deref(), Some("PCMA 8000Hz 1ch"));
+    }
+
+    #[test]
+    fn digits_count_once_and_per_call() {
+        let dialled = "received event: '5' (end=0)\nreceived event: '5' (end=1)\nreceived event: '#' (end=0)\n";
+        assert_eq!(digits(dialled), "5#");
+        assert_eq!(summary(&[dialled, LOG].concat()).unwrap().digits, "5#");
+        assert_eq!(summary(&[dialled, LOG, LOG].concat()).unwrap().digits, "");
     }
 
     #[test]

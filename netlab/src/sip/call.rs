@@ -37,6 +37,9 @@ pub struct SipPlan {
     pub offer: Offer,
     /// Which paths it may use.
     pub policy: Policy,
+    /// What the page dials while they talk.
+    #[serde(default)]
+    pub digits: String,
     /// How long to go on once everything has arrived.
     #[serde(default)]
     pub talk_seconds: u16,
@@ -56,6 +59,9 @@ pub struct SipReport {
     pub parties: Option<[Party; 2]>,
     /// Whether the phone reaches the media proxy through the TURN server.
     pub phone_relayed: bool,
+    /// What the page has dialled.
+    #[serde(default)]
+    pub digits: String,
     /// Whether there is video in the call.
     pub video: bool,
     /// What the TURN server relayed during the call.
@@ -124,6 +130,7 @@ impl RunningLab {
         let mut shown_frames = 0;
         if !failed {
             shown_frames = wait_until_phone_talks(phone, video).await?;
+            wait_until_dialled(phone, &plan.digits).await?;
         }
 
         // Talking ends early when the page reports by itself: somebody has hung up there.
@@ -159,6 +166,7 @@ impl RunningLab {
             page: report,
             phone: phone_report,
             parties,
+            digits: plan.digits.clone(),
             phone_relayed: host.role == Role::SipClient,
             video,
             relayed,
@@ -180,12 +188,13 @@ impl RunningLab {
         let policy = if plan.policy == Policy::Relay { "relay" } else { "all" };
         let url = format!(
             "https://{WEB_HOST}/sip?room={room}&side=caller&policy={policy}&patience={}&me={browser}&peer={phone}\
-             &server={}&account={}&password={PASSWORD}&target={}&video={video}&tone={PAGE_TONE_HERTZ}\
+             &server={}&account={}&password={PASSWORD}&target={}&video={video}&digits={}&tone={PAGE_TONE_HERTZ}\
              &expect={PHONE_TONE_HERTZ}&ice={}",
             PAGE_PATIENCE.as_secs(),
             percent_encoded(&format!("wss://{SIP_HOST}/")),
             percent_encoded(&format!("sip:{browser}@{SIP_HOST}")),
             percent_encoded(&format!("sip:{called}@{SIP_HOST}")),
+            percent_encoded(&plan.digits),
             percent_encoded(&turn.ice_servers(plan.offer).to_string()),
         );
         self.open_page(BrowserKind::Chromium, browser, &url, room)
@@ -205,6 +214,16 @@ async fn wait_until_phone_talks(phone: &Baresip, video: bool) -> Result<u64> {
         }
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Waits until what the page dials has arrived.
+async fn wait_until_dialled(phone: &Baresip, digits: &str) -> Result<()> {
+    let deadline = Instant::now() + STEP_PATIENCE;
+    // What is missing in the end is for the expectation to say.
+    while !phone.digits()?.ends_with(digits) && Instant::now() < deadline {
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 impl SipReport {

@@ -13,6 +13,9 @@ const TONE_TOLERANCE_HERTZ: u32 = 15;
 /// when the call ended.
 const TAIL_PACKETS_MAX: u64 = 30;
 
+/// How many packets of events (RFC 4733) a digit makes at the most; eleven have been seen.
+const DIGIT_PACKETS_MAX: u64 = 20;
+
 /// What must come of a call. Every kind means: the page was registered and the call established; each end has sent and
 /// received audio and heard the other's tone; each has had what the other says it has sent; the page's media was
 /// encrypted and its path relayed, and what was relayed is what the TURN server has counted; and no allocation is left.
@@ -20,11 +23,16 @@ const TAIL_PACKETS_MAX: u64 = 30;
 pub enum SipExpectation {
     /// A call to a SIP client: Opus from end to end, and video that both have seen. The client's media is relayed, too.
     VideoCall,
-    /// A call to a telephone: Opus at the page, G.711 at the telephone.
+    /// A call to a telephone: Opus at the page, G.711 at the telephone, and what the page dials arrives.
     TelephoneCall,
 }
 
 impl SipExpectation {
+    /// What the page dials while they talk: at a telephone there may be a machine.
+    pub fn digits(self) -> &'static str {
+        if self == SipExpectation::TelephoneCall { "159#" } else { "" }
+    }
+
     /// Checks a report.
     ///
     /// # Errors
@@ -66,6 +74,9 @@ impl SipExpectation {
         }
         if let Some((what, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(format!("no {what}"));
+        }
+        if phone.digits != report.digits {
+            return Err(format!("the page has dialled {:?}, but the phone has had {:?}", report.digits, phone.digits));
         }
         self.check_codecs(report)?;
         check_parties(report, parties)?;
@@ -123,12 +134,14 @@ fn check_parties(report: &SipReport, [near, far]: &[Party; 2]) -> Result<(), Str
             near.protocol, far.protocol
         ));
     }
-    for (who, sent, by, had) in [
-        ("the page", page.sent_packets(), "the phone", phone.received_packets()),
-        ("the phone", phone.sent_packets(), "the media proxy", far.received.packets),
-        ("the phone", phone.sent_packets(), "the page", page.received_packets()),
+    // What the page has dialled by SIP the gateway says by RTP.
+    let dialled = report.digits.len() as u64 * DIGIT_PACKETS_MAX;
+    for (who, sent, by, had, more) in [
+        ("the page", page.sent_packets(), "the phone", phone.received_packets(), dialled),
+        ("the phone", phone.sent_packets(), "the media proxy", far.received.packets, 0),
+        ("the phone", phone.sent_packets(), "the page", page.received_packets(), 0),
     ] {
-        if had.abs_diff(sent) > TAIL_PACKETS_MAX {
+        if !(sent.saturating_sub(TAIL_PACKETS_MAX)..=sent + TAIL_PACKETS_MAX + more).contains(&had) {
             return Err(format!("{who} has sent {sent} RTP packets, but {by} had {had}"));
         }
     }
@@ -157,13 +170,13 @@ mod tests {
             "phone": {
                 "audio": { "sent_packets": 92, "received_packets": 89,
                            "encoder": "PCMA 8000Hz 1ch", "decoder": "PCMA 8000Hz 1ch" },
-                "video": null, "shown_frames": 0, "heard_hertz": 650,
+                "video": null, "shown_frames": 0, "digits": "159#", "heard_hertz": 650,
             },
             "parties": [
                 { "protocol": "RTP/SAVPF", "received": received(95) },
                 { "protocol": "RTP/AVP", "received": received(91) },
             ],
-            "phone_relayed": false, "video": false,
+            "phone_relayed": false, "digits": "159#", "video": false,
             "relayed": { "bytes_to_peers": 10_800, "packets_to_peers": 110,
                          "bytes_to_clients": 10_800, "packets_to_clients": 110, "allocations": 0 },
             "accounts": { "to_peers": direction, "to_clients": direction },
@@ -184,6 +197,7 @@ mod tests {
             ("/phone/heard_hertz", json!(440), "the phone heard 440 Hz, not 650 Hz"),
             ("/phone/audio/decoder", json!("opus 48000Hz 2ch"), "the phone receives opus"),
             ("/page/media/audio/sentCodec", json!("audio/PCMA"), "the page sends audio/PCMA"),
+            ("/digits", json!("12"), "the page has dialled \"12\", but the phone has had \"159#\""),
             ("/page/media/audio/sentPackets", json!(0), "no audio packets sent by the page"),
             ("/phone/audio/received_packets", json!(30), "the page has sent 90 RTP packets, but the phone had 30"),
             ("/parties/1/received/packets", json!(40), "but the media proxy had 40"),

@@ -42,7 +42,7 @@ pub fn all() -> Vec<SipScenario> {
         },
         SipScenario {
             name: "pstn",
-            sentence: "M calls a telephone by its number, through a gateway: Opus, relayed, on its side, G.711 there",
+            sentence: "M calls a telephone by its number, through a gateway: Opus, relayed, on its side, G.711 and M's digits there",
             topology: "pstn",
             browser: "browser-m",
             phone: "phone-p",
@@ -91,6 +91,7 @@ impl SipScenario {
             phone: self.phone.to_owned(),
             offer: Offer::TurnUdp,
             policy: Policy::Relay,
+            digits: self.expectation.digits().to_owned(),
             talk_seconds: 0,
             screenshot: None,
         };
