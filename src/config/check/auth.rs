@@ -153,7 +153,7 @@ impl Checker<'_> {
         secrets
     }
 
-    fn secret_file(&mut self, key: &str, path: &str, others: &[SharedSecret]) -> Option<SharedSecret> {
+    pub(super) fn secret_file(&mut self, key: &str, path: &str, others: &[SharedSecret]) -> Option<SharedSecret> {
         let path = self.relative(path);
         if others_may_read(&path) {
             let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
@@ -170,7 +170,7 @@ impl Checker<'_> {
         }
     }
 
-    fn secret(&mut self, key: &str, bytes: &[u8], others: &[SharedSecret]) -> Option<SharedSecret> {
+    pub(super) fn secret(&mut self, key: &str, bytes: &[u8], others: &[SharedSecret]) -> Option<SharedSecret> {
         if bytes.len() < SECRET_BYTES_MIN {
             let wrong = format!("a secret of {} bytes can be guessed; the least is {SECRET_BYTES_MIN}", bytes.len());
             self.problem(key, Mistake::new(wrong, SECRET_FIX));
