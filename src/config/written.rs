@@ -218,6 +218,8 @@ section! {
         guests: Vec<String> = Vec::new(),
         /// This server in access tokens; empty means the realm.
         token_server_name: String = String::new(),
+        /// `never`, `removed` or `expired`.
+        end_sessions: String = "removed".into(),
         /// Static users.
         users: Vec<User> = Vec::new(),
         /// Keys of access tokens.
