@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use super::ice_servers::{configuration, reachable_at, uris};
+use crate::config::ice_servers::{configuration, reachable_at, uris};
 use crate::config::{Note, TimeLimited};
 use crate::ops::Running;
 use crate::shard::ListenAddress;

@@ -1,14 +1,13 @@
 //! `hairpin credentials`: what a web back end does with the shared secret, for trying things out and for scripts.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use super::ice_servers::{configuration, reachable_at, uris};
 use super::{CONFIG_VARIABLE, Outcome, print, this_machine};
-use crate::config::{self, Config, Machine, Prepared, TimeLimited, parse_duration_secs};
+use crate::config::ice_servers::{configuration, host, public_host, uris_of};
+use crate::config::{self, Machine, TimeLimited, parse_duration_secs, user_name};
 
 /// Print ready `iceServers` with time-limited credentials, as JSON.
 ///
@@ -34,25 +33,6 @@ pub(super) struct Arguments {
     /// that means anything to others.
     #[arg(long, value_name = "HOST", value_parser = host)]
     host: Option<String>,
-}
-
-/// RFC 8489 §14.3 allows 508 bytes, of which expiry and colon take up to 21.
-const USER_NAME_BYTES_MAX: usize = 487;
-
-fn user_name(text: &str) -> Result<String, String> {
-    let prepared = Prepared::new(text)?;
-    if prepared.as_str().len() > USER_NAME_BYTES_MAX {
-        return Err(format!("it is longer than {USER_NAME_BYTES_MAX} bytes"));
-    }
-    Ok(prepared.as_str().to_owned())
-}
-
-fn host(text: &str) -> Result<String, String> {
-    let is_name = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
-    if is_name || text.parse::<IpAddr>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    Err("write a name or an address, without scheme, port or brackets, like turn.example.org".to_owned())
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
@@ -86,30 +66,18 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let credential = TimeLimited::derive(auth.time_limited, secret, &arguments.user, unix_secs() + arguments.ttl);
     let host = match &arguments.host {
         Some(host) => host.clone(),
-        None => public_host(&config).ok_or_else(|| {
+        None => public_host(&config.shards).ok_or_else(|| {
             format!(
                 "{file} does not tell under which address clients reach the server\n    \
                  fix: give its name, like --host turn.example.org"
             )
         })?,
     };
-    // Only an address tells which listeners it leads to.
-    let listen = match host.parse() {
-        Ok(ip) => Some(reachable_at(ip, &config.shards.listen)).filter(|listen| !listen.is_empty()),
-        Err(_) => None,
-    };
     let identity = config.shards.tls.as_ref().map(|tls| &*tls.identity);
-    let uris = uris(&host, listen.as_deref().unwrap_or(&config.shards.listen), identity);
+    let uris = uris_of(&host, &config.shards.listen, identity);
     let document =
         serde_json::to_string_pretty(&configuration(uris, &credential)).map_err(|error| error.to_string())?;
     print(document)
-}
-
-/// An address that the configuration shows to others: of a relay, or of a listener.
-fn public_host(config: &Config) -> Option<String> {
-    let relays = config.shards.turn.relays.iter().map(|relay| relay.advertise);
-    let listeners = config.shards.listen.iter().map(|entry| entry.address.ip());
-    relays.chain(listeners).find(|ip| !ip.is_unspecified()).map(|ip| ip.to_string())
 }
 
 /// Of the wall clock.

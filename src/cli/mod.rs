@@ -8,14 +8,19 @@
 
 #![forbid(unsafe_code)]
 
+mod admin_client;
 mod banner;
 mod bench;
 mod check_config;
 mod credentials;
 mod dns_records;
-mod ice_servers;
+mod drain;
+mod kill;
 mod probe;
+mod reload;
 mod serve;
+mod sessions;
+mod stats;
 pub mod uri;
 
 use std::io::Write;
@@ -46,6 +51,14 @@ enum Command {
     DnsRecords(dns_records::Arguments),
     Probe(probe::Arguments),
     Bench(bench::Arguments),
+    Sessions(sessions::Arguments),
+    Kill(kill::Arguments),
+    /// Let no new allocations in; those that exist live on.
+    Drain(drain::Arguments),
+    /// Let new allocations in again.
+    Undrain(drain::Arguments),
+    Reload(reload::Arguments),
+    Stats(stats::Arguments),
 }
 
 /// Parses the arguments of this process and does what they say.
@@ -59,6 +72,12 @@ pub fn run() -> ExitCode {
         Some(Command::DnsRecords(arguments)) => dns_records::run(&arguments),
         Some(Command::Probe(arguments)) => probe::run(&arguments),
         Some(Command::Bench(arguments)) => bench::run(&arguments),
+        Some(Command::Sessions(arguments)) => sessions::run(&arguments),
+        Some(Command::Kill(arguments)) => kill::run(&arguments),
+        Some(Command::Drain(arguments)) => drain::run(&arguments, true),
+        Some(Command::Undrain(arguments)) => drain::run(&arguments, false),
+        Some(Command::Reload(arguments)) => reload::run(&arguments),
+        Some(Command::Stats(arguments)) => stats::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! From what was written to what may be relied on. Goes on after a mistake, so that one run finds them all.
 
+mod admin;
 mod auth;
 mod clients;
 mod listen;
@@ -114,7 +115,7 @@ impl Checker<'_> {
             listen,
         };
         Config {
-            admin: self.admin(&written.admin.listen, &shards.listen),
+            admin: self.admin(&written.admin, &shards.listen, &shards.turn.credentials),
             log: self.log(&written.log),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
             confinement: self.confinement(&written.process),

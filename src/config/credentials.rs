@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::Prepared;
 use crate::turn::{SharedSecret, TimeLimitedForm};
 
 /// A user name that expires by itself and the password that goes with it.
@@ -22,6 +23,21 @@ impl TimeLimited {
         let password = form.password(&secret.0, &username);
         Self { username, password }
     }
+}
+
+/// RFC 8489 §14.3 allows 508 bytes, of which expiry and colon take up to 21.
+const USER_NAME_BYTES_MAX: usize = 487;
+
+/// The user of a time-limited credential, as clients prepare it.
+///
+/// # Errors
+/// What is wrong with the name.
+pub fn user_name(text: &str) -> Result<String, String> {
+    let prepared = Prepared::new(text)?;
+    if prepared.as_str().len() > USER_NAME_BYTES_MAX {
+        return Err(format!("it is longer than {USER_NAME_BYTES_MAX} bytes"));
+    }
+    Ok(prepared.as_str().to_owned())
 }
 
 impl fmt::Debug for TimeLimited {

@@ -252,8 +252,8 @@ fn wrong_kind(path: &[Step], message: &str) -> String {
         .replace("a sequence", "a list in [brackets]")
         .replace("expected struct", "expected the section");
     match (path.first(), message.split_once(", expected ")) {
-        // The value may be a password, which belongs on no screen and in no log.
-        (Some(Step::Key(section)), Some((_, expected))) if section == "auth" => {
+        // The value may be a password or a token, which belongs on no screen and in no log.
+        (Some(Step::Key(section)), Some((_, expected))) if section == "auth" || section == "admin" => {
             format!("this is of the wrong kind, expected {expected}")
         }
         _ => message,

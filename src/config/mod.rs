@@ -7,16 +7,20 @@
 //! that is `ops`. Command-line arguments are not here but in `cli`.
 //!
 //! Reading order: `written.rs` (the keys), `document.rs` (TOML with positions), `check.rs` and `check/` (one file a
-//! section), `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`.
+//! section), `admin.rs`, `token.rs`, `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`, `ice_servers.rs`
+//! (what a browser is told).
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod check;
 mod credentials;
 mod document;
 mod error;
+pub mod ice_servers;
 mod kept_secret;
 mod machine;
+mod token;
 mod values;
 mod written;
 
@@ -24,11 +28,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+pub use admin::{Admin, AdminSocket, CredentialsApi, default_admin_socket};
 pub use check::check_text;
-pub use credentials::TimeLimited;
+pub use credentials::{TimeLimited, user_name};
 pub use error::{Errors, Note, Position, Problem};
 pub use kept_secret::keep_secret;
 pub use machine::Machine;
+pub use token::Token;
 pub use values::{Prepared, parse_duration_secs};
 pub use written::Written;
 
@@ -47,8 +53,8 @@ pub struct Config {
     pub certificate: Option<CertificateFiles>,
     /// How connections are carried that are not for us.
     pub pass_through: PassThrough,
-    /// Where to serve metrics and health, if anywhere.
-    pub admin: Option<std::net::SocketAddr>,
+    /// Where metrics, health and the admin API are, and who may use them.
+    pub admin: Admin,
     /// What to log and how.
     pub log: Log,
     /// How long to wait for allocations to end after a request to stop.

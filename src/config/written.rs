@@ -218,6 +218,8 @@ section! {
         guests: Vec<String> = Vec::new(),
         /// This server in access tokens; empty means the realm.
         token_server_name: String = String::new(),
+        /// `never`, `removed` or `expired`.
+        end_sessions: String = "removed".into(),
         /// Static users.
         users: Vec<User> = Vec::new(),
         /// Keys of access tokens.
@@ -404,6 +406,28 @@ section! {
     Admin {
         /// Address with port, or `off`.
         listen: String = "127.0.0.1:9641".into(),
+        /// Path of a Unix socket, `auto` or `off`.
+        socket: String = "auto".into(),
+        /// For the API over TCP.
+        token: String = String::new(),
+        /// The same in a file.
+        token_file: String = String::new(),
+        /// For metrics over TCP.
+        metrics_token: String = String::new(),
+        /// The same in a file.
+        metrics_token_file: String = String::new(),
+        /// For web back ends that want credentials.
+        credentials_token: String = String::new(),
+        /// The same in a file.
+        credentials_token_file: String = String::new(),
+        /// Another address with port for web back ends.
+        credentials_listen: String = String::new(),
+        /// What stands in the URIs.
+        credentials_host: String = String::new(),
+        /// Web pages that may ask.
+        credentials_origins: Vec<String> = Vec::new(),
+        /// Of credentials for which nobody says.
+        credentials_lifetime: String = "1h".into(),
     }
 }
 

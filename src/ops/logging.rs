@@ -19,6 +19,11 @@ impl LogLevel {
         // It fails only when nobody writes lines any more.
         let _ = self.0.reload(LevelFilter::from(level));
     }
+
+    /// `None` when nothing is written.
+    pub(super) fn get(&self) -> Option<Level> {
+        self.0.clone_current().and_then(|level| level.into_level())
+    }
 }
 
 /// Sends log lines, those of panics included, where they belong. Only the first call in a process does anything.

@@ -1,12 +1,12 @@
 //! The control plane: starts the shards, watches over them, ends them.
 //!
 //! Lives here: everything that uses tokio, on one thread beside the shards: signals, draining, the admin port with
-//! metrics and health, logging, certificates that are renewed, connections passed on to a web server, and what the
-//! process gives up once it runs. May import `config`, `shard`, and the counters' vocabularies of `turn`. No relayed
+//! metrics, health and the admin API, logging, certificates that are renewed, connections passed on to a web server, and
+//! what the process gives up once it runs. May import `config`, `shard`, and the counters' vocabularies of `turn`. No relayed
 //! packet passes through here, so nothing here has to be fast; it has to be bounded. What is printed for people is in
 //! `cli`.
 //!
-//! Reading order: `run.rs` (a server's life), `signals.rs`, `reload.rs`, `admin.rs`, `metrics.rs`, `logging.rs`,
+//! Reading order: `run.rs` (a server's life), `signals.rs`, `orders.rs`, `reload.rs`, `admin/`, `metrics.rs`, `logging.rs`,
 //! `confinement/`, `certificates.rs`, `pass_through.rs`.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod confinement;
 mod descriptors;
 mod logging;
 mod metrics;
+mod orders;
 mod pass_through;
 mod reload;
 mod run;

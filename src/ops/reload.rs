@@ -1,19 +1,20 @@
-//! SIGHUP: the configuration is read again, and what can change without a restart changes, all of it or nothing.
+//! SIGHUP, or an order: the configuration is read again, and what can change without a restart changes, all of it or nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::certificates::Files;
 use super::logging::LogLevel;
 use super::metrics::Control;
 use super::run::SharedShards;
-use crate::config::{Config, Errors};
+use crate::config::{Config, Errors, Note};
 
 /// Keys, and sections with a dot behind, that count only at start: what they make cannot be taken away from clients that
 /// use it.
-const ONLY_AT_START: [&str; 11] = [
+const ONLY_AT_START: [&str; 13] = [
     "threads",
     "listen.",
     "nat_discovery.",
@@ -23,6 +24,8 @@ const ONLY_AT_START: [&str; 11] = [
     "sockets.listen_buffer",
     "tls.handshake_timeout",
     "admin.listen",
+    "admin.socket",
+    "admin.credentials_listen",
     "log.format",
     "process.",
 ];
@@ -38,17 +41,32 @@ pub(super) struct Reload {
     pub(super) log_level: LogLevel,
     pub(super) files: Option<Files>,
     pub(super) control: Control,
+    /// Whoever else wants to know what is in force.
+    pub(super) in_force: watch::Sender<Arc<Config>>,
+}
+
+/// What a reload has brought.
+#[derive(Debug)]
+pub(super) struct Reloaded {
+    /// Keys that count from now on.
+    pub(super) changed: BTreeSet<String>,
+    /// Keys that count from the next start on.
+    pub(super) needs_restart: BTreeSet<String>,
+    pub(super) notes: Vec<Note>,
 }
 
 impl Reload {
     /// Reads the configuration again. Whatever is wrong with it, the server goes on as before.
-    pub(super) fn run(&mut self) {
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn run(&mut self) -> Result<Reloaded, Errors> {
         let mut new = match (self.load)() {
             Ok(new) => new,
             Err(errors) => {
                 self.control.reload_failed();
                 error!(event = "reload_failed", problems = %errors, "nothing was changed");
-                return;
+                return Err(errors);
             }
         };
         for note in &new.notes {
@@ -73,7 +91,10 @@ impl Reload {
             warn!(event = "restart_needed", keys = words(&late), "these count from the next start on");
         }
         self.control.reloaded(&new);
+        let notes = new.notes.clone();
+        self.in_force.send_replace(Arc::new(new.clone()));
         self.current = new;
+        Ok(Reloaded { changed: now, needs_restart: late, notes })
     }
 }
 

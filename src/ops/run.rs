@@ -3,25 +3,28 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::Registry;
 use sd_notify::NotifyState;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::admin::{self, Readiness, Sources};
+use super::admin::{self, Doors, Readiness, SocketFile, Sources};
 use super::certificates::Certificates;
 use super::confinement::{ConfinementError, Rights};
 use super::descriptors;
 use super::logging::LogLevel;
 use super::metrics::{Control, ProcessCollector, ShardCollector};
+use super::orders::{ORDERS_MAX, Order};
 use super::pass_through::Carrier;
 use super::reload::{Load, Reload};
 use super::signals::{Signals, Wish};
-use crate::config::Config;
+use crate::config::{AdminSocket, Config};
 use crate::shard::{Identity, ListenAddress, Shards, Skipped, Snapshot, StartError};
 use crate::turn::Transport;
 
@@ -37,7 +40,7 @@ pub struct Running<'a> {
     pub listening: &'a [ListenAddress],
     /// Optional addresses that could not be bound, as sentences.
     pub skipped: &'a [String],
-    /// Where metrics are.
+    /// Where metrics and the admin API are.
     pub admin: Option<SocketAddr>,
     /// What TLS clients get to see.
     pub identity: Option<&'a Identity>,
@@ -48,8 +51,10 @@ pub struct Running<'a> {
 pub enum RunError {
     /// tokio or the signal handlers could not be set up.
     ControlPlane(io::Error),
-    /// The admin port could not be bound.
-    Admin(SocketAddr, io::Error),
+    /// The port of this key could not be bound.
+    Admin(&'static str, SocketAddr, io::Error),
+    /// The Unix socket could not be bound.
+    Socket(PathBuf, io::Error),
     /// The shards could not be started.
     Shards(StartError),
     /// The process could not give up what it was told to.
@@ -60,10 +65,16 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ControlPlane(error) => write!(f, "the control plane cannot be set up: {error}"),
-            Self::Admin(address, error) => write!(
+            Self::Admin(key, address, error) => write!(
                 f,
-                "admin.listen: {address} cannot be bound: {error}\n    fix: end the other program there, choose \
+                "{key}: {address} cannot be bound: {error}\n    fix: end the other program there, choose \
                  another port, or write listen = \"off\""
+            ),
+            Self::Socket(path, error) => write!(
+                f,
+                "admin.socket: {} cannot be bound: {error}\n    fix: end the other server, choose another path, or \
+                 write socket = \"off\"",
+                path.display()
             ),
             Self::Shards(error) => write!(f, "{error}"),
             Self::Confinement(error) => write!(f, "{error}"),
@@ -97,10 +108,10 @@ async fn live(
     ready: impl FnOnce(&Running<'_>),
 ) -> Result<(), RunError> {
     let mut signals = Signals::install().map_err(RunError::ControlPlane)?;
-    let admin = match config.admin {
-        Some(address) => Some(admin::bind(address).await.map_err(|error| RunError::Admin(address, error))?),
-        None => None,
-    };
+    let started = std::time::Instant::now();
+    let admin = bind("admin.listen", config.admin.listen).await?;
+    let for_back_ends = bind("admin.credentials_listen", config.admin.credentials.listen).await?;
+    let socket = bind_socket(&config.admin.socket)?;
     let identity = config.shards.tls.as_ref().map(|tls| Arc::clone(&tls.identity));
     let (carrier, entrance) = Carrier::new(config.pass_through);
     // Without a control plane that is left to carry it a connection is closed.
@@ -121,7 +132,11 @@ async fn live(
     let control = Control::new(&config);
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let admin_address = admin.as_ref().map(|(_, address)| *address);
-    if let Some((listener, _)) = admin {
+    let back_ends_address = for_back_ends.as_ref().map(|(_, address)| *address);
+    let socket_path = socket.as_ref().map(|(_, file)| file.path().display().to_string());
+    let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
+    let (in_force, config_in_force) = watch::channel(Arc::new(config.clone()));
+    if admin.is_some() || socket.is_some() || for_back_ends.is_some() {
         let registry = Registry::new();
         let source = shards.clone();
         registry.register(Box::new(ShardCollector::new(move || source.snapshot()))).expect("the first collector");
@@ -131,8 +146,17 @@ async fn live(
         if let Some(certificates) = &certificates {
             registry.register(Box::new(certificates.gauge())).expect("another name");
         }
-        let sources = Sources { registry, readiness: watched };
-        tokio::spawn(admin::serve(listener, sources));
+        let sources = Sources {
+            registry,
+            readiness: watched,
+            shards: shards.clone(),
+            config: config_in_force,
+            listening: listening.clone().into(),
+            orders,
+            started,
+        };
+        let listener = |bound: Option<(TcpListener, SocketAddr)>| bound.map(|(listener, _)| listener);
+        tokio::spawn(Doors::new(listener(admin), listener(for_back_ends), socket).serve(sources));
     }
     tokio::spawn(carrier.run());
     if let Some(certificates) = certificates {
@@ -152,6 +176,8 @@ async fn live(
         tls = addresses(&listening, Transport::Tls),
         dtls = addresses(&listening, Transport::Dtls),
         admin = admin_address.map_or("off".into(), |address| address.to_string()),
+        credentials = back_ends_address.map(|address| address.to_string()),
+        socket = socket_path,
         "listening"
     );
     let identity = identity.as_deref();
@@ -159,25 +185,74 @@ async fn live(
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
-    let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files, control };
+    let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files, control, in_force };
     let signal = loop {
-        match signals.next().await {
-            Wish::Stop(signal) => break signal,
-            Wish::Reload => reload.run(),
+        tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Stop(signal) => break signal,
+                // What is wrong is in the log.
+                Wish::Reload => drop(reload.run()),
+            },
+            Some(order) = ordered.recv() => carry_out(order, &mut reload, &readiness),
         }
     };
+    // Whoever still asks for something is told that the server is stopping.
+    drop(ordered);
     readiness.send_replace(Readiness::Draining);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    reload.control.draining();
+    reload.control.set_draining(true);
     drain(&shards, reload.current.drain, signal, &mut signals).await;
     shards.shut_down().await;
     info!("stopped");
     Ok(())
 }
 
+async fn bind(key: &'static str, address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, RunError> {
+    match address {
+        Some(address) => admin::bind(address).await.map(Some).map_err(|error| RunError::Admin(key, address, error)),
+        None => Ok(None),
+    }
+}
+
+fn bind_socket(socket: &AdminSocket) -> Result<Option<(UnixListener, SocketFile)>, RunError> {
+    match socket {
+        AdminSocket::Off => Ok(None),
+        AdminSocket::At(path) => {
+            admin::bind_socket(path).map(Some).map_err(|error| RunError::Socket(path.clone(), error))
+        }
+        AdminSocket::Default(path) => Ok(admin::bind_socket(path)
+            .inspect_err(|error| warn!(event = "admin_socket_off", path = %path.display(), %error))
+            .ok()),
+    }
+}
+
+/// Nobody need be waiting for the answer any more.
+fn carry_out(order: Order, reload: &mut Reload, readiness: &watch::Sender<Readiness>) {
+    match order {
+        Order::Reload(answer) => _ = answer.send(reload.run()),
+        Order::Drain(is_draining, answer) => {
+            let state = if is_draining { Readiness::Draining } else { Readiness::Ready };
+            if readiness.send_replace(state) != state {
+                let allocations = reload.shards.set_draining(is_draining);
+                reload.control.set_draining(is_draining);
+                let event = if is_draining { "drain_ordered" } else { "drain_ended" };
+                info!(event, allocations, "by the admin API");
+            }
+            let _ = answer.send(state);
+        }
+        Order::LogLevel(level, answer) => {
+            if let Some(level) = level {
+                info!(event = "log_level_changed", %level, "until the configuration is read again");
+                reload.log_level.set(level);
+            }
+            let _ = answer.send(reload.log_level.get());
+        }
+    }
+}
+
 /// Grants nothing new and waits until nothing old is left, the time is over, or the operator has no patience.
 async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &mut Signals) {
-    let allocations = shards.drain();
+    let allocations = shards.set_draining(true);
     info!(signal, allocations, seconds_max = drain.as_secs(), "draining; a second signal ends at once");
     let over = sleep_until(Instant::now() + drain);
     let empty = async {
@@ -205,7 +280,7 @@ fn addresses(listening: &[ListenAddress], transport: Transport) -> String {
 pub(super) struct SharedShards(Arc<Mutex<Option<Shards>>>);
 
 impl SharedShards {
-    fn new(shards: Shards) -> Self {
+    pub(super) fn new(shards: Shards) -> Self {
         Self(Arc::new(Mutex::new(Some(shards))))
     }
 
@@ -213,18 +288,22 @@ impl SharedShards {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         self.with(Shards::snapshot).unwrap_or_default()
     }
 
-    fn allocations(&self) -> usize {
+    pub(super) fn allocations(&self) -> usize {
         self.with(Shards::allocations).unwrap_or_default()
     }
 
-    /// How many allocations are left to wait for.
-    fn drain(&self) -> usize {
+    /// How many allocations there are.
+    fn set_draining(&self, is_draining: bool) -> usize {
         self.with(|shards| {
-            shards.drain();
+            if is_draining {
+                shards.drain()
+            } else {
+                shards.undrain()
+            }
             shards.allocations()
         })
         .unwrap_or_default()

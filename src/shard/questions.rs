@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Shards;
 use super::mailbox::Command;
 use super::reactor::Shard;
-use crate::turn::{EndReason, Session, SessionFilter, WalkPlace};
+use crate::turn::{EndReason, Revocation, Session, SessionFilter, WalkPlace};
 
 /// Questions that are not answered yet, over all shards.
 const QUESTIONS_MAX: usize = 16;
@@ -174,6 +174,7 @@ pub(super) struct Walk {
 enum Errand {
     List { filter: SessionFilter, limit: usize, found: Vec<Session>, reply: Reply<SessionsPage> },
     End { filter: Arc<SessionFilter>, why: EndReason, ended: usize, reply: Reply<usize> },
+    Revoke(Revocation),
 }
 
 impl Shard<'_> {
@@ -187,6 +188,12 @@ impl Shard<'_> {
             }
         };
         self.walks.push_back(walk);
+    }
+
+    /// Ends the allocations of those whose credentials are gone.
+    pub(super) fn revoke(&mut self, revocation: Option<Revocation>) {
+        let walk = |revocation| Walk { at: WalkPlace::default(), errand: Errand::Revoke(revocation) };
+        self.walks.extend(revocation.map(walk));
     }
 
     /// Takes the next steps of one walk, whichever has waited longest.
@@ -207,6 +214,11 @@ impl Shard<'_> {
                     }
                     next => reply.answer(SessionsPage { sessions: found, next }),
                 }
+            }
+            Errand::Revoke(revocation) => {
+                let next = self.server.end_revoked(self.clock, at, ENDS_A_ROUND, &revocation);
+                self.drain_effects();
+                self.walks.extend(next.map(|at| Walk { at, errand: Errand::Revoke(revocation) }));
             }
             Errand::End { filter, why, ended, reply } => {
                 let (more, next) = self.server.end_sessions(self.clock, at, ENDS_A_ROUND, &filter, why);

@@ -21,7 +21,7 @@ use super::routes::Routes;
 use super::supervisor::{Home, random_seed};
 use super::token::Source;
 use crate::net::{BATCH, ReadBuffers, SendBatch, clock};
-use crate::turn::{Clock, Now, ReplyBuffer, Server};
+use crate::turn::{Clock, Now, ReplyBuffer, Revocation, Server};
 
 /// Sockets looked at in one round.
 const EVENTS_MAX: usize = 256;
@@ -313,9 +313,11 @@ impl<'h> Shard<'h> {
             match command {
                 Command::Configure { config, bounds } => {
                     // Kept first: should the machine panic over it, the next one still gets it.
+                    let revocation = Revocation::between(&self.home.config, &config);
                     self.home.config = config.clone();
                     self.home.bounds = bounds;
                     self.server.configure(config);
+                    self.revoke(revocation);
                 }
                 Command::Letter { from, letter } => self.server.told(self.clock, from, letter),
                 Command::Restarted(shard) => self.server.shard_restarted(self.clock, shard),

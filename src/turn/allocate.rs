@@ -11,6 +11,7 @@ use super::authenticate::{Authenticated, Sealing};
 use super::mobility::{Mobile, current_ticket};
 use super::ports::Wish;
 use super::request::{Answering, Outcome, Success};
+use super::revocation::key_print;
 use super::{
     BindError, Clock, Effect, Event, FiveTuple, Letter, Lifetimes, Limit, PeerTransport, Reason, RelayId, ReplyBuffer,
     Server,
@@ -126,7 +127,7 @@ impl Server {
         let transport = request.first_u32(AttributeType::REQUESTED_TRANSPORT)?.ok_or(ErrorCode::BadRequest)?;
         let asked_family = request.first_u32(AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         let lifetime_secs = self.config.lifetimes.grant(request.first_u32(AttributeType::LIFETIME)?);
-        let lifetime_secs = request.owner().cap(clock, lifetime_secs);
+        let lifetime_secs = self.config.cap_lifetime(clock, request.owner(), lifetime_secs);
         let transport = self.requested_transport(path, request, transport)?;
         // Every platform this runs on can set DF, so the attribute needs no more than its form (A19, TURN-8656-7.2-07).
         if request.first(AttributeType::DONT_FRAGMENT).is_some_and(|value| !value.is_empty()) {
@@ -407,6 +408,7 @@ impl Server {
         let created_by = answering.transaction_id;
         let mut allocation = Allocation::new(session, path, owner, transport, created_by, halves.clone(), told);
         allocation.created = clock.now;
+        allocation.key_print = key_print(self.lent.hasher(), &sealing);
         // It may have been switched off meanwhile.
         if pending.wants_ticket && self.config.mobility.is_some() {
             allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));

@@ -55,6 +55,8 @@ pub(super) struct Allocation {
     /// What its relays speak.
     pub(super) transport: PeerTransport,
     pub(super) created: Now,
+    /// What tells the key it was made with from others, if there was one.
+    pub(super) key_print: Option<u64>,
     /// The request that made it: the same one again is a retransmission (TURN-8656-7.2-03).
     pub(super) created_by: TransactionId,
     /// What its response said besides, which retransmissions get again.
@@ -151,6 +153,7 @@ impl Allocation {
             owner,
             transport,
             created: Now::default(),
+            key_print: None,
             created_by,
             told,
             halves,

@@ -136,6 +136,8 @@ vocabulary! {
         Shutdown = "shutdown",
         /// An operator ended it.
         Killed = "killed",
+        /// Its credentials were taken away.
+        Revoked = "revoked",
     }
 }
 

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use sha1::Sha1;
 use sha2::Sha256;
 
-use super::TokenKeys;
 use super::nonce::Offer;
+use super::{EndSessions, TokenKeys};
 use crate::stun::integrity;
 
 /// Static users and shared secrets, both at once, and which of RFC 8489's choices are open to them.
@@ -37,6 +37,8 @@ pub struct Credentials {
     pub userhash: bool,
     /// Keys of access tokens; `None` if there are none, and ACCESS-TOKEN is unknown (RFC 7635).
     pub tokens: Option<TokenKeys>,
+    /// When allocations end with their credentials.
+    pub end_sessions: EndSessions,
     /// Clients that may allocate without credentials. Nothing protects them from who can forge their addresses.
     pub guests: Vec<IpNet>,
     /// If there are any, Binding requests need one of these short-term credentials.
@@ -55,6 +57,7 @@ impl Default for Credentials {
             strict_algorithms: false,
             userhash: true,
             tokens: None,
+            end_sessions: EndSessions::default(),
             guests: Vec::new(),
             binding_users: ShortTermUsers::default(),
         }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
 
-use super::{Clock, EndReason, FiveTuple, PeerTransport, RelayId, Server, Traffic, Transport};
+use super::{Clock, EndReason, FiveTuple, PeerTransport, RelayId, Server, SessionId, Traffic, Transport};
 use crate::stun::AddressFamily;
 
 /// An allocation as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
+    /// What logs call it.
+    pub id: SessionId,
     /// One of its relays; the other is [`RelayId::other_half`].
     pub relay: RelayId,
     /// Its client.
@@ -52,6 +54,8 @@ pub struct SessionRelay {
 /// Which allocations are meant: those to which all that is said here applies. Nothing said means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionFilter {
+    /// What logs call it.
+    pub id: Option<SessionId>,
     /// The account it counts for, or the name it was made under.
     pub user: Option<String>,
     /// Where its client is.
@@ -71,7 +75,8 @@ impl SessionFilter {
             self.relayed_ip.is_none_or(|ip| relay.address.ip() == ip)
                 && self.relayed_port.is_none_or(|port| relay.address.port() == port)
         };
-        self.transport.is_none_or(|transport| session.path.transport == transport)
+        self.id.is_none_or(|id| session.id == id)
+            && self.transport.is_none_or(|transport| session.path.transport == transport)
             && self.client.is_none_or(|prefix| prefix.contains(&session.path.client.ip()))
             && self.user.as_deref().is_none_or(is_user)
             && session.relayed.iter().any(is_relay)
@@ -143,6 +148,7 @@ impl Server {
         let relayed = relayed.collect();
         let of = |family| self.connections.of_relay(relay.of_family(family)).count();
         Some(Session {
+            id: allocation.session,
             relay,
             path: allocation.path,
             is_in_reach: allocation.client().is_some(),

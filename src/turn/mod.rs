@@ -58,6 +58,7 @@ mod relay;
 mod relay_transports;
 mod request;
 mod reservations;
+mod revocation;
 mod send;
 mod server;
 mod session;
@@ -82,6 +83,7 @@ pub use peer_policy::{PeerPolicy, PeerProfile, PeerRefusal};
 pub use peer_rules::{NotARule, PeerRule, PortSet};
 pub use redirect::{Alternate, Redirect, RedirectWhen};
 pub use relay_transports::{PeerPorts, PeerTransport, RelayTransports, TcpRelays};
+pub use revocation::{EndSessions, Revocation};
 pub use server::Server;
 pub use session::{SessionId, SessionKey};
 

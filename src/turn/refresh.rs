@@ -24,6 +24,7 @@ impl Server {
         }
         let lifetimes = self.config.lifetimes;
         self.take_new_token(clock, &path, request.owner());
+        let config = std::sync::Arc::clone(&self.config);
         let (relay, allocation) = match ticket {
             None => self.own_allocation(clock, &path, request)?,
             Some(ticket) => self.allocation_of_ticket(clock, &path, request, ticket)?,
@@ -32,7 +33,7 @@ impl Server {
         let is_meant = |half: &Half| family.is_none_or(|family| family.to_be_bytes()[0] == half.family() as u8);
         let lifetime_secs = match asked_secs {
             Some(0) => 0,
-            asked => request.owner().cap(clock, lifetimes.grant(asked)),
+            asked => config.cap_lifetime(clock, request.owner(), lifetimes.grant(asked)),
         };
         let mut meant = ArrayVec::<RelayId, 2>::new();
         for half in allocation.live_halves(clock.now).filter(|half| is_meant(half)) {

@@ -60,6 +60,7 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
         command.args(arguments).current_dir(&self.0).env_remove("HAIRPIN_CONFIG").stdin(Stdio::null());
         command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", self.state());
+        command.env_remove("RUNTIME_DIRECTORY").env("XDG_RUNTIME_DIR", self.state());
         command
     }
 

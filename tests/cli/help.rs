@@ -4,8 +4,11 @@ use super::harness::Place;
 
 #[test]
 fn help_names_every_command_and_option() {
-    let expected: [(&[&str], &[&str]); 4] = [
+    let expected: [(&[&str], &[&str]); 7] = [
         (&["--help"], &["serve", "check-config", "credentials", "dns-records", "--config", "HAIRPIN_CONFIG"]),
+        (&["--help"], &["sessions", "kill", "drain", "undrain", "reload", "stats"]),
+        (&["sessions", "--help"], &["--user", "--client", "--id", "--relayed", "--json", "--admin", "--token-file"]),
+        (&["undrain", "--help"], &["Let new allocations in again"]),
         (&["check-config", "--help"], &["FILE", "remedy"]),
         (&["dns-records", "--help"], &["--host", "--domain", "--config", "zone"]),
         (&["credentials", "--help"], &["--user", "--ttl", "--host", "--config", "iceServers"]),

@@ -1,5 +1,8 @@
 //! The `hairpin` command from outside: what it prints and how it exits.
 
+mod admin;
+mod admin_fuzz;
+mod admin_relay;
 mod bench;
 mod check_config;
 mod confinement;

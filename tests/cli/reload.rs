@@ -26,6 +26,8 @@ fn rest_05_sighup_reads_the_configuration_again() {
     server.hang_up();
     server.wait_for_log("\"reloaded\"");
     assert!(server.log().contains("\"changed\":\"auth.users limits.allocations_per_user\""), "{}", server.log());
+    // Eve's call ends with her being there.
+    server.wait_for_log("\"why\":\"revoked\"");
     TurnClient::new(udp).allocate("bob", "builder").unwrap();
     assert_eq!(TurnClient::new(udp).allocate("eve", "evil").unwrap_err(), 401);
     assert_eq!(TurnClient::new(udp).allocate("alice", "wonder").unwrap_err(), 486, "the quota is the new one");

@@ -1,16 +1,22 @@
 //! Just enough of a TURN client over UDP to see whether credentials are good.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use hairpin::stun::{AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity};
 
 pub struct TurnClient {
-    socket: UdpSocket,
+    link: Link,
     realm: Vec<u8>,
     nonce: Vec<u8>,
     name: String,
     key: [u8; 16],
+}
+
+enum Link {
+    Udp(UdpSocket),
+    Tcp(TcpStream),
 }
 
 impl TurnClient {
@@ -18,7 +24,18 @@ impl TurnClient {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self { socket, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16] }
+        Self::over(Link::Udp(socket))
+    }
+
+    #[allow(dead_code, reason = "tests/observe has no use for it")]
+    pub fn tcp(server: SocketAddr) -> Self {
+        let stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self::over(Link::Tcp(stream))
+    }
+
+    fn over(link: Link) -> Self {
+        Self { link, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16] }
     }
 
     pub fn binding(&mut self) {
@@ -27,8 +44,18 @@ impl TurnClient {
 
     /// The code of the error, if it is not the first 401.
     pub fn allocate(&mut self, name: &str, password: &str) -> Result<(), u16> {
-        // UDP, in the upper byte.
-        let udp = |writer: &mut MessageWriter<'_>| writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+        self.allocate_for(17, name, password)
+    }
+
+    /// A relay that speaks TCP.
+    #[allow(dead_code, reason = "tests/observe has no use for it")]
+    pub fn allocate_tcp(&mut self, name: &str, password: &str) -> Result<(), u16> {
+        self.allocate_for(6, name, password)
+    }
+
+    fn allocate_for(&mut self, protocol: u32, name: &str, password: &str) -> Result<(), u16> {
+        // In the upper byte.
+        let udp = |writer: &mut MessageWriter<'_>| writer.u32(AttributeType::REQUESTED_TRANSPORT, protocol << 24);
         assert_eq!(self.request(Method::Allocate, udp), Err(401));
         self.name = name.to_owned();
         let realm = String::from_utf8(self.realm.clone()).unwrap();
@@ -39,6 +66,18 @@ impl TurnClient {
     /// Refresh with a lifetime of zero.
     pub fn release(&mut self) {
         self.request(Method::Refresh, |writer| writer.u32(AttributeType::LIFETIME, 0)).unwrap();
+    }
+
+    /// Refresh.
+    #[allow(dead_code, reason = "tests/observe has no use for it")]
+    pub fn refresh(&mut self) -> Result<(), u16> {
+        self.request(Method::Refresh, |_| {})
+    }
+
+    /// Connect.
+    #[allow(dead_code, reason = "tests/observe has no use for it")]
+    pub fn connect(&mut self, peer: SocketAddr) -> Result<(), u16> {
+        self.request(Method::Connect, |writer| writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer))
     }
 
     /// CreatePermission.
@@ -65,8 +104,19 @@ impl TurnClient {
             Seal::Sha1(&self.key)
         };
         let len = writer.finish(seal, false);
-        self.socket.send(&buffer[..len]).unwrap();
-        let len = self.socket.recv(&mut buffer).unwrap();
+        let len = match &mut self.link {
+            Link::Udp(socket) => {
+                socket.send(&buffer[..len]).unwrap();
+                socket.recv(&mut buffer).unwrap()
+            }
+            Link::Tcp(stream) => {
+                stream.write_all(&buffer[..len]).unwrap();
+                stream.read_exact(&mut buffer[..20]).unwrap();
+                let len = 20 + usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
+                stream.read_exact(&mut buffer[20..len]).unwrap();
+                len
+            }
+        };
         let response = Message::parse(&buffer[..len]).unwrap();
         if response.class() == Class::Success {
             return Ok(());

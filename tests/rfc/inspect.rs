@@ -57,9 +57,11 @@ fn filters_are_all_to_apply() {
     let (carols, _) = world.allocate(second, &mut carol, vec![]);
     let relayed = world.binds[1];
     let all = SessionFilter::default();
+    let id = world.server.session_of(world.clock, &second);
     let by = |filter: SessionFilter| filter;
     let cases = [
         (all.clone(), vec![alice, carols]),
+        (by(SessionFilter { id: Some(id), ..all.clone() }), vec![carols]),
         (by(SessionFilter { user: Some("alice".into()), ..all.clone() }), vec![alice]),
         (by(SessionFilter { user: Some("carol".into()), ..all.clone() }), vec![carols]),
         (by(SessionFilter { user: Some(name.clone()), ..all.clone() }), vec![carols]),

@@ -27,6 +27,7 @@ mod policy;
 mod redirect;
 mod refresh;
 mod reservations;
+mod revocation;
 mod sessions;
 mod short_term;
 mod storm;

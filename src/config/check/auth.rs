@@ -12,7 +12,7 @@ use sha2::Sha256;
 use super::{Checker, DAY, HOUR, MINUTE};
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
-use crate::turn::{Credentials, MacHash, NonceKeys, SharedSecret, TimeLimitedForm};
+use crate::turn::{Credentials, EndSessions, MacHash, NonceKeys, SharedSecret, TimeLimitedForm};
 
 /// STUN-8489-14.9-01: fewer than 128 characters. Every unauthenticated client is told the realm.
 const REALM_BYTES_MAX: usize = 127;
@@ -97,6 +97,11 @@ impl Checker<'_> {
             md5: written.md5,
             strict_algorithms: written.strict_algorithms,
             userhash: written.userhash,
+            end_sessions: self.word(
+                "auth.end_sessions",
+                &written.end_sessions,
+                &[("removed", EndSessions::Removed), ("never", EndSessions::Never), ("expired", EndSessions::Expired)],
+            ),
             guests: self.guests(written),
             binding_users: self.binding_users(written),
         };
@@ -153,7 +158,7 @@ impl Checker<'_> {
         secrets
     }
 
-    fn secret_file(&mut self, key: &str, path: &str, others: &[SharedSecret]) -> Option<SharedSecret> {
+    pub(super) fn secret_file(&mut self, key: &str, path: &str, others: &[SharedSecret]) -> Option<SharedSecret> {
         let path = self.relative(path);
         if others_may_read(&path) {
             let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
@@ -170,7 +175,7 @@ impl Checker<'_> {
         }
     }
 
-    fn secret(&mut self, key: &str, bytes: &[u8], others: &[SharedSecret]) -> Option<SharedSecret> {
+    pub(super) fn secret(&mut self, key: &str, bytes: &[u8], others: &[SharedSecret]) -> Option<SharedSecret> {
         if bytes.len() < SECRET_BYTES_MIN {
             let wrong = format!("a secret of {} bytes can be guessed; the least is {SECRET_BYTES_MIN}", bytes.len());
             self.problem(key, Mistake::new(wrong, SECRET_FIX));

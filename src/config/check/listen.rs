@@ -1,4 +1,4 @@
-//! `[listen]` and `[admin]`: where clients, metrics and health checks come in.
+//! `[listen]`: where clients come in.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -170,30 +170,14 @@ impl Checker<'_> {
         shard::Proxies { prefixes: prefixes.into(), header_timeout: Duration::from_secs(timeout.into()) }
     }
 
-    pub(super) fn admin(&mut self, text: &str, listen: &[ListenAddress]) -> Option<SocketAddr> {
-        if text.is_empty() || text == "off" {
-            return None;
-        }
-        let address = self.accept("admin.listen", values::socket_address(text, ADMIN_PORT))?;
-        self.local("admin.listen", address);
+    /// Where HTTP is spoken with operators and web back ends.
+    pub(super) fn http_address(&mut self, key: &str, text: &str, listen: &[ListenAddress]) -> Option<SocketAddr> {
+        let address = self.accept(key, values::socket_address(text, ADMIN_PORT))?;
+        self.local(key, address);
         let clash = |other: &&ListenAddress| other.transport.is_stream() && overlap(other.address, address);
         if let Some(other) = listen.iter().find(clash) {
-            self.problem(
-                "admin.listen",
-                Mistake::new(
-                    format!("clients connect to {} over TCP already", other.address),
-                    format!("take another port, like \"127.0.0.1:{ADMIN_PORT}\""),
-                ),
-            );
-        }
-        if !address.ip().is_loopback() {
-            self.note(
-                "admin.listen",
-                format!(
-                    "{address} is not a loopback address: whoever reaches it can read the metrics; let a firewall \
-                     decide who does."
-                ),
-            );
+            let wrong = format!("clients connect to {} over TCP already", other.address);
+            self.problem(key, Mistake::new(wrong, format!("take another port, like \"127.0.0.1:{ADMIN_PORT}\"")));
         }
         Some(address)
     }

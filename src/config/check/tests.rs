@@ -99,6 +99,18 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[listen]\nudp = [\"8.8.4.4:50000\"]", (2, "listen.udp[0]", "among the relay ports", "like 3478")),
     ("[listen]\nudp = [\"0.0.0.0:50000\"]", (2, "listen.udp[0]", "among the relay ports", "relay.ports")),
     ("[admin]\nlisten = \"127.0.0.1:3478\"", (2, "admin.listen", "0.0.0.0:3478 over TCP already", "another port")),
+    ("[admin]\ntoken = \"short\"", (2, "admin.token", "can be guessed", "openssl rand")),
+    ("[admin]\ntoken = 5", (2, "admin.token", "wrong kind", "like token")),
+    ("[admin]\ntoken = \"0123456789abcdef\"\ntoken_file = \"x\"", (2, "admin.token", "another one", "keep one")),
+    ("[admin]\nmetrics_token_file = \"missing\"", (2, "admin.metrics_token_file", "cannot be read", "name a file")),
+    ("[admin]\ncredentials_listen = \"127.0.0.1:9642\"", (2, "admin.credentials_listen", "without a token", "set")),
+    ("[admin]\ncredentials_host = \"turn:x\"", (2, "admin.credentials_host", "neither a name", "without scheme")),
+    ("[admin]\ncredentials_origins = [\"x\"]", (2, "admin.credentials_origins[0]", "not the origin", "https://")),
+    ("[admin]\ncredentials_lifetime = \"1s\"", (2, "admin.credentials_lifetime", "out of bounds", "\"1m\"")),
+    (
+        "[[auth.users]]\nname = \"a\"\npassword = \"b\"\n[admin]\ncredentials_token = \"0123456789abcdef\"",
+        (5, "admin.credentials_token", "no shared secret", "auth.secrets"),
+    ),
     ("[admin]\nlisten = \"9641\"", (2, "admin.listen", "not an address", "0.0.0.0:9641")),
     // Older clients.
     ("[clients]\ndeny = [\"10.1.2.3/8\"]", (2, "clients.deny[0]", "bits set beyond its length", "\"10.0.0.0/8\"")),
@@ -343,7 +355,7 @@ fn nothing_written_is_a_working_configuration() {
     assert_eq!(config.shards.count, 4);
     assert_eq!(config.shards.turn.credentials.secrets.len(), 1);
     assert_eq!(config.shards.turn.relays.len(), 1);
-    assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:9641");
+    assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:9641");
     assert_eq!(config.shards.listen.len(), 4);
     let is_optional = |entry: &shard::ListenAddress| entry.address.is_ipv6();
     assert!(config.shards.listen.iter().all(|entry| entry.required != is_optional(entry)));
@@ -417,8 +429,8 @@ fn own_addresses_are_refused_as_peers_and_1_to_1_nat_is_understood() {
 
 #[test]
 fn off_and_empty_turn_the_admin_port_off() {
-    assert_eq!(accept("[admin]\nlisten = \"off\"").admin, None);
-    assert_eq!(accept("[admin]\nlisten = \"\"").admin, None);
+    assert_eq!(accept("[admin]\nlisten = \"off\"").admin.listen, None);
+    assert_eq!(accept("[admin]\nlisten = \"\"").admin.listen, None);
 }
 
 #[test]

@@ -71,9 +71,9 @@ impl Control {
         });
     }
 
-    /// No new allocation is granted any more.
-    pub fn draining(&self) {
-        self.change(|state| state.is_draining = true);
+    /// Whether no new allocation is granted any more.
+    pub fn set_draining(&self, is_draining: bool) {
+        self.change(|state| state.is_draining = is_draining);
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -155,7 +155,9 @@ mod tests {
         has("hairpin_configuration_reloads_total{result=\"done\"} 1");
         has("hairpin_configuration_last_reload_successful 1");
         has("hairpin_limit{limit=\"allocations\"} 200");
-        control.draining();
+        control.set_draining(true);
         has("hairpin_draining 1");
+        control.set_draining(false);
+        has("hairpin_draining 0");
     }
 }

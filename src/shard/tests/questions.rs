@@ -98,7 +98,7 @@ fn questions_without_an_answer_are_bounded() {
     let (wait, go_on) = mpsc::channel::<()>();
     // The first answer holds its shard up, so that the others stay without one.
     let all = SessionFilter::default;
-    shards.list_sessions(0, all(), WalkPlace::default(), 1, move |_| drop(go_on.recv())).unwrap();
+    shards.list_sessions(0, all(), WalkPlace::default(), 1, move |_| _ = go_on.recv()).unwrap();
     let mut asked = 1;
     let refused = loop {
         match shards.list_sessions(0, all(), WalkPlace::default(), 1, drop) {

@@ -85,6 +85,14 @@ pub(super) enum Sealing {
 }
 
 impl Sealing {
+    /// What it is made with.
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::Sha1(key) | Self::Sha256(key) => Some(key.bytes()),
+        }
+    }
+
     pub(super) fn seal(&self) -> Seal<'_> {
         match self {
             Self::None => Seal::None,

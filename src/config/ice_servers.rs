@@ -1,29 +1,34 @@
 //! The `iceServers` of a browser: URIs after RFC 7064 and RFC 7065, and credentials.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::config::TimeLimited;
-use crate::shard::{Identity, ListenAddress};
+use super::TimeLimited;
+use crate::shard::{self, Identity, ListenAddress};
 use crate::turn::Transport;
 
 /// The argument of `new RTCPeerConnection(…)`.
 #[derive(Serialize)]
-pub(super) struct Configuration<'c> {
+pub struct Configuration<'c> {
+    /// One entry.
     #[serde(rename = "iceServers")]
-    ice_servers: [IceServer<'c>; 1],
+    pub ice_servers: [IceServer<'c>; 1],
 }
 
+/// One entry of `iceServers`.
 #[derive(Serialize)]
-struct IceServer<'c> {
-    urls: Vec<String>,
-    username: &'c str,
-    credential: &'c str,
+pub struct IceServer<'c> {
+    /// `stun:`, `turn:` and `turns:` URIs.
+    pub urls: Vec<String>,
+    /// Until when it is good, and for whom.
+    pub username: &'c str,
+    /// The password.
+    pub credential: &'c str,
 }
 
 /// One entry with all URIs: a browser knows what to do with each.
-pub(super) fn configuration(uris: Vec<String>, credential: &TimeLimited) -> Configuration<'_> {
+pub fn configuration(uris: Vec<String>, credential: &TimeLimited) -> Configuration<'_> {
     Configuration {
         ice_servers: [IceServer { urls: uris, username: &credential.username, credential: &credential.password }],
     }
@@ -31,7 +36,7 @@ pub(super) fn configuration(uris: Vec<String>, credential: &TimeLimited) -> Conf
 
 /// A `stun:` URI if there is UDP, and a `turn:` or `turns:` URI for each transport. The first listener of a transport
 /// counts: browsers slow down with every URI they get.
-pub(super) fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
+pub fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
     let port_of =
         |transport| listen.iter().find(|entry| entry.transport == transport).map(|entry| entry.address.port());
     // A TCP listener that speaks TLS as well will do where there is none of TLS alone.
@@ -52,6 +57,35 @@ pub(super) fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Ident
     uris
 }
 
+/// The same for a name or address under which clients reach the server.
+pub fn uris_of(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
+    // Only an address tells which listeners it leads to.
+    let reachable = match host.parse() {
+        Ok(ip) => Some(reachable_at(ip, listen)).filter(|listen| !listen.is_empty()),
+        Err(_) => None,
+    };
+    uris(host, reachable.as_deref().unwrap_or(listen), identity)
+}
+
+/// An address that the configuration shows to others: of a relay, or of a listener.
+pub fn public_host(settings: &shard::Settings) -> Option<String> {
+    let relays = settings.turn.relays.iter().map(|relay| relay.advertise);
+    let listeners = settings.listen.iter().map(|entry| entry.address.ip());
+    relays.chain(listeners).find(|ip| !ip.is_unspecified()).map(|ip| ip.to_string())
+}
+
+/// A host as it may stand in a URI.
+///
+/// # Errors
+/// What to write instead.
+pub fn host(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    if is_name || text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("write a name or an address, without scheme, port or brackets, like turn.example.org".to_owned())
+}
+
 /// The host if the certificate is good for it, else a name that it is good for. Without knowing either, the host.
 fn tls_host<'h>(host: &'h str, identity: Option<&'h Identity>) -> &'h str {
     let Some(identity) = identity.filter(|identity| !identity.is_for(host.trim_matches(['[', ']']))) else {
@@ -61,7 +95,7 @@ fn tls_host<'h>(host: &'h str, identity: Option<&'h Identity>) -> &'h str {
 }
 
 /// Of all listeners those that packets to this address reach. To those behind proxies no client comes by itself.
-pub(super) fn reachable_at(host: std::net::IpAddr, listen: &[ListenAddress]) -> Vec<ListenAddress> {
+pub fn reachable_at(host: IpAddr, listen: &[ListenAddress]) -> Vec<ListenAddress> {
     let reaches = |address: SocketAddr| {
         address.ip() == host || (address.ip().is_unspecified() && address.is_ipv4() == host.is_ipv4())
     };

@@ -1,0 +1,143 @@
+//! Figures for people: what `/metrics` has for programs, in one document.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use serde::Serialize;
+
+use super::Sources;
+use super::answer::good;
+use crate::turn::{EndReason, Limit, Reason, Rejection, Transport};
+
+/// Answer to stats. Counts are sums since the server was started.
+#[derive(Serialize)]
+pub(super) struct Stats {
+    pub version: &'static str,
+    /// `starting`, `ready` or `draining`.
+    pub state: &'static str,
+    pub uptime_seconds: u64,
+    /// Allocations that live.
+    pub sessions: usize,
+    /// Relayed addresses that live, by the transport of their clients.
+    pub relayed_addresses: BTreeMap<&'static str, usize>,
+    /// Clients' connections, and DTLS associations.
+    pub connections: usize,
+    pub peer_connections: usize,
+    pub allocations_created: u64,
+    /// By reason.
+    pub allocations_ended: BTreeMap<&'static str, u64>,
+    pub authenticated: u64,
+    /// By reason; only those that occurred.
+    pub authentication_failures: BTreeMap<&'static str, u64>,
+    /// Packets, by reason; only those that occurred.
+    pub drops: BTreeMap<&'static str, u64>,
+    pub traffic: Traffic,
+    pub shards: Vec<Shard>,
+}
+
+/// What was relayed.
+#[derive(Serialize)]
+pub(super) struct Traffic {
+    pub packets_to_peer: u64,
+    pub bytes_to_peer: u64,
+    pub packets_to_client: u64,
+    pub bytes_to_client: u64,
+}
+
+/// One thread.
+#[derive(Serialize)]
+pub(super) struct Shard {
+    pub sessions: usize,
+    pub connections: usize,
+    /// Time it did not spend waiting.
+    pub busy_seconds: f64,
+    pub restarts: u64,
+}
+
+/// Answer to limits.
+#[derive(Serialize)]
+pub(super) struct Limits {
+    pub limits: Vec<LimitInForce>,
+    /// How often requests ran into a limit, by its name.
+    pub reached: BTreeMap<&'static str, u64>,
+}
+
+/// One of them.
+#[derive(Serialize)]
+pub(super) struct LimitInForce {
+    /// Its key in the configuration.
+    pub name: &'static str,
+    pub limit: u64,
+    /// How much of it is used now, where that is one number.
+    pub in_use: Option<usize>,
+}
+
+fn by_label<T: Copy>(all: &[T], counts: &[u64], label: fn(T) -> &'static str) -> BTreeMap<&'static str, u64> {
+    all.iter().zip(counts).map(|(one, count)| (label(*one), *count)).collect()
+}
+
+fn that_occurred(counts: BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
+    counts.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+pub(super) fn stats(sources: &Sources) -> Response {
+    let snapshot = sources.shards.snapshot();
+    let (total, turn) = (&snapshot.total, &snapshot.total.turn);
+    let of_transport = Transport::ALL.iter().zip(total.relayed_addresses);
+    good(&Stats {
+        version: env!("CARGO_PKG_VERSION"),
+        state: sources.readiness.borrow().label(),
+        uptime_seconds: sources.started.elapsed().as_secs(),
+        sessions: sources.shards.allocations(),
+        relayed_addresses: of_transport.map(|(transport, counts)| (transport.label(), counts.iter().sum())).collect(),
+        connections: total.connections,
+        peer_connections: total.peer_connections,
+        allocations_created: turn.allocations_created,
+        allocations_ended: by_label(EndReason::ALL, &turn.allocations_ended, EndReason::label),
+        authenticated: turn.authenticated,
+        authentication_failures: that_occurred(by_label(Rejection::ALL, &turn.rejections, Rejection::label)),
+        drops: that_occurred(by_label(Reason::ALL, &turn.drops, Reason::label)),
+        traffic: Traffic {
+            packets_to_peer: turn.traffic.packets_to_peer,
+            bytes_to_peer: turn.traffic.bytes_to_peer,
+            packets_to_client: turn.traffic.packets_to_client,
+            bytes_to_client: turn.traffic.bytes_to_client,
+        },
+        shards: snapshot
+            .shards
+            .iter()
+            .map(|shard| Shard {
+                sessions: shard.allocations,
+                connections: shard.connections,
+                busy_seconds: shard.shell.busy_nanos as f64 / 1e9,
+                restarts: shard.shell.shard_restarts,
+            })
+            .collect(),
+    })
+}
+
+pub(super) fn limits(sources: &Sources) -> Response {
+    let config = sources.config.borrow().clone();
+    let (shards, limits) = (&config.shards, &config.shards.turn.limits);
+    let snapshot = sources.shards.snapshot();
+    let total = &snapshot.total;
+    let entry = |name, limit: usize, in_use| LimitInForce { name, limit: limit as u64, in_use };
+    let per_allocation = shards.turn.relay_transports.tcp.as_ref().map_or(0, |tcp| tcp.connections_per_allocation);
+    let ports = usize::from(shards.turn.ports.last.saturating_sub(shards.turn.ports.first)) + 1;
+    let relayed = total.relayed_addresses.iter().flatten().sum();
+    good(&Limits {
+        limits: vec![
+            entry("limits.allocations", shards.quotas.allocations, Some(sources.shards.allocations())),
+            entry("limits.allocations_per_user", shards.quotas.allocations_per_account, None),
+            entry("limits.permissions_per_allocation", limits.permissions_per_allocation, None),
+            entry("limits.channels_per_allocation", limits.channels_per_allocation, None),
+            entry("limits.connections", shards.connections.total, Some(total.connections)),
+            entry("limits.connections_per_address", shards.connections.per_address, None),
+            entry("limits.peer_connections", shards.peer_connections, Some(total.peer_connections)),
+            entry("limits.peer_connections_per_allocation", per_allocation, None),
+            entry("limits.pending_effects", limits.effects, None),
+            entry("relay.ports", ports * shards.turn.relays.len(), Some(relayed)),
+        ],
+        reached: by_label(Limit::ALL, &total.turn.limits, Limit::label),
+    })
+}
