@@ -280,6 +280,8 @@ section! {
         allocations: i64 = 16_384,
         /// Per account.
         allocations_per_user: i64 = 128,
+        /// Per client network; 0 is half of all.
+        allocations_per_prefix: i64 = 0,
         /// Per allocation.
         permissions_per_allocation: i64 = 256,
         /// Per allocation.
@@ -294,6 +296,12 @@ section! {
         connection_idle: String = "1m".into(),
         /// Unauthenticated answers a second to one network.
         answers_per_prefix: i64 = 500,
+        /// Data a second of one allocation, each way; `off` is no limit.
+        bandwidth_per_allocation: String = "off".into(),
+        /// The same of all allocations of an account.
+        bandwidth_per_user: String = "off".into(),
+        /// The same of all allocations.
+        bandwidth_total: String = "off".into(),
         /// DTLS handshakes at the same time.
         dtls_handshakes: i64 = 1_024,
         /// Connections between TCP relays and peers on the whole server.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::access_token::Grant;
+use super::bandwidth::Meter;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
@@ -62,6 +63,8 @@ pub(super) struct Allocation {
     /// At most one of each family, at least one: a dual allocation has both.
     halves: ArrayVec<Half, 2>,
     pub(super) icmp_rate: IcmpRate,
+    /// If there is a limit to its bandwidth.
+    pub(super) meter: Option<Box<Meter>>,
     /// If its client has a ticket.
     pub(super) mobile: Option<Box<Mobile>>,
     permissions: Vec<Permission>,
@@ -155,6 +158,7 @@ impl Allocation {
             told,
             halves,
             icmp_rate: IcmpRate::default(),
+            meter: None,
             mobile: None,
             permissions: Vec::new(),
             channels: Vec::new(),

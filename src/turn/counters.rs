@@ -74,6 +74,12 @@ vocabulary! {
         IcmpRateLimited = "icmp_rate_limited",
         /// More unauthenticated requests in a second than are answered to one network.
         AnswerRateLimited = "answer_rate_limited",
+        /// More data than `limits.bandwidth_per_allocation`.
+        BandwidthPerAllocation = "bandwidth_per_allocation",
+        /// More data than `limits.bandwidth_per_user`.
+        BandwidthPerUser = "bandwidth_per_user",
+        /// More data than `limits.bandwidth_total`.
+        BandwidthTotal = "bandwidth_total",
     }
 }
 
@@ -112,6 +118,8 @@ vocabulary! {
         Allocations = "allocations",
         /// `limits.allocations_per_user`: 486.
         AllocationsPerUser = "allocations_per_user",
+        /// `limits.allocations_per_prefix`: 486.
+        AllocationsPerPrefix = "allocations_per_prefix",
         /// `relay.ports`: none of the family is free: 508.
         RelayPorts = "relay_ports",
         /// `limits.permissions_per_allocation`: 508.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
-use super::{Clock, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
+use super::{Clock, Direction, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
 };
@@ -57,6 +57,11 @@ impl Server {
         let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
+        if let Some(meter) = &mut allocation.meter
+            && let Err(reason) = self.meters.spend(meter, Direction::ToPeer, bytes.len() as u64, clock.now)
+        {
+            return Verdict::Drop(reason);
+        }
         let half = allocation.live_half(clock.now, relay.family).expect("it lives");
         let from = half.relay.relayed();
         half.traffic.packets_to_peer += 1;
@@ -127,6 +132,11 @@ impl Server {
         let Some(bytes) = framed.filter(|bytes| to.transport.is_stream() || bytes.len() <= DATAGRAM_LEN_MAX) else {
             return Verdict::Drop(Reason::TooLarge);
         };
+        if let Some(meter) = &mut allocation.meter
+            && let Err(reason) = self.meters.spend(meter, Direction::ToClient, len, clock.now)
+        {
+            return Verdict::Drop(reason);
+        }
         let half = allocation.live_half(clock.now, relay.family).expect("it lives");
         half.traffic.packets_to_client += 1;
         half.traffic.bytes_to_client += len;
