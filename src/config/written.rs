@@ -302,6 +302,10 @@ section! {
         bandwidth_per_user: String = "off".into(),
         /// The same of all allocations.
         bandwidth_total: String = "off".into(),
+        /// Ports of peers of one allocation, before it is ended; 0 is no limit.
+        peer_ports_per_allocation: i64 = 0,
+        /// Packets of a hundred that look like no call, before an allocation is ended; 0 is no limit.
+        foreign_packets_percent: i64 = 0,
         /// DTLS handshakes at the same time.
         dtls_handshakes: i64 = 1_024,
         /// Connections between TCP relays and peers on the whole server.

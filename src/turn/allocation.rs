@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use super::access_token::Grant;
 use super::bandwidth::Meter;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
+use super::hints::Watch;
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
 use super::{FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
@@ -65,6 +66,8 @@ pub(super) struct Allocation {
     pub(super) icmp_rate: IcmpRate,
     /// If there is a limit to its bandwidth.
     pub(super) meter: Option<Box<Meter>>,
+    /// What its traffic looks like.
+    pub(super) watch: Watch,
     /// If its client has a ticket.
     pub(super) mobile: Option<Box<Mobile>>,
     permissions: Vec<Permission>,
@@ -159,6 +162,7 @@ impl Allocation {
             halves,
             icmp_rate: IcmpRate::default(),
             meter: None,
+            watch: Watch::default(),
             mobile: None,
             permissions: Vec::new(),
             channels: Vec::new(),
@@ -255,6 +259,7 @@ impl Allocation {
         for (peer, ports) in peers {
             let expires = now.plus_secs(PERMISSION_SECS);
             let place = self.permissions.iter().position(|permission| permission.peer == *peer).unwrap_or_else(|| {
+                self.watch.permitted(*peer);
                 self.permissions.push(Permission { peer: *peer, expires, ports: None });
                 self.permissions.len() - 1
             });

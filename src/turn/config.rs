@@ -233,6 +233,10 @@ pub struct Limits {
     pub answers_per_prefix: u32,
     /// How much data may pass.
     pub bandwidth: Bandwidth,
+    /// An allocation that has sent to more ports of peers than this is ended; zero is no limit.
+    pub peer_ports_per_allocation: u32,
+    /// One of which more than so many of a hundred packets look like no part of a call is ended; zero is no limit.
+    pub foreign_packets_percent: u32,
 }
 
 impl Default for Limits {
@@ -245,6 +249,8 @@ impl Default for Limits {
             effects: 4096,
             answers_per_prefix: 0,
             bandwidth: Bandwidth::default(),
+            peer_ports_per_allocation: 0,
+            foreign_packets_percent: 0,
         }
     }
 }

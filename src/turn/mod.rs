@@ -43,6 +43,7 @@ mod credentials;
 mod deleted;
 mod elsewhere;
 mod event;
+mod hints;
 mod icmp;
 mod inspect;
 mod letter;
@@ -73,9 +74,10 @@ pub use behavior::{BehaviorDiscovery, ServerAddress};
 pub use config::{
     Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex,
 };
-pub use counters::{ConnectionEnd, Counters, EndReason, Limit, Reason, Rejection};
+pub use counters::{ConnectionEnd, Counters, EndReason, ForeignShare, Limit, Reason, Rejection, Spread};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use event::Event;
+pub use hints::Hints;
 pub use inspect::{Session, SessionFilter, SessionRelay, WalkPlace};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};

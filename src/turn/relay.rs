@@ -68,6 +68,10 @@ impl Server {
         half.traffic.bytes_to_peer += bytes.len() as u64;
         self.counters.traffic.packets_to_peer += 1;
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
+        let number = half.traffic.packets_to_peer;
+        if allocation.watch.sent(to, number, &packet.buffer()[bytes.clone()]) && self.end_tunnel(clock, relay) {
+            return Verdict::Drop(Reason::NoAllocation);
+        }
         let ip = packet.ip();
         if !to_relay {
             return Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..ip } };
@@ -120,6 +124,7 @@ impl Server {
             return Verdict::Drop(Reason::NoPath);
         };
         let len = data.len() as u64;
+        let payload = data.clone();
         let buffer = packet.buffer();
         let framed = match allocation.channel_to(clock.now, peer) {
             Some(number) => frame_channel_data(buffer, data, number, to.transport.is_stream()),
@@ -142,6 +147,10 @@ impl Server {
         half.traffic.bytes_to_client += len;
         self.counters.traffic.packets_to_client += 1;
         self.counters.traffic.bytes_to_client += len;
+        let number = half.traffic.packets_to_client;
+        if allocation.watch.look(number, &packet.buffer()[payload]) && self.end_tunnel(clock, relay) {
+            return Verdict::Drop(Reason::NoAllocation);
+        }
         Verdict::ToClient { to, bytes, ip: packet.ip() }
     }
 }

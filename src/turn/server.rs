@@ -386,10 +386,13 @@ impl Server {
         let (session, path, account) = (rest.session, rest.path, Arc::clone(&rest.owner.account));
         let (relayed, traffic) = (half.relay.relayed(), half.traffic);
         let paths = if let Removed::All(all) = &rest { all.paths() } else { ArrayVec::new() };
-        if let Removed::All(all) = &rest
-            && let Some(meter) = &all.meter
-        {
+        let hints = rest.watch.hints();
+        let has_ended = matches!(rest, Removed::All(_));
+        if let Some(meter) = rest.meter.as_ref().filter(|_| has_ended) {
             self.meters.leave(meter);
+        }
+        if has_ended {
+            self.count_hints(hints);
         }
         self.release_port(clock, half.relay);
         self.effects.push_back(Effect::CloseRelay { relay, account: Arc::clone(&account) });
@@ -397,7 +400,7 @@ impl Server {
             let tell = |shard| Effect::Tell { shard, letter: Letter::Stop { path } };
             self.effects.extend(carrier.map(tell));
         }
-        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic });
+        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic, hints });
     }
 
     /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.

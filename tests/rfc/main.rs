@@ -17,6 +17,7 @@ mod client;
 mod data;
 mod dual;
 mod guests;
+mod hints;
 mod icmp;
 mod inspect;
 mod limits;

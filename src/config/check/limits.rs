@@ -31,6 +31,16 @@ impl Checker<'_> {
             ),
             effects: self.count("limits.pending_effects", written.pending_effects, 64..=TABLE_MAX),
             answers_per_prefix,
+            peer_ports_per_allocation: self.count(
+                "limits.peer_ports_per_allocation",
+                written.peer_ports_per_allocation,
+                0..=1_000,
+            ) as u32,
+            foreign_packets_percent: self.count(
+                "limits.foreign_packets_percent",
+                written.foreign_packets_percent,
+                0..=99,
+            ) as u32,
             bandwidth: turn::Bandwidth {
                 per_allocation: self.rate("limits.bandwidth_per_allocation", &written.bandwidth_per_allocation),
                 per_account: self.rate("limits.bandwidth_per_user", &written.bandwidth_per_user),
