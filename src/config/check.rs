@@ -3,6 +3,7 @@
 mod admin;
 mod auth;
 mod clients;
+mod limits;
 mod listen;
 mod nat_discovery;
 mod peers;
@@ -100,14 +101,7 @@ impl Checker<'_> {
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
             peer_connections: self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX),
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
-            quotas: shard::Quotas {
-                allocations,
-                allocations_per_account: self.count(
-                    "limits.allocations_per_user",
-                    written.limits.allocations_per_user,
-                    1..=TABLE_MAX,
-                ),
-            },
+            quotas: self.quotas(&written.limits, allocations),
             turn: Arc::new(turn),
             tls,
             proxies: self.proxies(&written.proxy_protocol, &listen),
@@ -229,42 +223,6 @@ impl Checker<'_> {
             );
         }
         turn::Lifetimes { allocation_default_secs, allocation_max_secs }
-    }
-
-    fn table_limits(&mut self, written: &super::written::Limits, allocations: usize, threads: u16) -> turn::Limits {
-        let answers = self.count("limits.answers_per_prefix", written.answers_per_prefix, 0..=1_000_000_000);
-        // The kernel spreads the ports of one network over all shards.
-        let answers_per_prefix = answers.div_ceil(usize::from(threads)) as u32;
-        turn::Limits {
-            // Clients spread over shards by chance, so a single one may have to hold nearly all of them.
-            allocations,
-            permissions_per_allocation: self.count(
-                "limits.permissions_per_allocation",
-                written.permissions_per_allocation,
-                1..=65_536,
-            ),
-            channels_per_allocation: self.count(
-                "limits.channels_per_allocation",
-                written.channels_per_allocation,
-                1..=CHANNELS_MAX,
-            ),
-            effects: self.count("limits.pending_effects", written.pending_effects, 64..=TABLE_MAX),
-            answers_per_prefix,
-        }
-    }
-
-    fn connection_limits(&mut self, written: &super::written::Limits) -> shard::ConnectionLimits {
-        shard::ConnectionLimits {
-            total: self.count("limits.connections", written.connections, 1..=TABLE_MAX),
-            per_address: self.count("limits.connections_per_address", written.connections_per_address, 1..=TABLE_MAX),
-            // Less could not hold the largest message.
-            send_buffer_bytes: self.size(
-                "limits.connection_send_buffer",
-                &written.connection_send_buffer,
-                128 * KIB..=64 * MIB,
-            ),
-            idle_secs: self.duration("limits.connection_idle", &written.connection_idle, 5..=HOUR),
-        }
     }
 
     fn socket_buffer(&mut self, key: &str, text: &str) -> usize {

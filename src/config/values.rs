@@ -42,6 +42,20 @@ pub(super) fn size_bytes(text: &str) -> Result<u64, Mistake> {
     sum_of_units(text, &SIZE_UNITS).map_err(|fix| Mistake::new(format!("\"{text}\" is not a size"), fix))
 }
 
+/// Bytes a second from bits a second, like `64kbit/s`, `2.5Mbit/s`.
+pub(super) fn rate_bytes(text: &str) -> Result<u64, Mistake> {
+    let units = [("kbit/s", 1e3), ("Mbit/s", 1e6), ("Gbit/s", 1e9), ("bit/s", 1.0)];
+    let wrong = || {
+        let fix = "write a number and a unit (bit/s, kbit/s, Mbit/s, Gbit/s), like \"10Mbit/s\", or \"off\"";
+        Mistake::new(format!("\"{text}\" is not a rate"), fix)
+    };
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.trim().strip_suffix(unit)?, factor)));
+    let (number, factor) = unit.ok_or_else(wrong)?;
+    let is_plain = number.trim().chars().all(|c| c.is_ascii_digit() || c == '.');
+    let number = number.trim().parse::<f64>().ok().filter(|_| is_plain).ok_or_else(wrong)?;
+    Ok((number * factor / 8.0) as u64)
+}
+
 /// The sum of one or more `NUMBER UNIT`; otherwise the remedy.
 fn sum_of_units(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
     let names = || units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");

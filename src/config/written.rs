@@ -282,6 +282,8 @@ section! {
         allocations: i64 = 16_384,
         /// Per account.
         allocations_per_user: i64 = 128,
+        /// Per client network; 0 is half of all.
+        allocations_per_prefix: i64 = 0,
         /// Per allocation.
         permissions_per_allocation: i64 = 256,
         /// Per allocation.
@@ -296,6 +298,16 @@ section! {
         connection_idle: String = "1m".into(),
         /// Unauthenticated answers a second to one network.
         answers_per_prefix: i64 = 500,
+        /// Data a second of one allocation, each way; `off` is no limit.
+        bandwidth_per_allocation: String = "off".into(),
+        /// The same of all allocations of an account.
+        bandwidth_per_user: String = "off".into(),
+        /// The same of all allocations.
+        bandwidth_total: String = "off".into(),
+        /// Ports of peers of one allocation, before it is ended; 0 is no limit.
+        peer_ports_per_allocation: i64 = 0,
+        /// Packets of a hundred that look like no call, before an allocation is ended; 0 is no limit.
+        foreign_packets_percent: i64 = 0,
         /// DTLS handshakes at the same time.
         dtls_handshakes: i64 = 1_024,
         /// Connections between TCP relays and peers on the whole server.

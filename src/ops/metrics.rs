@@ -12,7 +12,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use crate::shard::{DtlsDrop, HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
-use crate::turn::{self, ConnectionEnd, EndReason, Limit, Reason, Rejection};
+use crate::turn::{self, ConnectionEnd, EndReason, ForeignShare, Limit, Reason, Rejection, Spread};
 
 pub(super) use control::Control;
 pub(super) use process::ProcessCollector;
@@ -120,6 +120,21 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
             "hairpin_allocations_ended_total",
             "Allocations ended, by reason.",
             labelled("reason", EndReason::ALL, EndReason::label, &counters.allocations_ended),
+        ),
+        counter(
+            "hairpin_ended_allocation_peers_total",
+            "Allocations ended, by how many peers they had permissions for.",
+            labelled("peers", Spread::ALL, Spread::label, &counters.ended_peers),
+        ),
+        counter(
+            "hairpin_ended_allocation_ports_total",
+            "Allocations ended, by how many ports of peers they sent to.",
+            labelled("ports", Spread::ALL, Spread::label, &counters.ended_ports),
+        ),
+        counter(
+            "hairpin_ended_allocation_foreign_total",
+            "Allocations ended, by how many of a hundred packets looked like neither RTP, RTCP, DTLS nor STUN.",
+            labelled("percent", ForeignShare::ALL, ForeignShare::label, &counters.ended_foreign),
         ),
         counter(
             "hairpin_peer_connections_begun_total",

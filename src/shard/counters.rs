@@ -246,6 +246,9 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         limits,
         allocations_created,
         allocations_ended,
+        ended_peers,
+        ended_ports,
+        ended_foreign,
         peer_connections_begun,
         peer_connections_ended,
         traffic,
@@ -259,6 +262,9 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.limits, limits);
     sum.allocations_created += allocations_created;
     add_each(&mut sum.allocations_ended, allocations_ended);
+    add_each(&mut sum.ended_peers, ended_peers);
+    add_each(&mut sum.ended_ports, ended_ports);
+    add_each(&mut sum.ended_foreign, ended_foreign);
     sum.peer_connections_begun += peer_connections_begun;
     add_each(&mut sum.peer_connections_ended, peer_connections_ended);
     let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = traffic;

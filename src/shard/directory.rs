@@ -9,9 +9,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use arrayvec::ArrayVec;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use super::budgets::Table;
 use super::{ConnectionLimits, Quotas};
 use crate::turn::BindError;
 
@@ -19,12 +21,32 @@ use crate::turn::BindError;
 pub(super) struct Directory {
     limits: RwLock<Limits>,
     allocations: AtomicUsize,
-    accounts: DashMap<Arc<str>, usize>,
+    /// Allocations by who has them.
+    holders: DashMap<Holder, usize>,
     connections: AtomicUsize,
     addresses: DashMap<IpAddr, usize>,
     peer_connections: AtomicUsize,
     /// Where the TCP relays of all shards listen.
     tcp_relays: DashMap<SocketAddr, ()>,
+    pub(super) bandwidth: Table,
+}
+
+/// Who has allocations, beside the whole server. Each has a quota, and an allocation counts for one of each kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    Account(Arc<str>),
+    /// The first address of a client's network.
+    Prefix(IpAddr),
+}
+
+impl Holder {
+    /// How many it may have, and what to say beyond.
+    const fn quota(&self, quotas: &Quotas) -> (usize, BindError) {
+        match self {
+            Self::Account(_) => (quotas.allocations_per_account, BindError::UserQuotaReached),
+            Self::Prefix(_) => (quotas.allocations_per_prefix, BindError::PrefixQuotaReached),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +68,9 @@ pub(super) enum ConnectionRefusal {
 #[derive(Debug)]
 pub(super) struct AllocationHeld {
     directory: Arc<Directory>,
-    account: Arc<str>,
+    holders: ArrayVec<Holder, 2>,
+    /// It counts for the server as well.
+    is_complete: bool,
 }
 
 /// One connection, counted.
@@ -73,11 +97,12 @@ impl Directory {
         Self {
             limits: RwLock::new(Limits { quotas, connections: limits }),
             allocations: AtomicUsize::new(0),
-            accounts: DashMap::new(),
+            holders: DashMap::new(),
             connections: AtomicUsize::new(0),
             addresses: DashMap::new(),
             peer_connections: AtomicUsize::new(0),
             tcp_relays: DashMap::new(),
+            bandwidth: Table::default(),
         }
     }
 
@@ -96,17 +121,27 @@ impl Directory {
     }
 
     /// Counts an allocation (abuse S12).
-    pub(super) fn hold_allocation(self: &Arc<Self>, account: &Arc<str>) -> Result<AllocationHeld, BindError> {
+    pub(super) fn hold_allocation(
+        self: &Arc<Self>,
+        account: &Arc<str>,
+        client: IpAddr,
+    ) -> Result<AllocationHeld, BindError> {
         let quotas = self.limits().quotas;
-        if !increment_below(&self.accounts, Arc::clone(account), quotas.allocations_per_account) {
-            return Err(BindError::UserQuotaReached);
+        let directory = Arc::clone(self);
+        // Returning early gives back what was counted until then.
+        let mut held = AllocationHeld { directory, holders: ArrayVec::new(), is_complete: false };
+        for holder in [Holder::Account(Arc::clone(account)), Holder::Prefix(network(client))] {
+            let (quota, refusal) = holder.quota(&quotas);
+            if !increment_below(&self.holders, holder.clone(), quota) {
+                return Err(refusal);
+            }
+            held.holders.push(holder);
         }
-        // From here on the account is counted, and uncounted if this returns early.
         if !increment_total(&self.allocations, quotas.allocations) {
-            decrement(&self.accounts, account);
             return Err(BindError::OutOfCapacity);
         }
-        Ok(AllocationHeld { directory: Arc::clone(self), account: Arc::clone(account) })
+        held.is_complete = true;
+        Ok(held)
     }
 
     /// Counts a connection (STUN-8489-6.2.2-05).
@@ -179,8 +214,10 @@ impl Drop for RelayListed {
 
 impl Drop for AllocationHeld {
     fn drop(&mut self) {
-        self.directory.allocations.fetch_sub(1, Ordering::Relaxed);
-        decrement(&self.directory.accounts, &self.account);
+        if self.is_complete {
+            self.directory.allocations.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.holders.iter().for_each(|holder| decrement(&self.directory.holders, holder));
     }
 }
 
@@ -198,6 +235,14 @@ fn site(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
         IpAddr::V6(client) => IpAddr::V6(Ipv6Addr::from_bits(client.to_bits() >> 64 << 64)),
+    }
+}
+
+/// The network a client is in, as everywhere: a /24, or an IPv6 /56, of which one customer has all addresses.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(client) => IpAddr::V4((client.to_bits() >> 8 << 8).into()),
+        IpAddr::V6(client) => IpAddr::V6((client.to_bits() >> 72 << 72).into()),
     }
 }
 
@@ -232,15 +277,17 @@ mod tests {
 
     fn directory(allocations: usize, per_account: usize, total: usize, per_address: usize) -> Arc<Directory> {
         Arc::new(Directory::new(
-            Quotas { allocations, allocations_per_account: per_account },
+            Quotas { allocations, allocations_per_account: per_account, allocations_per_prefix: 1000 },
             ConnectionLimits { total, per_address, send_buffer_bytes: 0, idle_secs: 0 },
         ))
     }
 
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
     fn assert_empty(directory: &Directory) {
         assert_eq!(directory.allocations(), 0);
         assert_eq!(directory.connections.load(Ordering::Relaxed), 0);
-        assert!(directory.accounts.is_empty());
+        assert!(directory.holders.is_empty());
         assert!(directory.addresses.is_empty());
     }
 
@@ -248,15 +295,39 @@ mod tests {
     fn s12_account_and_server_have_their_own_answers() {
         let directory = directory(3, 2, 0, 0);
         let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
-        let first = directory.hold_allocation(&alice).expect("the first");
-        let _second = directory.hold_allocation(&alice).expect("the second");
-        assert_eq!(directory.hold_allocation(&alice).unwrap_err(), BindError::UserQuotaReached);
-        let _third = directory.hold_allocation(&bob).expect("somebody else");
-        assert_eq!(directory.hold_allocation(&bob).unwrap_err(), BindError::OutOfCapacity);
+        let first = directory.hold_allocation(&alice, CLIENT).expect("the first");
+        let _second = directory.hold_allocation(&alice, CLIENT).expect("the second");
+        assert_eq!(directory.hold_allocation(&alice, CLIENT).unwrap_err(), BindError::UserQuotaReached);
+        let _third = directory.hold_allocation(&bob, CLIENT).expect("somebody else");
+        assert_eq!(directory.hold_allocation(&bob, CLIENT).unwrap_err(), BindError::OutOfCapacity);
         drop(first);
-        let _again = directory.hold_allocation(&bob).expect("one place became free");
-        assert_eq!(directory.hold_allocation(&alice).unwrap_err(), BindError::OutOfCapacity);
+        let _again = directory.hold_allocation(&bob, CLIENT).expect("one place became free");
+        assert_eq!(directory.hold_allocation(&alice, CLIENT).unwrap_err(), BindError::OutOfCapacity);
         assert_eq!(directory.allocations(), 3);
+    }
+
+    /// Abuse S12: many accounts in one network have its quota together, and their neighbours have their own.
+    #[test]
+    fn s12_a_network_has_a_quota_of_its_own() {
+        let quotas = Quotas { allocations: 100, allocations_per_account: 2, allocations_per_prefix: 3 };
+        let connections = ConnectionLimits { total: 0, per_address: 0, send_buffer_bytes: 0, idle_secs: 0 };
+        let directory = Arc::new(Directory::new(quotas, connections));
+        let hold = |account: &str, client: &str| directory.hold_allocation(&account.into(), client.parse().unwrap());
+        for (inside, outside) in [
+            (["192.0.2.1", "192.0.2.200", "::ffff:192.0.2.9"], "192.0.3.1"),
+            (["2001:db8:0:100::1", "2001:db8:0:1ff::1", "2001:db8:0:123::1"], "2001:db8:0:200::1"),
+        ] {
+            let held: Vec<_> =
+                ["a", "b", "c"].into_iter().zip(inside).map(|(account, ip)| hold(account, ip).unwrap()).collect();
+            assert_eq!(hold("d", inside[0]).unwrap_err(), BindError::PrefixQuotaReached);
+            let _neighbour = hold("d", outside).expect("another network");
+            drop(held);
+            let first = hold("a", inside[0]).unwrap();
+            let _second = hold("a", inside[1]).unwrap();
+            assert_eq!(hold("a", inside[2]).unwrap_err(), BindError::UserQuotaReached);
+            drop(first);
+        }
+        assert_empty(&directory);
     }
 
     #[test]
@@ -276,7 +347,7 @@ mod tests {
         let directory = directory(10, 10, 10, 10);
         let held = Arc::clone(&directory);
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-            let _allocation = held.hold_allocation(&"alice".into()).unwrap();
+            let _allocation = held.hold_allocation(&"alice".into(), CLIENT).unwrap();
             let _connection = held.hold_connection("192.0.2.1".parse().unwrap()).unwrap();
             std::panic::resume_unwind(Box::new("on purpose"));
         }));
@@ -292,8 +363,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2000 {
-                        let held: Vec<_> = (0..3).map(|_| directory.hold_allocation(&account)).collect();
-                        assert!(directory.accounts.get(&account).is_none_or(|count| *count <= 7));
+                        let held: Vec<_> = (0..3).map(|_| directory.hold_allocation(&account, CLIENT)).collect();
+                        let holder = Holder::Account(Arc::clone(&account));
+                        assert!(directory.holders.get(&holder).is_none_or(|count| *count <= 7));
                         drop(held);
                     }
                 });
@@ -314,7 +386,7 @@ mod tests {
                 let address = IpAddr::from([192, 0, 2, who]);
                 if begin {
                     let mine = allocations.iter().filter(|(name, _)| *name == account).count();
-                    match directory.hold_allocation(&account) {
+                    match directory.hold_allocation(&account, CLIENT) {
                         Ok(held) => {
                             prop_assert!(mine < 5 && allocations.len() < 12);
                             allocations.push((account, held));
@@ -340,9 +412,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(directory.allocations(), allocations.len());
-                let listed: usize = directory.accounts.iter().map(|entry| *entry.value()).sum();
-                prop_assert_eq!(listed, allocations.len());
-                prop_assert!(directory.accounts.iter().all(|entry| *entry.value() > 0));
+                let listed: usize = directory.holders.iter().map(|entry| *entry.value()).sum();
+                prop_assert_eq!(listed, 2 * allocations.len(), "each for an account and a network");
+                prop_assert!(directory.holders.iter().all(|entry| *entry.value() > 0));
             }
             drop((allocations, connections));
             assert_empty(&directory);

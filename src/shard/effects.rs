@@ -1,7 +1,7 @@
 //! What the machine asks for besides sending: sockets opened and closed, late answers, lines in the log.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tracing::warn;
@@ -21,10 +21,10 @@ impl Shard<'_> {
     pub(super) fn drain_effects(&mut self) {
         while let Some(effect) = self.server.next_effect() {
             match effect {
-                Effect::BindRelay { relay, local, transport, account } => {
+                Effect::BindRelay { relay, local, transport, account, client } => {
                     let result = match transport {
-                        PeerTransport::Udp => self.bind_relay(relay, local, &account),
-                        PeerTransport::Tcp => self.bind_tcp_relay(relay, local, &account),
+                        PeerTransport::Udp => self.bind_relay(relay, local, &account, client),
+                        PeerTransport::Tcp => self.bind_tcp_relay(relay, local, &account, client),
                     };
                     self.server.relay_bound(self.clock, relay, result);
                 }
@@ -52,11 +52,17 @@ impl Shard<'_> {
         }
     }
 
-    fn bind_relay(&mut self, relay: RelayId, local: SocketAddr, account: &Arc<str>) -> Result<(), BindError> {
+    fn bind_relay(
+        &mut self,
+        relay: RelayId,
+        local: SocketAddr,
+        account: &Arc<str>,
+        client: IpAddr,
+    ) -> Result<(), BindError> {
         // Two halves of one allocation count once, for as long as one of them lives.
         let held = match self.relays.get(relay.other_half()) {
             Some(other) => Arc::clone(&other.held),
-            None => Arc::new(self.home.directory.hold_allocation(account)?),
+            None => Arc::new(self.home.directory.hold_allocation(account, client)?),
         };
         UdpSocket::relay(local, self.home.bounds.relay_socket_buffer_bytes, self.home.config.icmp)
             .and_then(|socket| self.relays.open(self.home.poll.registry(), relay, socket, held))

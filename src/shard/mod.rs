@@ -8,8 +8,9 @@
 //! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `questions.rs` (what the control plane asks), `handshakes.rs` and
 //! `opening.rs` (where TLS clients and those behind proxies come from), `peers.rs` and `splices.rs` (TCP relays), `dtls/` (a
 //! feature). Tables: `listeners.rs`, `relays.rs`, `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`,
-//! `directory.rs`, `counters.rs`.
+//! `directory.rs`, `budgets.rs`, `counters.rs`.
 
+mod budgets;
 mod connections;
 mod counters;
 mod directory;
@@ -204,6 +205,8 @@ pub struct Quotas {
     pub allocations: usize,
     /// Allocations of one account alive at the same time: 486 beyond.
     pub allocations_per_account: usize,
+    /// Allocations made from one IPv4 /24 or IPv6 /56 and alive at the same time: 486 beyond.
+    pub allocations_per_prefix: usize,
 }
 
 /// Running shards. Dropping this shuts them down as [`Shards::shut_down`] does.

@@ -1,9 +1,9 @@
 //! Connections between TCP relays and peers (RFC 6062): accepted or made, kept unread until their client comes for them,
 //! joined with the client's, closed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mio::event::Event;
@@ -17,7 +17,7 @@ use super::splices::Splice;
 use super::start::explain;
 use super::token::Source;
 use crate::net::{ClientStream, SocketErrorKind, clock, tcp_relay};
-use crate::turn::{BindError, ConnectError, ConnectionId, FiveTuple, RelayId};
+use crate::turn::{BindError, ConnectError, ConnectionId, FiveTuple, Now, RelayId};
 
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -67,9 +67,16 @@ pub(super) struct Peers {
     free: Vec<usize>,
     by_id: HashMap<ConnectionId, usize>,
     generation: u32,
+    /// Those that are not to be read before some moment, having used up their bandwidth. They count as queued.
+    paused: BTreeSet<(Now, usize, u32)>,
 }
 
 impl Peers {
+    /// When the first pause is over.
+    pub(super) fn next_pause_over(&self) -> Option<Now> {
+        self.paused.first().map(|(until, ..)| *until)
+    }
+
     fn relay_by_token(&mut self, index: usize, generation: u32) -> Option<&mut TcpRelay> {
         let relay = self.relays.get_mut(&index)?;
         (Source::tcp_relay(relay.id) == Source::TcpRelay { index, generation }).then_some(relay)
@@ -134,10 +141,11 @@ impl Shard<'_> {
         relay: RelayId,
         local: SocketAddr,
         account: &Arc<str>,
+        client: IpAddr,
     ) -> Result<(), BindError> {
         let held = match self.peers.relay_mut(relay.other_half()) {
             Some(other) => Arc::clone(&other.held),
-            None => Arc::new(self.home.directory.hold_allocation(account)?),
+            None => Arc::new(self.home.directory.hold_allocation(account, client)?),
         };
         let token = Source::tcp_relay(relay).token();
         let opened = tcp_relay::listen(local).and_then(|mut listener| {
@@ -281,9 +289,12 @@ impl Shard<'_> {
                 let moved = splice.turn(&mut self.stream_bytes);
                 let is_over = splice.is_over();
                 self.clock = clock::read();
-                self.server.peer_relayed(self.clock, id, moved.bytes_to_peer, moved.bytes_to_client);
+                let pause = self.server.peer_relayed(self.clock, id, moved.bytes_to_peer, moved.bytes_to_client);
                 if is_over {
                     self.forget_peer(id);
+                } else if let Some(until) = pause {
+                    self.peers.paused.insert((until, index, generation));
+                    return false;
                 }
                 !is_over && moved.has_more
             }
@@ -293,6 +304,16 @@ impl Shard<'_> {
             peer.is_queued = false;
         }
         has_more
+    }
+
+    /// Those go on whose pause is over.
+    pub(super) fn end_pauses(&mut self, now: Now) {
+        while let Some((until, index, generation)) = self.peers.paused.first().copied()
+            && until <= now
+        {
+            self.peers.paused.pop_first();
+            self.ready.push_back(Source::Peer { index, generation });
+        }
     }
 
     fn connecting_ended(&mut self, id: ConnectionId, outcome: io::Result<bool>) {

@@ -8,6 +8,7 @@ use mio::Events;
 use mio::event::Event;
 use tracing::warn;
 
+use super::budgets::Budgets;
 use super::connections::Connections;
 use super::counters::add_machine;
 use super::dtls::Associations;
@@ -88,6 +89,7 @@ impl Drop for Shard<'_> {
 impl<'h> Shard<'h> {
     pub(super) fn new(home: &'h mut Home, seed: [u8; 32]) -> Self {
         let mut server = Server::new(home.config.clone(), home.place, seed);
+        server.share_bandwidth(Box::new(Budgets(home.directory.clone())));
         if home.is_draining {
             server.drain();
         }
@@ -177,7 +179,7 @@ impl<'h> Shard<'h> {
             return Some(Duration::ZERO);
         }
         let sweep = self.has_clients().then_some(self.next_sweep);
-        [self.server.next_timeout(), sweep, self.accept_again]
+        [self.server.next_timeout(), sweep, self.accept_again, self.peers.next_pause_over()]
             .into_iter()
             .flatten()
             .min()
@@ -290,6 +292,7 @@ impl<'h> Shard<'h> {
             self.server.handle_timeout(self.clock);
             self.drain_effects();
         }
+        self.end_pauses(now);
         if self.has_clients() && self.next_sweep <= now {
             self.clock = clock::read();
             self.sweep_connections();

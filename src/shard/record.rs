@@ -22,7 +22,7 @@ pub(super) fn log(event: &Event) {
             account = %Account(account),
             lifetime_secs,
         ),
-        Event::Ended { session, relay: _, path, relayed, account, why, traffic } => info!(
+        Event::Ended { session, relay: _, path, relayed, account, why, traffic, hints } => info!(
             event = "ended",
             session = %session,
             why = why.label(),
@@ -34,6 +34,9 @@ pub(super) fn log(event: &Event) {
             bytes_to_peer = traffic.bytes_to_peer,
             packets_to_client = traffic.packets_to_client,
             bytes_to_client = traffic.bytes_to_client,
+            peers = hints.peers,
+            ports = hints.ports,
+            foreign_percent = hints.foreign_percent(),
         ),
         Event::Moved { session, relay: _, from, to, account } => info!(
             event = "moved",
@@ -103,7 +106,7 @@ mod tests {
     use tracing::{Metadata, Subscriber};
 
     use super::*;
-    use crate::turn::{EndReason, FiveTuple, PeerRefusal, Rejection, RelayId, SessionId, Traffic, Transport};
+    use crate::turn::{EndReason, FiveTuple, Hints, PeerRefusal, Rejection, RelayId, SessionId, Traffic, Transport};
 
     #[test]
     fn accounts_are_shortened_and_harmless() {
@@ -165,7 +168,16 @@ mod tests {
         let traffic = Traffic { packets_to_peer: 3, bytes_to_peer: 300, ..Traffic::default() };
         let events = [
             Event::Allocated { session, relay, path, relayed, account: account.clone(), lifetime_secs: 600 },
-            Event::Ended { session, relay, path, relayed, account, why: EndReason::Expired, traffic },
+            Event::Ended {
+                session,
+                relay,
+                path,
+                relayed,
+                account,
+                why: EndReason::Expired,
+                traffic,
+                hints: Hints::default(),
+            },
             Event::PeerRefused { session, path, peer: "10.0.0.1:1".parse().unwrap(), why: PeerRefusal::SpecialPurpose },
             Event::AuthenticationFailed { session, path, why: Rejection::WrongPassword },
         ];

@@ -272,9 +272,9 @@ impl Server {
     pub(super) fn bind_pending(&mut self, name: RelayId, relay: Relay) {
         let pending = self.allocations.pending_mut(name).expect("only called for a pending one");
         pending.relay = Some(relay);
-        let (transport, account) = (pending.transport, pending.owner.account.clone());
+        let (transport, account, client) = (pending.transport, pending.owner.account.clone(), pending.path.client.ip());
         let name = name.of_family(relay.address.family());
-        self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), transport, account });
+        self.effects.push_back(Effect::BindRelay { relay: name, local: relay.local(), transport, account, client });
     }
 
     fn has_family(&self, family: AddressFamily) -> bool {
@@ -312,8 +312,8 @@ impl Server {
         match result {
             Ok(()) if pending.wish == Wish::Pair && !pending.abandoned => {
                 pending.is_reserved = true;
-                let owner = pending.owner.clone();
-                self.reserve_sibling(relay, bound, owner);
+                let (owner, client) = (pending.owner.clone(), pending.path.client.ip());
+                self.reserve_sibling(relay, bound, owner, client);
             }
             Ok(()) => match pending.second_family.take().filter(|_| !pending.abandoned) {
                 Some(family) => self.bind_second_half(clock, relay, family),
@@ -415,6 +415,7 @@ impl Server {
         }
         let ticket = current_ticket(&self.config, self.shard, relay, &allocation);
         let account = allocation.owner.account.clone();
+        allocation.meter = self.meters.join(&account);
         self.allocations.promote(relay, allocation);
         self.arm(clock, relay);
         self.counters.allocations_created += 1;
@@ -435,11 +436,12 @@ impl Server {
             return;
         };
         let code = match error {
-            BindError::UserQuotaReached => ErrorCode::AllocationQuotaReached,
+            BindError::UserQuotaReached | BindError::PrefixQuotaReached => ErrorCode::AllocationQuotaReached,
             BindError::PortInUse | BindError::OutOfCapacity => ErrorCode::InsufficientCapacity,
         };
         match error {
             BindError::UserQuotaReached => self.counters.limits[Limit::AllocationsPerUser as usize] += 1,
+            BindError::PrefixQuotaReached => self.counters.limits[Limit::AllocationsPerPrefix as usize] += 1,
             BindError::OutOfCapacity => self.counters.limits[Limit::Allocations as usize] += 1,
             BindError::PortInUse => {}
         }
@@ -449,7 +451,7 @@ impl Server {
         let is_in_use = error == BindError::PortInUse;
         match if is_in_use && !give_up { self.draw_port(clock, relay.family, wish) } else { None } {
             Some(next) => self.bind_pending(relay, next),
-            None if error != BindError::UserQuotaReached && self.go_on_without(clock, relay) => {}
+            None if code != ErrorCode::AllocationQuotaReached && self.go_on_without(clock, relay) => {}
             None => self.refuse_pending(clock, relay, code),
         }
     }
@@ -458,7 +460,9 @@ impl Server {
     pub(super) fn release_refused(&mut self, clock: Clock, relay: Relay, error: BindError) {
         match error {
             BindError::PortInUse => self.release_port(clock, relay),
-            BindError::UserQuotaReached | BindError::OutOfCapacity => self.release_unused(clock, relay),
+            BindError::UserQuotaReached | BindError::PrefixQuotaReached | BindError::OutOfCapacity => {
+                self.release_unused(clock, relay);
+            }
         }
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::access_token::Grant;
+use super::bandwidth::Meter;
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
+use super::hints::Watch;
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
 use super::{FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
@@ -64,6 +66,10 @@ pub(super) struct Allocation {
     /// At most one of each family, at least one: a dual allocation has both.
     halves: ArrayVec<Half, 2>,
     pub(super) icmp_rate: IcmpRate,
+    /// If there is a limit to its bandwidth.
+    pub(super) meter: Option<Box<Meter>>,
+    /// What its traffic looks like.
+    pub(super) watch: Watch,
     /// If its client has a ticket.
     pub(super) mobile: Option<Box<Mobile>>,
     permissions: Vec<Permission>,
@@ -158,6 +164,8 @@ impl Allocation {
             told,
             halves,
             icmp_rate: IcmpRate::default(),
+            meter: None,
+            watch: Watch::default(),
             mobile: None,
             permissions: Vec::new(),
             channels: Vec::new(),
@@ -254,6 +262,7 @@ impl Allocation {
         for (peer, ports) in peers {
             let expires = now.plus_secs(PERMISSION_SECS);
             let place = self.permissions.iter().position(|permission| permission.peer == *peer).unwrap_or_else(|| {
+                self.watch.permitted(*peer);
                 self.permissions.push(Permission { peer: *peer, expires, ports: None });
                 self.permissions.len() - 1
             });

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, PortSet, Redirect, RelayTransports, SessionKey};
+use super::{
+    Bandwidth, BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, PortSet, Redirect, RelayTransports, SessionKey,
+};
 use crate::stun::AddressFamily;
 
 /// Everything a [`super::Server`] needs to know. `crate::config` makes one from what the operator wrote.
@@ -229,10 +231,16 @@ pub struct Limits {
     /// Answers a second of one shard, over UDP, to unauthenticated requests from one IPv4 /24 or IPv6 /56; beyond, they
     /// are dropped. Zero is no limit. Clients with an allocation and those on this machine are not counted.
     pub answers_per_prefix: u32,
+    /// How much data may pass.
+    pub bandwidth: Bandwidth,
+    /// An allocation that has sent to more ports of peers than this is ended; zero is no limit.
+    pub peer_ports_per_allocation: u32,
+    /// One of which more than so many of a hundred packets look like no part of a call is ended; zero is no limit.
+    pub foreign_packets_percent: u32,
 }
 
 impl Default for Limits {
-    /// Of a single shard, and no limit to answers.
+    /// Of a single shard, and no limit to answers and data.
     fn default() -> Self {
         Self {
             allocations: 16_384,
@@ -240,6 +248,9 @@ impl Default for Limits {
             channels_per_allocation: 256,
             effects: 4096,
             answers_per_prefix: 0,
+            bandwidth: Bandwidth::default(),
+            peer_ports_per_allocation: 0,
+            foreign_packets_percent: 0,
         }
     }
 }

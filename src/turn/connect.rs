@@ -9,7 +9,8 @@ use super::authenticate::Authenticated;
 use super::peer_connections::{Asked, ConnectionId, PeerConnection, Stage};
 use super::request::{Answering, Outcome, Success};
 use super::{
-    Clock, ConnectError, ConnectionEnd, Effect, Event, FiveTuple, PeerRefusal, PeerTransport, RelayId, Server, Traffic,
+    Clock, ConnectError, ConnectionEnd, Direction, Effect, Event, FiveTuple, Now, PeerRefusal, PeerTransport, RelayId,
+    Server, Traffic,
 };
 use crate::stun::{AddressFamily, ErrorCode};
 
@@ -113,11 +114,16 @@ impl Server {
         self.fail_connection(connection, ConnectionEnd::Closed, None);
     }
 
-    /// Bytes that went through a connection to a peer since this was called last, for the accounts.
-    pub fn peer_relayed(&mut self, clock: Clock, connection: ConnectionId, bytes_to_peer: u64, bytes_to_client: u64) {
-        let Some(connection) = self.connections.get_mut(connection) else {
-            return;
-        };
+    /// Bytes that went through a connection to a peer since this was called last, for the accounts. Where they were more
+    /// than its bandwidth, the moment before which no more are to be read from either side.
+    pub fn peer_relayed(
+        &mut self,
+        clock: Clock,
+        connection: ConnectionId,
+        bytes_to_peer: u64,
+        bytes_to_client: u64,
+    ) -> Option<Now> {
+        let connection = self.connections.get_mut(connection)?;
         let relay = connection.relay;
         let half = self.allocations.get_mut(relay).and_then(|allocation| allocation.live_half(clock.now, relay.family));
         let traffic = half.map(|half| &mut half.traffic);
@@ -125,6 +131,10 @@ impl Server {
             traffic.bytes_to_peer += bytes_to_peer;
             traffic.bytes_to_client += bytes_to_client;
         }
+        let meter = self.allocations.get_mut(relay)?.meter.as_mut()?;
+        let to_peer = self.meters.spend_afterwards(meter, Direction::ToPeer, bytes_to_peer, clock.now);
+        let to_client = self.meters.spend_afterwards(meter, Direction::ToClient, bytes_to_client, clock.now);
+        to_peer.max(to_client)
     }
 
     pub(super) fn begin_connection(&mut self, id: ConnectionId, relay: RelayId, peer: SocketAddr, stage: Stage) {

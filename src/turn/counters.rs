@@ -74,6 +74,12 @@ vocabulary! {
         IcmpRateLimited = "icmp_rate_limited",
         /// More unauthenticated requests in a second than are answered to one network.
         AnswerRateLimited = "answer_rate_limited",
+        /// More data than `limits.bandwidth_per_allocation`.
+        BandwidthPerAllocation = "bandwidth_per_allocation",
+        /// More data than `limits.bandwidth_per_user`.
+        BandwidthPerUser = "bandwidth_per_user",
+        /// More data than `limits.bandwidth_total`.
+        BandwidthTotal = "bandwidth_total",
     }
 }
 
@@ -112,6 +118,8 @@ vocabulary! {
         Allocations = "allocations",
         /// `limits.allocations_per_user`: 486.
         AllocationsPerUser = "allocations_per_user",
+        /// `limits.allocations_per_prefix`: 486.
+        AllocationsPerPrefix = "allocations_per_prefix",
         /// `relay.ports`: none of the family is free: 508.
         RelayPorts = "relay_ports",
         /// `limits.permissions_per_allocation`: 508.
@@ -138,6 +146,8 @@ vocabulary! {
         Killed = "killed",
         /// Its credentials were taken away.
         Revoked = "revoked",
+        /// `limits.peer_ports_per_allocation` or `limits.foreign_packets_percent`.
+        Tunnel = "tunnel",
     }
 }
 
@@ -156,6 +166,38 @@ vocabulary! {
         AllocationEnded = "allocation_ended",
         /// The peer policy changed.
         PeerRefused = "peer_refused",
+    }
+}
+
+vocabulary! {
+    /// How many peers or ports an allocation had.
+    Spread {
+        /// None.
+        None = "0",
+        /// One.
+        One = "1",
+        /// A call of two, with candidates.
+        Few = "2-4",
+        /// A call of several.
+        Several = "5-16",
+        /// A conference without a server.
+        Many = "17-64",
+        /// More than calls have.
+        Crowd = "65+",
+    }
+}
+
+vocabulary! {
+    /// How many of a hundred packets of an allocation look like no part of a call.
+    ForeignShare {
+        /// Too few packets to tell.
+        Unknown = "unknown",
+        /// As good as none.
+        Little = "0-9",
+        /// Some.
+        Some = "10-49",
+        /// Most of them.
+        Most = "50-100",
     }
 }
 
@@ -180,6 +222,12 @@ pub struct Counters {
     pub allocations_created: u64,
     /// Allocations ended, as in [`EndReason::ALL`].
     pub allocations_ended: [u64; EndReason::ALL.len()],
+    /// Those by how many peers they had, as in [`Spread::ALL`].
+    pub ended_peers: [u64; Spread::ALL.len()],
+    /// Those by how many ports of peers they sent to, as in [`Spread::ALL`].
+    pub ended_ports: [u64; Spread::ALL.len()],
+    /// Those by what they relayed, as in [`ForeignShare::ALL`].
+    pub ended_foreign: [u64; ForeignShare::ALL.len()],
     /// Connections between TCP relays and peers accepted, or begun to be made.
     pub peer_connections_begun: u64,
     /// Those that have ended, as in [`ConnectionEnd::ALL`].

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{ConnectionEnd, EndReason, FiveTuple, PeerRefusal, Rejection, RelayId, SessionId, Traffic};
+use super::{ConnectionEnd, EndReason, FiveTuple, Hints, PeerRefusal, Rejection, RelayId, SessionId, Traffic};
 
 /// Something worth a log line. Closed and typed: the shell chooses the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum Event {
         why: EndReason,
         /// What it relayed.
         traffic: Traffic,
+        /// What that looked like.
+        hints: Hints,
     },
     /// A client with a ticket (RFC 8016) has shown it from another 5-tuple and goes on there, or its connection was
     /// closed.

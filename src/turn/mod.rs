@@ -16,7 +16,7 @@
 //! also has what else concerns connections to peers). What operators see and end: `inspect.rs`. Tables: `allocation.rs`, `allocations.rs`,
 //! `peer_connections.rs`, `reservations.rs`, `elsewhere.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
-//! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`]).
+//! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`] and the like).
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -28,6 +28,7 @@ mod allocations;
 mod answer_limit;
 mod attributes;
 mod authenticate;
+mod bandwidth;
 mod behavior;
 mod binding;
 mod channel_bind;
@@ -42,6 +43,7 @@ mod credentials;
 mod deleted;
 mod elsewhere;
 mod event;
+mod hints;
 mod icmp;
 mod inspect;
 mod letter;
@@ -64,17 +66,19 @@ mod server;
 mod session;
 mod timers;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use access_token::{TokenKey, TokenKeys};
+pub use bandwidth::{BURST_NANOS, Bandwidth, Budget, Budgets, Direction, take_from_bucket};
 pub use behavior::{BehaviorDiscovery, ServerAddress};
 pub use config::{
     Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex,
 };
-pub use counters::{ConnectionEnd, Counters, EndReason, Limit, Reason, Rejection};
+pub use counters::{ConnectionEnd, Counters, EndReason, ForeignShare, Limit, Reason, Rejection, Spread};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use event::Event;
+pub use hints::Hints;
 pub use inspect::{Session, SessionFilter, SessionRelay, WalkPlace};
 pub use letter::Letter;
 pub use packet::{IpFields, Packet, ReplyBuffer};
@@ -297,6 +301,8 @@ pub enum Effect {
         transport: PeerTransport,
         /// For quotas: the account the allocation counts for.
         account: Arc<str>,
+        /// For quotas: its client, whose network it counts for, wherever the client may go later.
+        client: IpAddr,
     },
     /// Close the socket of this relay (if there is one) and take the allocation off its account, unless its other half
     /// lives on.
@@ -351,6 +357,8 @@ pub enum BindError {
     PortInUse,
     /// The account has as many allocations as allowed: 486.
     UserQuotaReached,
+    /// The client's network has as many allocations as allowed: 486.
+    PrefixQuotaReached,
     /// The whole server has as many allocations as allowed, or is out of descriptors or memory: 508.
     OutOfCapacity,
 }

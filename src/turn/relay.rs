@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
-use super::{Clock, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
+use super::{Clock, Direction, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
 };
@@ -57,12 +57,21 @@ impl Server {
         let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
+        if let Some(meter) = &mut allocation.meter
+            && let Err(reason) = self.meters.spend(meter, Direction::ToPeer, bytes.len() as u64, clock.now)
+        {
+            return Verdict::Drop(reason);
+        }
         let half = allocation.live_half(clock.now, relay.family).expect("it lives");
         let from = half.relay.relayed();
         half.traffic.packets_to_peer += 1;
         half.traffic.bytes_to_peer += bytes.len() as u64;
         self.counters.traffic.packets_to_peer += 1;
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
+        let number = half.traffic.packets_to_peer;
+        if allocation.watch.sent(to, number, &packet.buffer()[bytes.clone()]) && self.end_tunnel(clock, relay) {
+            return Verdict::Drop(Reason::NoAllocation);
+        }
         let ip = packet.ip();
         if !to_relay {
             return Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..ip } };
@@ -115,6 +124,7 @@ impl Server {
             return Verdict::Drop(Reason::NoPath);
         };
         let len = data.len() as u64;
+        let payload = data.clone();
         let buffer = packet.buffer();
         let framed = match allocation.channel_to(clock.now, peer) {
             Some(number) => frame_channel_data(buffer, data, number, to.transport.is_stream()),
@@ -127,11 +137,20 @@ impl Server {
         let Some(bytes) = framed.filter(|bytes| to.transport.is_stream() || bytes.len() <= DATAGRAM_LEN_MAX) else {
             return Verdict::Drop(Reason::TooLarge);
         };
+        if let Some(meter) = &mut allocation.meter
+            && let Err(reason) = self.meters.spend(meter, Direction::ToClient, len, clock.now)
+        {
+            return Verdict::Drop(reason);
+        }
         let half = allocation.live_half(clock.now, relay.family).expect("it lives");
         half.traffic.packets_to_client += 1;
         half.traffic.bytes_to_client += len;
         self.counters.traffic.packets_to_client += 1;
         self.counters.traffic.bytes_to_client += len;
+        let number = half.traffic.packets_to_client;
+        if allocation.watch.look(number, &packet.buffer()[payload]) && self.end_tunnel(clock, relay) {
+            return Verdict::Drop(Reason::NoAllocation);
+        }
         Verdict::ToClient { to, bytes, ip: packet.ip() }
     }
 }

@@ -3,7 +3,7 @@
 //! A reservation has a socket and counts for its account as an allocation does: its port is held against everybody,
 //! and nobody can hold more ports than he may have allocations (abuse S12).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand_core::Rng;
@@ -31,14 +31,14 @@ pub(super) struct Reservation {
 
 impl Server {
     /// Asks for a socket for the port above the one that `pending` has; it was drawn together with that one.
-    pub(super) fn reserve_sibling(&mut self, pending: RelayId, relay: Relay, owner: Owner) {
+    pub(super) fn reserve_sibling(&mut self, pending: RelayId, relay: Relay, owner: Owner, client: IpAddr) {
         let relay = Relay { port: relay.port + 1, ..relay };
         let account = Arc::clone(&owner.account);
         let token = self.new_token();
         let reservation = Reservation { relay, owner, token, expires: Now(u64::MAX), awaited_by: Some(pending) };
         let name = self.allocations.hold(reservation);
         let (local, transport) = (relay.local(), PeerTransport::Udp);
-        self.effects.push_back(Effect::BindRelay { relay: name, local, transport, account });
+        self.effects.push_back(Effect::BindRelay { relay: name, local, transport, account, client });
     }
 
     /// 64 random bits. Their remainder tells whose it is, which helps nobody who has to guess all of them

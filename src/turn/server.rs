@@ -12,6 +12,7 @@ use super::allocation::{Allocation, Relay};
 use super::allocations::{Allocations, Removed};
 use super::answer_limit::AnswerLimit;
 use super::authenticate::Authenticated;
+use super::bandwidth::{Meters, Unshared};
 use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
 use super::peer_connections::PeerConnections;
@@ -38,6 +39,8 @@ pub struct Server {
     pub(super) timers: Timers<u32>,
     pub(super) deleted: Deleted,
     pub(super) answer_limit: AnswerLimit,
+    /// How much data accounts and the server may still relay.
+    pub(super) meters: Meters,
     /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
     pub(super) lent: HashMap<SocketAddr, (u16, Relay), ahash::RandomState>,
     /// 5-tuples that the kernel gives to this shard and that belong to others.
@@ -57,12 +60,14 @@ impl Server {
         let hashes = ahash::RandomState::with_seeds(key(), key(), key(), key());
         let pools =
             config.relays.iter().map(|address| (*address, PortPool::new(config.ports, shard, |_| false))).collect();
+        let bandwidth = config.limits.bandwidth;
         Self {
             config,
             shard,
             random,
             allocations: Allocations::new(hashes.clone()),
             answer_limit: AnswerLimit::new(hashes.clone()),
+            meters: Meters::new(bandwidth, Box::new(Unshared), hashes.clone()),
             connections: PeerConnections::new(hashes.clone()),
             pools,
             timers: Timers::new(),
@@ -225,6 +230,7 @@ impl Server {
             allocation.revise(|peer| config.peer_ports(peer).ok());
         }
         self.close_refused_connections();
+        self.configure_bandwidth();
     }
 
     /// When [`Server::handle_timeout`] wants to be called next. O(1).
@@ -308,6 +314,8 @@ impl Server {
     pub fn check_invariants(&mut self) {
         self.allocations.check_invariants();
         self.connections.check_invariants();
+        let meters = self.allocations.iter_mut().filter_map(|(_, allocation)| allocation.meter.as_deref());
+        self.meters.check_invariants(meters);
         let limits = self.config.limits;
         for (_, allocation) in self.allocations.iter_mut() {
             allocation.check_invariants(limits.permissions_per_allocation, limits.channels_per_allocation);
@@ -378,13 +386,21 @@ impl Server {
         let (session, path, account) = (rest.session, rest.path, Arc::clone(&rest.owner.account));
         let (relayed, traffic) = (half.relay.relayed(), half.traffic);
         let paths = if let Removed::All(all) = &rest { all.paths() } else { ArrayVec::new() };
+        let hints = rest.watch.hints();
+        let has_ended = matches!(rest, Removed::All(_));
+        if let Some(meter) = rest.meter.as_ref().filter(|_| has_ended) {
+            self.meters.leave(meter);
+        }
+        if has_ended {
+            self.count_hints(hints);
+        }
         self.release_port(clock, half.relay);
         self.effects.push_back(Effect::CloseRelay { relay, account: Arc::clone(&account) });
         for (path, carrier) in paths {
             let tell = |shard| Effect::Tell { shard, letter: Letter::Stop { path } };
             self.effects.extend(carrier.map(tell));
         }
-        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic });
+        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic, hints });
     }
 
     /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.

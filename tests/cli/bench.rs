@@ -9,10 +9,15 @@ const LOAD: [&str; 6] = ["--seconds", "0.3", "--warm-up", "0.1", "--user", "alic
 
 /// A server that lets peers on loopback be reached, and its URI.
 fn server(place: &Place) -> (Server, String) {
+    server_with(place, "", "")
+}
+
+/// The same with more in front of its file and behind.
+fn server_with(place: &Place, front: &str, behind: &str) -> (Server, String) {
     let users = "[peers]\nallow = [\"127.0.0.1\"]\n[[auth.users]]\nname = \"alice\"\npassword = \"wonder\"\n";
     // Peers get ports below: one in this range would be taken for a relay of the server itself, on the same address.
     let quiet = QUIET.replace("[relay]\n", "[relay]\nports = \"61000-65000\"\n");
-    place.file("bench.toml", &format!("{quiet}{users}"));
+    place.file("bench.toml", &format!("{front}{quiet}{behind}{users}"));
     let server = Server::start(place, &["--config", "bench.toml"]);
     let (udp, _) = server.wait_until_listening();
     (server, format!("turn:{udp}"))
@@ -56,6 +61,25 @@ fn a_pace_is_held() {
     let report = bench(&place, &server, &uri, "relay", &["--allocations", "3", "--rate", "1000"]);
     let offered = report["offered"].as_u64().unwrap();
     assert!((50..=320).contains(&offered), "{report}");
+}
+
+/// Of one user's data through two shards passes what he may send, to 5 %, however much more is offered.
+#[test]
+fn bandwidth_of_a_user_is_held_over_shards() {
+    let place = Place::new();
+    let limits = "[limits]\nbandwidth_per_user = \"4Mbit/s\"\n";
+    let (server, uri) = server_with(&place, "threads = 2\n", limits);
+    let more = ["--allocations", "8", "--rate", "2000", "--payload", "1000", "--direction", "to-peer"];
+    let pid = server.id().to_string();
+    let own = ["bench", "relay", &uri, "--password", "wonder", "--json", "--server-pid", &pid, "--user", "alice"];
+    let run = place.run(&[&own[..], &["--seconds", "3", "--warm-up", "1"], &more].concat());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    let secs = report["seconds"].as_f64().unwrap();
+    let (offered, done) = (report["offered"].as_f64().unwrap() * 1e3, report["done"].as_f64().unwrap() * 1e3);
+    // A machine that is busy with other things may offer less, or lose some on its own.
+    assert!(done <= 500_000.0 * secs * 1.05, "{report}");
+    assert!(done >= 500_000.0 * secs * 0.95 || offered < 700_000.0 * secs, "{report}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod dns;
 mod dns_records;
 mod harness;
 mod help;
+mod limits;
 mod memory;
 mod pass_through;
 mod probe;

@@ -151,6 +151,7 @@ impl Model {
     /// Data from a client towards a peer, before the server decides about it.
     pub fn data_to_peer(&mut self, clock: Clock, path: FiveTuple, to: SocketAddr, data: &[u8]) -> Expected {
         let now = clock.now.0;
+        let is_closed = self.is_closed(to);
         let Some(live) = self.alive(now, &path) else {
             return Expected::Drop;
         };
@@ -160,15 +161,15 @@ impl Model {
         let Some(half) = live.half_for(now, to.ip()) else {
             return Expected::Drop;
         };
+        if is_closed {
+            return Expected::Drop;
+        }
         let (relay, from) = (half.relay, half.relayed);
         if live.next == Some(path) {
             // The client is where its data comes from, and nowhere else (MOB-8016-3.2.2-07).
             (live.path, live.next) = (path, None);
         }
         let to_own_ip = self.rules.is_relay_ip(to.ip());
-        if to_own_ip && !self.rules.is_relay_port(to.port()) {
-            return Expected::Drop;
-        }
         let live = self.alive(now, &path).expect("alive a moment ago");
         let half = live.half_for(now, to.ip()).expect("it was there a moment ago");
         half.traffic.packets_to_peer += 1;
@@ -212,10 +213,11 @@ impl Model {
     /// A datagram at the socket of a relay.
     pub fn data_from_peer(&mut self, clock: Clock, relay: RelayName, peer: SocketAddr, data: &[u8]) -> Expected {
         let now = clock.now.0;
+        let is_closed = self.is_closed(peer);
         let Some(live) = self.with_relay(now, relay) else {
             return Expected::Drop;
         };
-        if !is_permitted(live, now, peer.ip()) || live.is_adrift {
+        if !is_permitted(live, now, peer.ip()) || is_closed || live.is_adrift {
             return Expected::Drop;
         }
         let path = live.path;
@@ -228,6 +230,11 @@ impl Model {
         totals.packets_to_client += 1;
         totals.bytes_to_client += data.len() as u64;
         Expected::ToClient { path, channel, peer, data: data.to_vec() }
+    }
+
+    /// Of a relay address only the relay ports are open, to data in both directions.
+    fn is_closed(&self, peer: SocketAddr) -> bool {
+        self.rules.is_relay_ip(peer.ip()) && !self.rules.is_relay_port(peer.port())
     }
 
     fn with_relay(&mut self, now: u64, relay: RelayName) -> Option<&mut Live> {

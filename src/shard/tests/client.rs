@@ -74,7 +74,7 @@ pub(super) fn settings(count: u16) -> Settings {
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
         peer_connections: 1000,
-        quotas: Quotas { allocations: 1000, allocations_per_account: 1000 },
+        quotas: Quotas { allocations: 1000, allocations_per_account: 1000, allocations_per_prefix: 1000 },
         turn: Arc::new(config()),
     }
 }
