@@ -10,6 +10,7 @@
 
 mod banner;
 mod bench;
+mod certificates;
 mod check_config;
 mod credentials;
 mod dns_records;
@@ -50,7 +51,7 @@ enum Command {
 
 /// Parses the arguments of this process and does what they say.
 pub fn run() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = CommandLine::parse_from(bench::with_mode(std::env::args_os().collect()));
     let outcome = match line.command {
         None => serve::run(&line.serve),
         Some(Command::Serve(arguments)) => serve::run(&arguments),
