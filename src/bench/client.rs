@@ -1,234 +1,147 @@
-//! A client reduced to what a load needs: it allocates, permits, binds a channel and deletes, one question at a time.
+//! A client reduced to what a load needs: it writes requests with credentials and understands the answers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
+use super::link::Link;
 use super::{BenchError, Target};
-use crate::net::{Datagram, ReceiveBatch, SendBatch, SocketErrors, UdpSocket, clock};
 use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address,
 };
-use crate::turn::{IpFields, Now};
 
-/// Each socket's kernel buffers, in bytes: what a burst of a whole window can be.
-pub(super) const SOCKET_BUFFER_BYTES: usize = 1 << 20;
-/// RFC 8489 §6.2.1 begins with half a second; the first retransmission is rarely needed here.
-const RETRANSMIT: Duration = Duration::from_millis(500);
-const TRIES: u32 = 6;
-/// Between two looks at a socket that has nothing.
-const LOOK_AGAIN: Duration = Duration::from_micros(20);
 pub(super) const REQUEST_LEN_MAX: usize = 1024;
+/// The channel number every client uses for its one peer.
+pub(super) const CHANNEL: u16 = 0x4000;
+/// Asked for, in seconds; kept alive long before it ends.
+const LIFETIME_SECS: u32 = 3600;
 
-/// Buffers that all clients use in turn.
-#[derive(Debug)]
-pub(super) struct Post {
-    pub(super) received: ReceiveBatch,
-    pub(super) sender: SendBatch,
-    pub(super) errors: SocketErrors,
-    next_id: u64,
-    session: u32,
+/// What a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Binding, without credentials.
+    Binding,
+    /// An Allocate without credentials, for realm and nonce.
+    Challenge,
+    Allocate,
+    Permit,
+    BindChannel,
+    /// A packet to the peer, which is the answer when it arrives there.
+    FirstPacket,
+    Refresh,
+    Delete,
 }
 
-impl Post {
-    pub(super) fn new() -> Result<Self, BenchError> {
-        let received = ReceiveBatch::new().map_err(|error| BenchError::Socket("reserve memory", error))?;
-        let mut session = [0; 4];
-        getrandom::fill(&mut session).map_err(|error| BenchError::Socket("draw random numbers", error.into()))?;
-        Ok(Self {
-            received,
-            sender: SendBatch::new(),
-            errors: SocketErrors::default(),
-            next_id: 0,
-            session: u32::from_ne_bytes(session),
-        })
-    }
-
-    /// Distinct in this process, and from those of others.
-    pub(super) fn transaction_id(&mut self) -> TransactionId {
-        self.next_id += 1;
-        let mut id = [0; 12];
-        id[..4].copy_from_slice(&self.session.to_be_bytes());
-        id[4..].copy_from_slice(&self.next_id.to_be_bytes());
-        TransactionId(id)
-    }
-
-    pub(super) fn send(&mut self, socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
-        let datagram = Datagram { to, source: None, bytes, ip: IpFields::default() };
-        self.sender.send(socket, [datagram], &mut self.errors);
-    }
-
-    /// Asks until an answer comes.
-    fn ask(
-        &mut self,
-        socket: &UdpSocket,
-        to: SocketAddr,
-        what: &'static str,
-        id: TransactionId,
-        request: &[u8],
-    ) -> Result<Vec<u8>, BenchError> {
-        for _ in 0..TRIES {
-            self.send(socket, to, request);
-            let until = Now(clock::monotonic().0 + RETRANSMIT.as_nanos() as u64);
-            while clock::monotonic() < until {
-                self.received.clear();
-                match self.received.receive(socket) {
-                    Ok(count) => {
-                        for slot in 0..count {
-                            let packet = self.received.packet(slot);
-                            let is_answer = Message::parse(packet.message()).is_ok_and(|message| {
-                                message.transaction_id() == id && message.class() != Class::Request
-                            });
-                            if is_answer {
-                                return Ok(packet.message().to_vec());
-                            }
-                        }
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(LOOK_AGAIN),
-                    // ICMP: the server may be starting.
-                    Err(_) => std::thread::sleep(LOOK_AGAIN),
-                }
-            }
+impl Step {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Binding => "Binding",
+            Self::Challenge | Self::Allocate => "Allocate",
+            Self::Permit => "CreatePermission",
+            Self::BindChannel => "ChannelBind",
+            Self::FirstPacket => "the first relayed packet",
+            Self::Refresh | Self::Delete => "Refresh",
         }
-        Err(BenchError::Silence(what))
     }
 }
 
-/// Somebody with credentials and a socket.
+/// What an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// The next question follows.
+    GoOn,
+    /// The same question, with the new nonce.
+    Again,
+    /// Begin with another client: the server remembers this one's 5-tuple for a while after an earlier allocation, and
+    /// ports come round again.
+    Another,
+}
+
+/// Somebody with credentials and a way to the server.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) socket: UdpSocket,
-    server: SocketAddr,
-    username: String,
+    pub(super) link: Link,
+    /// Whom it talks to; not set before it allocates.
+    pub(super) peer: SocketAddr,
+    pub(super) relayed: Option<SocketAddr>,
     key: [u8; 16],
     realm: Vec<u8>,
     nonce: Vec<u8>,
 }
 
-/// A UDP socket on some port of this address.
-pub(super) fn socket(address: IpAddr) -> Result<UdpSocket, BenchError> {
-    UdpSocket::relay(SocketAddr::new(address, 0), SOCKET_BUFFER_BYTES, false)
-        .map_err(|error| BenchError::Socket("open a UDP socket (raise `ulimit -n` for many)", error))
-}
-
 impl Client {
-    /// With a socket of its own, and not challenged yet.
-    pub(super) fn new(target: &Target) -> Result<Self, BenchError> {
-        Ok(Self {
-            socket: socket(target.client_address)?,
-            server: target.server,
-            username: target.username.clone(),
-            key: [0; 16],
-            realm: Vec::new(),
-            nonce: Vec::new(),
-        })
+    /// With a link of its own, and not challenged yet.
+    pub(super) fn new(target: &Target, from: IpAddr, peer: SocketAddr) -> Result<Self, BenchError> {
+        let link = Link::open(target, from)?;
+        Ok(Self { link, peer, relayed: None, key: [0; 16], realm: Vec::new(), nonce: Vec::new() })
     }
 
-    /// The same, challenged.
-    pub(super) fn challenged(target: &Target, post: &mut Post) -> Result<Self, BenchError> {
-        let mut client = Self::new(target)?;
-        let id = post.transaction_id();
-        let mut request = [0; REQUEST_LEN_MAX];
-        let len = Self::write_bare_allocate(&mut request, id);
-        let answer = post.ask(&client.socket, client.server, "Allocate", id, &request[..len])?;
-        let answer = Message::parse(&answer).map_err(|_| BenchError::Nonsense("Allocate"))?;
-        client.take_challenge(&answer, &target.password)?;
-        Ok(client)
-    }
-
-    /// An Allocate without credentials; its length.
-    pub(super) fn write_bare_allocate(request: &mut [u8], id: TransactionId) -> usize {
-        let mut writer = MessageWriter::new(request, Method::Allocate, Class::Request, id);
-        writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
-        writer.finish(Seal::None, false)
-    }
-
-    /// Takes realm and nonce over.
-    pub(super) fn take_challenge(&mut self, answer: &Message<'_>, password: &str) -> Result<(), BenchError> {
-        let (Some(realm), Some(nonce)) = (answer.first(AttributeType::REALM), answer.first(AttributeType::NONCE))
-        else {
-            return Err(BenchError::Nonsense("Allocate"));
-        };
-        self.realm = realm.to_vec();
-        self.nonce = nonce.to_vec();
-        self.key = integrity::long_term_key_md5(&self.username, &String::from_utf8_lossy(realm), password);
-        Ok(())
-    }
-
-    /// A request with credentials; the success response, or why not.
-    fn request(
-        &mut self,
-        post: &mut Post,
-        what: &'static str,
-        method: Method,
-        write: impl Fn(&mut MessageWriter<'_>),
-    ) -> Result<Vec<u8>, BenchError> {
-        for is_last in [false, true] {
-            let id = post.transaction_id();
-            let mut request = [0; REQUEST_LEN_MAX];
-            let len = self.write(&mut request, id, method, &write);
-            let bytes = post.ask(&self.socket, self.server, what, id, &request[..len])?;
-            let answer = Message::parse(&bytes).map_err(|_| BenchError::Nonsense(what))?;
-            let Some(code) = error_code(&answer) else {
-                return Ok(bytes);
-            };
-            match answer.first(AttributeType::NONCE) {
-                Some(nonce) if code == 438 && !is_last => self.nonce = nonce.to_vec(),
-                _ => return Err(BenchError::Refused(what, code)),
+    /// Writes what this step asks; its length.
+    pub(super) fn write(&self, step: Step, target: &Target, buffer: &mut [u8], id: TransactionId) -> usize {
+        let method = match step {
+            Step::FirstPacket => return 0,
+            Step::Binding => {
+                return MessageWriter::new(buffer, Method::Binding, Class::Request, id).finish(Seal::None, false);
             }
+            Step::Challenge | Step::Allocate => Method::Allocate,
+            Step::Permit => Method::CreatePermission,
+            Step::BindChannel => Method::ChannelBind,
+            Step::Refresh | Step::Delete => Method::Refresh,
+        };
+        let mut writer = MessageWriter::new(buffer, method, Class::Request, id);
+        match step {
+            Step::Challenge | Step::Allocate => writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24),
+            Step::BindChannel => writer.u32(AttributeType::CHANNEL_NUMBER, u32::from(CHANNEL) << 16),
+            _ => {}
         }
-        unreachable!("the last try returns")
-    }
-
-    /// Writes a request with credentials; its length.
-    pub(super) fn write(
-        &self,
-        request: &mut [u8],
-        id: TransactionId,
-        method: Method,
-        write: impl Fn(&mut MessageWriter<'_>),
-    ) -> usize {
-        let mut writer = MessageWriter::new(request, method, Class::Request, id);
-        write(&mut writer);
-        writer.attribute(AttributeType::USERNAME, self.username.as_bytes());
+        match step {
+            Step::Challenge => return writer.finish(Seal::None, false),
+            Step::Allocate | Step::Refresh => writer.u32(AttributeType::LIFETIME, LIFETIME_SECS),
+            Step::Delete => writer.u32(AttributeType::LIFETIME, 0),
+            _ => writer.xor_address(AttributeType::XOR_PEER_ADDRESS, self.peer),
+        }
+        writer.attribute(AttributeType::USERNAME, target.username.as_bytes());
         writer.attribute(AttributeType::REALM, &self.realm);
         writer.attribute(AttributeType::NONCE, &self.nonce);
         writer.finish(Seal::Sha1(&self.key), false)
     }
 
-    /// The relayed transport address of a new allocation.
-    pub(super) fn allocate(&mut self, post: &mut Post) -> Result<SocketAddr, BenchError> {
-        let bytes = self.request(post, "Allocate", Method::Allocate, |writer| {
-            writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
-            writer.u32(AttributeType::LIFETIME, 3600);
-        })?;
-        let answer = Message::parse(&bytes).map_err(|_| BenchError::Nonsense("Allocate"))?;
-        answer
-            .first(AttributeType::XOR_RELAYED_ADDRESS)
-            .and_then(|value| read_xor_address(value, answer.transaction_id()).ok())
-            .ok_or(BenchError::Nonsense("Allocate"))
+    /// Takes the answer to a step in.
+    pub(super) fn heard(&mut self, step: Step, target: &Target, answer: &Message<'_>) -> Result<Heard, BenchError> {
+        match (step, error_code(answer)) {
+            (Step::Challenge, Some(401)) => self.take_challenge(target, answer)?,
+            (_, Some(438)) => {
+                self.take_challenge(target, answer)?;
+                return Ok(Heard::Again);
+            }
+            (Step::Challenge | Step::Allocate, Some(437)) => return Ok(Heard::Another),
+            (_, Some(code)) => return Err(BenchError::Refused(step.name(), code)),
+            (Step::Challenge, None) => return Err(BenchError::Nonsense("Allocate without credentials")),
+            (Step::Allocate, None) => {
+                let relayed = answer.first(AttributeType::XOR_RELAYED_ADDRESS);
+                let relayed = relayed.and_then(|value| read_xor_address(value, answer.transaction_id()).ok());
+                self.relayed = Some(relayed.ok_or(BenchError::Nonsense("Allocate"))?);
+            }
+            (_, None) => {}
+        }
+        Ok(Heard::GoOn)
     }
 
-    pub(super) fn permit(&mut self, post: &mut Post, peer: SocketAddr) -> Result<(), BenchError> {
-        let write = |writer: &mut MessageWriter<'_>| writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
-        self.request(post, "CreatePermission", Method::CreatePermission, write).map(drop)
-    }
-
-    pub(super) fn bind_channel(&mut self, post: &mut Post, number: u16, peer: SocketAddr) -> Result<(), BenchError> {
-        let write = |writer: &mut MessageWriter<'_>| {
-            writer.u32(AttributeType::CHANNEL_NUMBER, u32::from(number) << 16);
-            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+    fn take_challenge(&mut self, target: &Target, answer: &Message<'_>) -> Result<(), BenchError> {
+        let (Some(realm), Some(nonce)) = (answer.first(AttributeType::REALM), answer.first(AttributeType::NONCE))
+        else {
+            return Err(BenchError::Nonsense("Allocate"));
         };
-        self.request(post, "ChannelBind", Method::ChannelBind, write).map(drop)
-    }
-
-    pub(super) fn delete(&mut self, post: &mut Post) -> Result<(), BenchError> {
-        let write = |writer: &mut MessageWriter<'_>| writer.u32(AttributeType::LIFETIME, 0);
-        self.request(post, "Refresh", Method::Refresh, write).map(drop)
+        self.nonce = nonce.to_vec();
+        if self.realm != realm {
+            self.realm = realm.to_vec();
+            self.key =
+                integrity::long_term_key_md5(&target.username, &String::from_utf8_lossy(realm), &target.password);
+        }
+        Ok(())
     }
 }
 
 /// The code of an error response; `None` for a success.
-pub(super) fn error_code(answer: &Message<'_>) -> Option<u16> {
+fn error_code(answer: &Message<'_>) -> Option<u16> {
     if answer.class() == Class::Success {
         return None;
     }

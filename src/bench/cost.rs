@@ -52,7 +52,7 @@ impl fmt::Display for CostError {
 pub(super) struct Reading {
     process: u64,
     core: Option<[u64; 2]>,
-    resident: u64,
+    pub(super) resident: u64,
 }
 
 impl Meter {

@@ -1,42 +1,85 @@
 //! The load that `hairpin bench` puts on a TURN server, any server, and what it measures.
 //!
-//! Lives here: a client reduced to what a load needs, the generator, histograms of latency, and what the server's process
-//! and its core have spent meanwhile. May import `stun` (its own words on the wire), `turn` (buffers) and `net` (batches
-//! of datagrams: the instrument must not be the bottleneck). What is printed is in `cli`.
+//! Lives here: a client reduced to what a load needs, the generator, histograms of latency, what the server's process
+//! and its core have spent meanwhile, and what this program has spent itself. May import `stun` (its own words on the
+//! wire), `turn` (buffers) and `net` (batches of datagrams, framing: the instrument must not be the bottleneck). What is
+//! printed is in `cli`.
 //!
-//! Reading order: this file, `client.rs` (set-up), `traffic.rs` (what packets carry, and what they tell on arrival),
-//! `relay.rs` (the loop), `cost.rs` (what it took the server).
+//! Reading order: this file, `client.rs` (what is asked), `link.rs` (over what), `dialogue.rs` (by many at once),
+//! `requests.rs` (loads of requests); `mix.rs` and `traffic.rs` (what packets carry, and what they tell on arrival),
+//! `worker.rs` (the loop of one thread), `relay.rs` (a session of trials on several), `search.rs` (which trials);
+//! `cost.rs` and `own.rs` (what it took the server, and us).
 
 #![forbid(unsafe_code)]
 
 mod client;
 mod cost;
+mod dialogue;
+mod error;
+mod link;
+mod mix;
+mod own;
 mod relay;
 mod requests;
+mod search;
 mod traffic;
+mod worker;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use cost::{Cost, CostError, Meter};
-pub use relay::run as relay;
-pub use requests::{allocate, binding};
+pub use error::BenchError;
+pub use mix::{Mix, Shape};
+pub use own::OwnCost;
+pub use relay::{Session, relay};
+pub use requests::{Requests, requests};
+pub use search::{Search, search};
 pub use traffic::Latency;
 
 /// The server under test and who asks.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where it listens, over UDP.
+    /// Where it listens.
     pub server: SocketAddr,
+    /// Over what.
+    pub transport: Transport,
     /// USERNAME.
     pub username: String,
     /// The password that belongs to it.
     pub password: String,
-    /// The local address of the clients; also of the peers, unless `peer_address` says otherwise.
-    pub client_address: IpAddr,
+    /// Local addresses of the clients, which they take in turn; at least one. Each has some 28,000 ports.
+    pub client_addresses: Vec<IpAddr>,
     /// The local address of the peers.
     pub peer_address: IpAddr,
+}
+
+/// What is between clients and server.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A connection each.
+    Tcp,
+    /// A connection each, with TLS.
+    Tls {
+        /// Whom to believe.
+        config: Arc<rustls::ClientConfig>,
+        /// Whom the certificate has to name.
+        name: rustls::pki_types::ServerName<'static>,
+    },
+}
+
+impl Transport {
+    /// `udp`, `tcp` or `tls`.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls { .. } => "tls",
+        }
+    }
 }
 
 /// Which way packets go.
@@ -69,20 +112,40 @@ pub enum Pace {
 }
 
 /// A load of relayed packets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RelayLoad {
-    /// Allocations, each with a socket and a peer flow of its own.
+    /// Allocations, each with a link of its own.
     pub allocations: usize,
-    /// Application data of each packet, in bytes; 20 to 65,000.
-    pub payload: usize,
+    /// What flows look like; packets of 20 to 65,000 bytes.
+    pub shape: Shape,
     /// Which way.
     pub direction: Direction,
     /// In which clothes.
     pub framing: Framing,
-    /// How much.
+    /// Clients talk to each other in pairs, through their relayed addresses, instead of to peers.
+    pub relay_to_relay: bool,
+    /// Threads, each with its part of the allocations.
+    pub threads: usize,
+    /// Set-ups at the same time.
+    pub at_once: usize,
+}
+
+impl RelayLoad {
+    /// Directions of all allocations: what sends packets in turn.
+    pub fn flows(&self) -> usize {
+        match (self.relay_to_relay, self.direction) {
+            (true, Direction::Both) | (false, Direction::ToPeer | Direction::ToClient) => self.allocations,
+            (true, _) => self.allocations / 2,
+            (false, Direction::Both) => 2 * self.allocations,
+        }
+    }
+}
+
+/// A stretch of a load.
+#[derive(Clone, Copy, Debug)]
+pub struct TrialRule {
+    /// How much is sent.
     pub pace: Pace,
-    /// Packets of one flow in a row.
-    pub burst: usize,
     /// Not measured.
     pub warm_up: Duration,
     /// Measured.
@@ -100,12 +163,14 @@ pub struct RelayResult {
     pub delivered: u64,
     /// Packets that arrived after one sent later.
     pub reordered: u64,
+    /// Packets that arrived once more.
+    pub duplicated: u64,
     /// Packets that arrived with other bytes.
     pub corrupted: u64,
     /// From sending to reading, of those delivered.
     pub latency: Latency,
-    /// The part of the time that the generator itself was busy, from 0 to 1. Near 1 it is what limits.
-    pub generator_busy: f64,
+    /// What it took this program.
+    pub own: OwnCost,
     /// What it took the server, if its process is known.
     pub cost: Option<Cost>,
 }
@@ -114,6 +179,11 @@ impl RelayResult {
     /// Packets that never arrived.
     pub fn lost(&self) -> u64 {
         self.offered.saturating_sub(self.delivered)
+    }
+
+    /// Their share of those offered.
+    pub fn loss(&self) -> f64 {
+        self.lost() as f64 / self.offered.max(1) as f64
     }
 
     /// Packets delivered in a second.
@@ -127,6 +197,8 @@ impl RelayResult {
 pub struct RequestLoad {
     /// Clients, each with one question under way.
     pub clients: usize,
+    /// Threads, each with its part of the clients.
+    pub threads: usize,
     /// Not measured.
     pub warm_up: Duration,
     /// Measured.
@@ -140,10 +212,12 @@ pub struct RequestResult {
     pub elapsed: Duration,
     /// Complete units.
     pub units: u64,
-    /// Questions that were not answered in a second.
+    /// Questions that had no answer after half a second, and were asked again.
     pub lost: u64,
-    /// From each question to its answer.
+    /// From each question to its answer; of a set-up, all of it.
     pub latency: Latency,
+    /// What it took this program.
+    pub own: OwnCost,
     /// What it took the server, if its process is known.
     pub cost: Option<Cost>,
 }
@@ -155,36 +229,11 @@ impl RequestResult {
     }
 }
 
-/// Why there is no measurement.
-#[derive(Debug)]
-pub enum BenchError {
-    /// A system call of this side failed.
-    Socket(&'static str, std::io::Error),
-    /// The server did not answer this request in time.
-    Silence(&'static str),
-    /// The server refused: method and error code.
-    Refused(&'static str, u16),
-    /// The server answered with something that makes no sense.
-    Nonsense(&'static str),
-    /// The cost could not be read.
-    Cost(CostError),
+/// How a measurement goes, told every second.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Packets sent; zero for loads of requests.
+    pub offered_per_second: f64,
+    /// Packets delivered, units complete.
+    pub done_per_second: f64,
 }
-
-impl fmt::Display for BenchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(what, error) => write!(f, "cannot {what}: {error}"),
-            Self::Silence(what) => write!(f, "no answer to {what}: is the server running, and is UDP let through?"),
-            Self::Refused(what, 401) => write!(f, "{what} was refused with 401: wrong user name or password"),
-            Self::Refused(what, 403) => {
-                write!(f, "{what} was refused with 403: the server's policy must allow the peers' address")
-            }
-            Self::Refused(what, 486) => write!(f, "{what} was refused with 486: raise the server's quota per user"),
-            Self::Refused(what, code) => write!(f, "{what} was refused with {code}"),
-            Self::Nonsense(what) => write!(f, "the answer to {what} is not what the standard says"),
-            Self::Cost(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for BenchError {}

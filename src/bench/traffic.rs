@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Flow, number and time.
+/// Flow (4 bytes), number (6), length (2) and time (8).
 pub(super) const HEAD_LEN: usize = 20;
 /// The smallest payload.
 pub(super) const PAYLOAD_LEN_MIN: usize = HEAD_LEN;
@@ -32,23 +32,26 @@ impl Filler {
 
     /// Writes a whole payload.
     pub(super) fn write(&self, payload: &mut [u8], flow: u32, number: u64, sent_at: u64) {
+        let len = payload.len() as u16;
         let (head, rest) = payload.split_at_mut(HEAD_LEN);
         head[..4].copy_from_slice(&flow.to_be_bytes());
-        head[4..12].copy_from_slice(&number.to_be_bytes());
+        head[4..10].copy_from_slice(&number.to_be_bytes()[2..]);
+        head[10..12].copy_from_slice(&len.to_be_bytes());
         head[12..].copy_from_slice(&sent_at.to_be_bytes());
         rest.copy_from_slice(self.of(number, rest.len()));
     }
 
     /// Reads one that has arrived; `None` if it is not as it was sent.
-    pub(super) fn read(&self, payload: &[u8], len: usize) -> Option<Head> {
-        if payload.len() != len {
-            return None;
-        }
-        let (head, rest) = payload.split_at(HEAD_LEN);
+    pub(super) fn read(&self, payload: &[u8]) -> Option<Head> {
+        let (head, rest) = payload.split_at_checked(HEAD_LEN)?;
         let flow = u32::from_be_bytes(*head.first_chunk()?);
-        let number = u64::from_be_bytes(*head[4..].first_chunk()?);
+        let mut number = [0; 8];
+        number[2..].copy_from_slice(&head[4..10]);
+        let number = u64::from_be_bytes(number);
+        let len = u16::from_be_bytes(*head[10..].first_chunk()?);
         let sent_at = u64::from_be_bytes(*head[12..].first_chunk()?);
-        (rest == self.of(number, rest.len())).then_some(Head { flow, number, sent_at })
+        let is_whole = payload.len() == usize::from(len) && rest == self.of(number, rest.len());
+        is_whole.then_some(Head { flow, number, sent_at })
     }
 }
 
@@ -62,20 +65,40 @@ pub(super) struct Head {
     pub(super) sent_at: u64,
 }
 
-/// One direction of one flow.
+/// What has arrived of one flow.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Flow {
-    pub(super) sent: u64,
+pub(super) struct Arrivals {
     /// One more than the highest number that has arrived.
     next: u64,
+    /// Which of the 64 before that have: the lowest bit is the highest number.
+    seen: u64,
 }
 
-impl Flow {
-    /// Whether a packet comes after one that was sent later.
-    pub(super) fn is_late(&mut self, number: u64) -> bool {
-        let is_late = number < self.next;
-        self.next = self.next.max(number + 1);
-        is_late
+/// How a packet compares with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    InOrder,
+    /// After one that was sent later.
+    Late,
+    /// For the second time.
+    Duplicate,
+}
+
+impl Arrivals {
+    pub(super) fn take(&mut self, number: u64) -> Arrival {
+        if number >= self.next {
+            let step = number + 1 - self.next;
+            self.seen = if step < 64 { self.seen << step } else { 0 } | 1;
+            self.next = number + 1;
+            return Arrival::InOrder;
+        }
+        // What is older than that is taken for late: nothing repeats packets so much later.
+        let bit = 1_u64.checked_shl((self.next - 1 - number).min(64) as u32).unwrap_or(0);
+        if self.seen & bit != 0 {
+            return Arrival::Duplicate;
+        }
+        self.seen |= bit;
+        Arrival::Late
     }
 }
 
@@ -93,6 +116,10 @@ impl Default for Latency {
 impl Latency {
     pub(super) fn record(&mut self, nanos: u64) {
         self.0.saturating_record(nanos);
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("the same bounds");
     }
 
     /// The time that this part of all packets (from 0 to 1) did not exceed.
@@ -117,20 +144,25 @@ mod tests {
             let mut payload = vec![0; len];
             filler.write(&mut payload, 7, 300, 123_456);
             let head = Head { flow: 7, number: 300, sent_at: 123_456 };
-            assert_eq!(filler.read(&payload, len), Some(head));
-            assert_eq!(filler.read(&payload[1..], len), None);
+            assert_eq!(filler.read(&payload), Some(head));
+            assert_eq!(filler.read(&payload[1..]), None);
             for place in HEAD_LEN..len {
                 payload[place] ^= 1;
-                assert_eq!(filler.read(&payload, len), None, "byte {place} of {len}");
+                assert_eq!(filler.read(&payload), None, "byte {place} of {len}");
                 payload[place] ^= 1;
             }
         }
     }
 
     #[test]
-    fn late_is_what_was_overtaken() {
-        let mut flow = Flow::default();
-        let late: Vec<bool> = [0, 1, 3, 2, 4, 4].into_iter().map(|number| flow.is_late(number)).collect();
-        assert_eq!(late, [false, false, false, true, false, true]);
+    fn late_is_what_was_overtaken_and_a_duplicate_what_came_before() {
+        use Arrival::{Duplicate, InOrder, Late};
+        let mut flow = Arrivals::default();
+        let numbers = [0, 1, 3, 2, 2, 4, 4, 200, 199, 199, 5];
+        let arrivals = numbers.map(|number| flow.take(number));
+        assert_eq!(
+            arrivals,
+            [InOrder, InOrder, InOrder, Late, Duplicate, InOrder, Duplicate, InOrder, Late, Duplicate, Late]
+        );
     }
 }

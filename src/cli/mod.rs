@@ -11,6 +11,7 @@
 mod admin_client;
 mod banner;
 mod bench;
+mod certificates;
 mod check_config;
 mod credentials;
 mod dns_records;
@@ -63,7 +64,7 @@ enum Command {
 
 /// Parses the arguments of this process and does what they say.
 pub fn run() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = CommandLine::parse_from(bench::with_mode(std::env::args_os().collect()));
     let outcome = match line.command {
         None => serve::run(&line.serve),
         Some(Command::Serve(arguments)) => serve::run(&arguments),

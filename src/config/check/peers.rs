@@ -133,7 +133,7 @@ impl Checker<'_> {
         }
         let metadata = ["169.254.169.254", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"];
         let includes = |ip: &&str| prefix.contains(&ip.parse::<IpAddr>().expect("an address"));
-        if metadata.iter().any(|ip| includes(ip)) && (rule.ports.contains(&80) || rule.ports.contains(&443)) {
+        if metadata.iter().any(includes) && (rule.ports.contains(&80) || rule.ports.contains(&443)) {
             self.note(
                 "peers.allow",
                 format!("{prefix} includes the metadata service of clouds: clients could read this machine's keys."),
