@@ -22,7 +22,7 @@ use crate::turn::{EndReason, Revocation, Session, SessionFilter, WalkPlace};
 const QUESTIONS_MAX: usize = 16;
 /// Sessions in one answer.
 const SESSIONS_MAX: usize = 1000;
-/// Places of the table looked at in one round: some 20 µs.
+/// Places of the table looked at in one round: less work than a batch of packets.
 const STEPS_A_ROUND: usize = 64;
 /// The same where each may be the end of an allocation: sockets closed, lines in the log.
 const ENDS_A_ROUND: usize = 16;

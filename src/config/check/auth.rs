@@ -162,7 +162,7 @@ impl Checker<'_> {
         let path = self.relative(path);
         if others_may_read(&path) {
             let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
-            self.note("auth.secret_files", text);
+            self.note(if key.starts_with("admin.") { "admin" } else { "auth.secret_files" }, text);
         }
         match read_short_file(&path) {
             Ok(bytes) => self.secret(key, bytes.trim_ascii_end(), others),

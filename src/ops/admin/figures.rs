@@ -67,6 +67,7 @@ pub(super) struct Limits {
 pub(super) struct LimitInForce {
     /// Its key in the configuration.
     pub name: &'static str,
+    /// In bytes or seconds where the key has a unit.
     pub limit: u64,
     /// How much of it is used now, where that is one number.
     pub in_use: Option<usize>,
@@ -135,6 +136,11 @@ pub(super) fn limits(sources: &Sources) -> Response {
             entry("limits.connections_per_address", shards.connections.per_address, None),
             entry("limits.peer_connections", shards.peer_connections, Some(total.peer_connections)),
             entry("limits.peer_connections_per_allocation", per_allocation, None),
+            entry("limits.connection_send_buffer", shards.connections.send_buffer_bytes, None),
+            entry("limits.connection_idle", shards.connections.idle_secs as usize, None),
+            // Each thread has its share.
+            entry("limits.answers_per_prefix", limits.answers_per_prefix as usize * usize::from(shards.count), None),
+            entry("limits.dtls_handshakes", shards.tls.as_ref().map_or(0, |tls| tls.dtls_handshakes), None),
             entry("limits.pending_effects", limits.effects, None),
             entry("relay.ports", ports * shards.turn.relays.len(), Some(relayed)),
         ],
