@@ -140,6 +140,13 @@ pub(super) unsafe fn send_many(socket: BorrowedFd<'_>, headers: *mut libc::mmsgh
     retry_interrupted(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags as _) })
 }
 
+/// Whether something can be read, or an error waits.
+pub(super) fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry, written back in place.
+    unsafe { libc::poll(&raw mut entry, 1, 0) != 0 }
+}
+
 fn retry_interrupted(mut call: impl FnMut() -> c_int) -> io::Result<usize> {
     loop {
         let result = call();
@@ -238,7 +245,8 @@ pub(super) const fn in6_addr(ip: Ipv6Addr) -> libc::in6_addr {
 pub(super) struct Control(pub(super) [u8; Self::LEN]);
 
 impl Control {
-    /// Packet information (IPv6: 40 bytes), traffic class (24), dropped datagrams (24), and some to spare.
+    /// Packet information (IPv6: 40 bytes), traffic class (24), dropped datagrams or DF (24), and the length of
+    /// segments (24).
     pub(super) const LEN: usize = 128;
     pub(super) const ZERO: Self = Self([0; Self::LEN]);
 }

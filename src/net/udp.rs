@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::merging::{Advice, Merging};
 use super::sys;
 
 /// A nonblocking UDP socket of one address family.
@@ -26,10 +27,15 @@ pub struct UdpSocket {
     segment_max: Cell<u16>,
     /// How many more batches that holds for, where a refusal has lowered it.
     refusal_batches: Cell<u16>,
+    /// Whether datagrams may come in runs.
+    merging: Cell<Merging>,
 }
 
 /// How long a refused run is remembered: paths change, and one client's narrow one is not everybody's.
 const REFUSAL_BATCHES: u16 = 1024;
+
+/// How long nothing may come in before datagrams come one by one again.
+const QUIET_NANOS: u64 = 30_000;
 
 /// Whether this kernel knows UDP_SEGMENT (Linux 4.18). One that does not would not refuse it in a control message, but
 /// send a run as one datagram.
@@ -133,6 +139,7 @@ impl UdpSocket {
             tells_errors: false,
             segment_max: Cell::new(if cuts_runs() { u16::MAX } else { 0 }),
             refusal_batches: Cell::new(0),
+            merging: Cell::default(),
         })
     }
 
@@ -171,6 +178,44 @@ impl UdpSocket {
         } else if self.segment_max.get() > 0 {
             self.segment_max.set((segment - 1) as u16);
             self.refusal_batches.set(REFUSAL_BATCHES);
+        }
+    }
+
+    /// What is known of runs that come in here.
+    pub(super) const fn merging(&self) -> &Cell<Merging> {
+        &self.merging
+    }
+
+    /// Does what the past suggests; `is_empty` if nothing was left to read a moment ago.
+    pub(super) fn follow(&self, mut merging: Merging, advice: Advice, is_empty: bool) {
+        match advice {
+            Advice::Begin if self.set_merging(true) => merging.switched(true),
+            Advice::End if is_empty && self.end_merging() => merging.switched(false),
+            _ => {}
+        }
+        self.merging.set(merging);
+    }
+
+    fn set_merging(&self, is_on: bool) -> bool {
+        sys::set_option(self.as_fd(), libc::SOL_UDP, libc::UDP_GRO, is_on.into()).is_ok()
+    }
+
+    /// What waits in the queue in runs could not be told from long datagrams with the option off. So nothing may wait
+    /// there, nor be on its way into it through another core, which takes a microsecond: the queue is watched for many
+    /// times as long. Otherwise it stays on, until the next attempt.
+    fn end_merging(&self) -> bool {
+        if !self.set_merging(false) {
+            return false;
+        }
+        let until = sys::clock_nanos(libc::CLOCK_MONOTONIC) + QUIET_NANOS;
+        loop {
+            if sys::is_readable(self.as_fd()) {
+                assert!(self.set_merging(true), "it was on before");
+                return false;
+            }
+            if sys::clock_nanos(libc::CLOCK_MONOTONIC) >= until {
+                return true;
+            }
         }
     }
 

@@ -92,6 +92,7 @@ impl<'h> Shard<'h> {
             server.drain();
         }
         home.batch.clear();
+        home.batch.forget_left();
         let hash_seed = random_seed();
         let [a, b, c, d] = std::array::from_fn(|word| {
             u64::from_ne_bytes(*hash_seed[word * 8..].first_chunk().expect("four words of eight bytes"))
