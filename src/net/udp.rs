@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -58,7 +59,9 @@ impl UdpSocket {
     /// # Errors
     /// Whatever the system says to `socket`, `setsockopt` or `bind`.
     pub fn listener(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
-        let this = Self::unbound(address, buffer_bytes)?.bound(address)?;
+        let this = Self::unbound(address, buffer_bytes)?;
+        this.forget_path_mtus()?;
+        let this = this.bound(address)?;
         this.tell_destinations()?;
         // Only now: with the option set before, `bind` would quietly share the port with another server of the same
         // user, and a port of 0 could even be given the port of one.
@@ -72,6 +75,7 @@ impl UdpSocket {
     /// As for the first.
     pub fn join(first: &Self, buffer_bytes: usize) -> io::Result<Self> {
         let this = Self::unbound(first.local, buffer_bytes)?;
+        this.forget_path_mtus()?;
         this.socket.set_reuse_port(true)?;
         let this = this.bound(first.local)?;
         this.tell_destinations()?;
@@ -119,10 +123,7 @@ impl UdpSocket {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         let fd = socket.as_fd();
         match address {
-            SocketAddr::V4(_) => {
-                sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
-                sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-            }
+            SocketAddr::V4(_) => sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?,
             SocketAddr::V6(_) => {
                 socket.set_only_v6(true)?;
                 sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
@@ -145,8 +146,20 @@ impl UdpSocket {
 
     fn bound(mut self, address: SocketAddr) -> io::Result<Self> {
         self.socket.bind(&address.into())?;
-        self.local = self.socket.local_addr()?.as_socket().unwrap_or(address);
+        if address.port() == 0 {
+            self.local = self.socket.local_addr()?.as_socket().unwrap_or(address);
+        }
         Ok(self)
+    }
+
+    /// Lets routers fragment what is sent to clients over IPv4.
+    fn forget_path_mtus(&self) -> io::Result<()> {
+        match self.local {
+            SocketAddr::V4(_) => {
+                sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+            }
+            SocketAddr::V6(_) => Ok(()),
+        }
     }
 
     fn tell_destinations(&self) -> io::Result<()> {
@@ -249,7 +262,14 @@ impl AsFd for UdpSocket {
 
 /// With CAP_NET_ADMIN beyond net.core.rmem_max and wmem_max, else as far as these go (the kernel clamps silently).
 fn set_buffer(socket: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
+    // Asked once: whether a process may does not change, and each relay has two buffers.
+    static MAY_FORCE: AtomicBool = AtomicBool::new(true);
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-    sys::set_option(socket, libc::SOL_SOCKET, force, bytes)
-        .or_else(|_| sys::set_option(socket, libc::SOL_SOCKET, plain, bytes))
+    if MAY_FORCE.load(Ordering::Relaxed) {
+        if sys::set_option(socket, libc::SOL_SOCKET, force, bytes).is_ok() {
+            return Ok(());
+        }
+        MAY_FORCE.store(false, Ordering::Relaxed);
+    }
+    sys::set_option(socket, libc::SOL_SOCKET, plain, bytes)
 }
