@@ -72,6 +72,19 @@ pub(super) fn clock_nanos(clock: libc::clockid_t) -> u64 {
     (time.tv_sec as u64) * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Sleeps until this moment of CLOCK_MONOTONIC. A signal may end it early.
+pub(super) fn sleep_until(nanos: u64) {
+    let until = libc::timespec { tv_sec: (nanos / 1_000_000_000) as _, tv_nsec: (nanos % 1_000_000_000) as _ };
+    // SAFETY: reads one timespec through a valid pointer; with an absolute time nothing is written.
+    unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &raw const until, ptr::null_mut()) };
+}
+
+/// Sets the timer slack of this thread to a microsecond.
+pub(super) fn fine_timers() {
+    // SAFETY: a plain number; where it is refused, sleeps are as they were.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000 as libc::c_ulong) };
+}
+
 /// Sets an option whose value is an int.
 pub(super) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the kernel reads one int through a valid pointer.

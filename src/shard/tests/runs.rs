@@ -49,3 +49,24 @@ fn turn_8656_3_1_01_bursts_pass_whole_and_in_order() {
     let shell = shards.snapshot().total.shell;
     assert!(shell.send_batches < ROUNDS * BURST, "{} calls", shell.send_batches);
 }
+
+/// Rounds that wait for packets to gather lose none, and end when there is nothing to gather.
+#[test]
+fn packets_that_gather_are_late_and_not_lost() {
+    let coalesce = Duration::from_millis(2);
+    let shards = Shards::start(Settings { coalesce, ..settings(2) }).unwrap();
+    for &transport in TRANSPORTS {
+        let (peer, mut client) = (peer(), Client::of(&shards, transport));
+        let relayed = client.allocate();
+        client.bind_channel(0x4000, peer.local_addr().unwrap());
+        for place in 0..BURST {
+            client.send_data(0x4000, &payload(0, place));
+            peer.send_to(&payload(1, place), relayed).unwrap();
+        }
+        for place in 0..BURST {
+            assert_eq!(receive(&peer), (payload(0, place), relayed));
+            assert_eq!(client.receive_data(0x4000), payload(1, place));
+        }
+    }
+    shards.shut_down();
+}
