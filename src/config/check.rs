@@ -101,6 +101,7 @@ impl Checker<'_> {
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
             peer_connections: self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX),
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
+            coalesce: self.coalesce(&written.sockets.coalesce),
             quotas: self.quotas(&written.limits, allocations),
             turn: Arc::new(turn),
             tls,
@@ -151,6 +152,11 @@ impl Checker<'_> {
     }
 
     /// In seconds.
+    fn coalesce(&mut self, text: &str) -> Duration {
+        let key = "sockets.coalesce";
+        Duration::from_micros(self.amount(key, text, &(0..=2_000), values::duration_micros, values::show_micros))
+    }
+
     fn duration(&mut self, key: &str, text: &str, range: RangeInclusive<u64>) -> u32 {
         let secs = self.amount(key, text, &range, values::duration_secs, values::show_duration);
         u32::try_from(secs).unwrap_or(u32::MAX)

@@ -24,6 +24,7 @@ impl Mistake {
 }
 
 const DURATION_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+const SHORT_UNITS: [(&str, u64); 2] = [("us", 1), ("ms", 1_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Whole seconds from text like `90s`, `10m` or `1h30m`; units are s, m, h and d.
@@ -36,6 +37,16 @@ pub fn parse_duration_secs(text: &str) -> Result<u64, String> {
 
 pub(super) fn duration_secs(text: &str) -> Result<u64, Mistake> {
     sum_of_units(text, &DURATION_UNITS).map_err(|fix| Mistake::new(format!("\"{text}\" is not a duration"), fix))
+}
+
+/// Whole microseconds from text like `500us`.
+pub(super) fn duration_micros(text: &str) -> Result<u64, Mistake> {
+    sum_of_units(text, &SHORT_UNITS).map_err(|fix| Mistake::new(format!("\"{text}\" is not a short duration"), fix))
+}
+
+/// For messages: the largest unit that divides it.
+pub(super) fn show_micros(micros: u64) -> String {
+    show(micros, &SHORT_UNITS)
 }
 
 pub(super) fn size_bytes(text: &str) -> Result<u64, Mistake> {

@@ -326,6 +326,8 @@ section! {
         listen_buffer: String = "4MiB".into(),
         /// Of each relay socket.
         relay_buffer: String = "512KiB".into(),
+        /// How long a shard lets packets gather.
+        coalesce: String = "0us".into(),
     }
 }
 

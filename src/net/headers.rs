@@ -1,4 +1,4 @@
-//! For tests: what the IP header of a datagram was, as a plain socket is told.
+//! For tests: what the IP header of a datagram was, as a plain socket is told, and how one sends in runs.
 
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
@@ -60,4 +60,9 @@ pub(crate) fn receive_with_header(socket: &UdpSocket) -> (Vec<u8>, IpHeader) {
         }
     }
     (bytes, header)
+}
+
+/// Makes one long `send` leave as datagrams of this length, in a run.
+pub(crate) fn send_in_runs(socket: &UdpSocket, len: usize) {
+    sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, len as libc::c_int).unwrap();
 }

@@ -22,6 +22,7 @@ mod error;
 mod error_queue;
 #[cfg(test)]
 mod headers;
+mod merging;
 pub mod proxy_protocol;
 mod receive;
 mod send;
@@ -41,7 +42,7 @@ pub use client_hello::{CLIENT_HELLO_LEN_MAX, ClientHello, Look, OfferedProtocols
 pub use error::{SocketErrorKind, SocketErrors};
 pub use error_queue::NetworkError;
 #[cfg(test)]
-pub(crate) use headers::{receive_with_header, tell_headers};
+pub(crate) use headers::{receive_with_header, send_in_runs, tell_headers};
 pub use proxy_protocol::ProxyRefusal;
 pub use receive::{ReceiveBatch, Received};
 pub use send::{Datagram, SendBatch};

@@ -1,7 +1,11 @@
 //! Datagrams in, many at a time, each with room in front and behind.
+//!
+//! Where they come in runs the kernel hands over each run as one (UDP_GRO). It is read into slots of its own and taken
+//! apart from there, because each datagram needs its room in front; copying costs little beside what is saved.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
@@ -19,6 +23,9 @@ const MESSAGE_LEN_MAX: usize = FRAME_LEN_MAX;
 /// From one slot to the next. Not a multiple of the page size: otherwise the headers of all slots would compete for
 /// the same few lines of the first-level cache.
 const STRIDE: usize = (MESSAGE_START + MESSAGE_LEN_MAX + Packet::TAILROOM).next_multiple_of(64);
+
+/// Slots for messages, and behind them as many to read runs into.
+const SLOTS: usize = 2 * BATCH;
 
 /// What is known of a received datagram besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,37 +50,44 @@ pub struct ReceiveBatch {
     memory: Mapping,
     /// Owned; only ever reached through this pointer, because the kernel's headers point into it as well.
     tables: NonNull<Tables>,
-    received: Box<[Received; BATCH]>,
+    received: Box<[Received; SLOTS]>,
     used: usize,
+    /// Slots of runs that were not taken apart yet.
+    runs: Range<usize>,
+    /// Bytes already taken from the first of them.
+    taken: usize,
+    /// Length of the datagrams in each run.
+    segments: Box<[usize; BATCH]>,
+    is_drained: bool,
     queue_drops: Option<u32>,
 }
 
 /// What `recvmmsg` reads and writes, wired up once.
 struct Tables {
-    headers: [libc::mmsghdr; BATCH],
-    vectors: [libc::iovec; BATCH],
-    names: [RawAddress; BATCH],
-    controls: [Control; BATCH],
+    headers: [libc::mmsghdr; SLOTS],
+    vectors: [libc::iovec; SLOTS],
+    names: [RawAddress; SLOTS],
+    controls: [Control; SLOTS],
 }
 
 // SAFETY: all pointers lead to memory that the batch owns alone.
 unsafe impl Send for ReceiveBatch {}
 
 impl ReceiveBatch {
-    /// An empty batch. It takes some four megabytes of address space; memory only as messages touch it.
+    /// An empty batch. It takes some eight megabytes of address space; memory only as messages touch it.
     ///
     /// # Errors
     /// ENOMEM.
     pub fn new() -> io::Result<Self> {
-        let memory = Mapping::new(BATCH * STRIDE)?;
+        let memory = Mapping::new(SLOTS * STRIDE)?;
         let tables = Box::into_raw(Box::new(Tables {
             // SAFETY: `mmsghdr` consists of integers and pointers, for which zero is a value.
             headers: unsafe { std::mem::zeroed() },
-            vectors: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH],
-            names: [RawAddress::ZERO; BATCH],
-            controls: [Control::ZERO; BATCH],
+            vectors: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SLOTS],
+            names: [RawAddress::ZERO; SLOTS],
+            controls: [Control::ZERO; SLOTS],
         }));
-        for slot in 0..BATCH {
+        for slot in 0..SLOTS {
             // SAFETY: `tables` was just allocated and nothing else refers to it; `slot` is in range of every array,
             // and each slot's message lies inside the mapping.
             unsafe {
@@ -95,8 +109,12 @@ impl ReceiveBatch {
         Ok(Self {
             memory,
             tables: NonNull::new(tables).expect("a box is not null"),
-            received: Box::new([nothing; BATCH]),
+            received: Box::new([nothing; SLOTS]),
             used: 0,
+            runs: 0..0,
+            taken: 0,
+            segments: Box::new([0; BATCH]),
+            is_drained: false,
             queue_drops: None,
         })
     }
@@ -122,13 +140,96 @@ impl ReceiveBatch {
     /// # Errors
     /// `WouldBlock` when there was nothing; anything else is to be counted, and the socket to be read again.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        let count = self.read(socket, self.used..BATCH)?;
+        self.used += count;
+        Ok(count)
+    }
+
+    /// The same for a socket that is always read in this way: its datagrams may come in runs, if recent ones did.
+    /// What is left of them comes before anything else is read, so as long as [`ReceiveBatch::has_left`] this socket
+    /// must be given again; then [`ReceiveBatch::is_drained`] tells whether the socket was empty.
+    ///
+    /// # Errors
+    /// As for [`ReceiveBatch::receive`].
+    pub fn receive_runs(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        if self.has_left() {
+            return Ok(self.take_apart());
+        }
+        self.is_drained = true;
+        let mut merging = socket.merging().get();
+        if merging.is_on() {
+            let wanted = merging.messages_wanted(BATCH);
+            let count = self.read(socket, BATCH..BATCH + wanted)?;
+            (self.runs, self.taken) = (BATCH..BATCH + count, 0);
+            self.is_drained = count < wanted;
+            let advice = merging.note_merged(count, self.datagrams_left());
+            socket.follow(merging, advice, self.is_drained);
+            return Ok(self.take_apart());
+        }
+        let (first, room) = (self.used, self.room());
+        let count = self.receive(socket)?;
+        self.is_drained = count < room;
+        let of_one_flow = |pair: &[Received; 2]| pair[0].from == pair[1].from && pair[1].len <= pair[0].len;
+        let continued = self.received[first..self.used].array_windows().filter(|pair| of_one_flow(pair)).count();
+        let advice = merging.note_apart(count, continued);
+        socket.follow(merging, advice, self.is_drained);
+        Ok(count)
+    }
+
+    /// Whether datagrams of the last socket read wait for room.
+    pub fn has_left(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// After [`ReceiveBatch::receive_runs`]: whether it left nothing in the socket.
+    pub const fn is_drained(&self) -> bool {
+        self.is_drained
+    }
+
+    /// Lets go of what is left.
+    pub fn forget_left(&mut self) {
+        self.runs = 0..0;
+    }
+
+    /// How many datagrams a run consists of.
+    fn datagrams_in(&self, run: usize) -> usize {
+        self.received[run].len.div_ceil(self.segments[run - BATCH]).max(1)
+    }
+
+    fn datagrams_left(&self) -> usize {
+        self.runs.clone().map(|run| self.datagrams_in(run)).sum()
+    }
+
+    /// Copies datagrams of runs into the next slots, as far as there is room.
+    fn take_apart(&mut self) -> usize {
         let first = self.used;
+        while self.used < BATCH && !self.runs.is_empty() {
+            let run = self.runs.start;
+            let whole = self.received[run];
+            let len = (whole.len - self.taken).min(self.segments[run - BATCH]);
+            let from = run * STRIDE + MESSAGE_START + self.taken;
+            self.memory.as_mut_slice().copy_within(from..from + len, self.used * STRIDE + MESSAGE_START);
+            self.received[self.used] = Received { len, ..whole };
+            self.used += 1;
+            self.taken += len;
+            if self.taken >= whole.len {
+                self.runs.start += 1;
+                self.taken = 0;
+            }
+        }
+        self.used - first
+    }
+
+    /// Reads into these slots, from the first on.
+    fn read(&mut self, socket: &UdpSocket, slots: Range<usize>) -> io::Result<usize> {
+        assert!(slots.end <= SLOTS);
+        let first = slots.start;
         let tables = self.tables.as_ptr();
         // SAFETY: the headers from `first` on were wired up in `new` and are reset after each use; everything they
         // point to is owned by `self`, which nobody else can use during the call.
         let count = unsafe {
             let headers = (&raw mut (*tables).headers).cast::<libc::mmsghdr>().add(first);
-            sys::receive_many(socket.as_fd(), headers, BATCH - first)?
+            sys::receive_many(socket.as_fd(), headers, slots.len())?
         };
         self.queue_drops = None;
         for slot in first..first + count {
@@ -138,7 +239,6 @@ impl ReceiveBatch {
                 reset(tables, slot);
             }
         }
-        self.used = first + count;
         Ok(count)
     }
 
@@ -229,6 +329,7 @@ impl ReceiveBatch {
         let from = tables.names[slot].read().unwrap_or(SocketAddr::new(local.ip(), 0));
         let mut received =
             Received { from, to: local, len: (header.msg_len as usize).min(MESSAGE_LEN_MAX), ip: IpFields::default() };
+        let mut segment = MESSAGE_LEN_MAX;
         // SAFETY: the kernel has left well-formed control messages in the buffer that the header points to; the data
         // of each is read unaligned and only at the length its type has.
         unsafe {
@@ -256,10 +357,16 @@ impl ReceiveBatch {
                     (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
                         self.queue_drops = Some(data.cast::<u32>().read_unaligned());
                     }
+                    (libc::SOL_UDP, libc::UDP_GRO) => {
+                        segment = data.cast::<libc::c_int>().read_unaligned().max(1) as usize;
+                    }
                     _ => {}
                 }
                 message = libc::CMSG_NXTHDR(&raw const header.msg_hdr, message);
             }
+        }
+        if let Some(run) = slot.checked_sub(BATCH) {
+            self.segments[run] = segment;
         }
         received
     }

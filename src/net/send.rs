@@ -138,7 +138,7 @@ impl SendBatch {
             let header = &raw mut (*tables).headers[index].msg_hdr;
             if (*header).msg_iovlen == 1 {
                 let segment = (*(*header).msg_iov).iov_len as u16;
-                let mut len = (*header).msg_controllen as usize;
+                let mut len: usize = (*header).msg_controllen as _;
                 append(&mut (*tables).controls[index], &mut len, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
                 (*header).msg_controllen = len as _;
             }
@@ -196,7 +196,7 @@ unsafe fn submit(
     sent: &mut Sent,
 ) {
     // SAFETY: for an index below `count` as the caller promises. A message has one vector for each datagram.
-    let datagrams = |index: usize| unsafe { (*headers.add(index)).msg_hdr.msg_iovlen as usize };
+    let datagrams = |index: usize| -> usize { unsafe { (*headers.add(index)).msg_hdr.msg_iovlen as _ } };
     let mut next = 0;
     let mut tried_again = None;
     while next < count {
@@ -260,7 +260,7 @@ unsafe fn submit_apart(
     // SAFETY: the message has vectors for more than one datagram.
     let segment = unsafe { (*run.msg_hdr.msg_iov).iov_len };
     socket.run_refused(segment, refusal.raw_os_error() == Some(libc::EIO));
-    for index in 0..run.msg_hdr.msg_iovlen as usize {
+    for index in 0..run.msg_hdr.msg_iovlen as _ {
         let mut alone = run;
         // SAFETY: as many vectors as were counted are there. `lengthen` has put the length of a segment behind all
         // other control messages.

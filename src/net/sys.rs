@@ -72,6 +72,19 @@ pub(super) fn clock_nanos(clock: libc::clockid_t) -> u64 {
     (time.tv_sec as u64) * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Sleeps until this moment of CLOCK_MONOTONIC. A signal may end it early.
+pub(super) fn sleep_until(nanos: u64) {
+    let until = libc::timespec { tv_sec: (nanos / 1_000_000_000) as _, tv_nsec: (nanos % 1_000_000_000) as _ };
+    // SAFETY: reads one timespec through a valid pointer; with an absolute time nothing is written.
+    unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &raw const until, ptr::null_mut()) };
+}
+
+/// Sets the timer slack of this thread to a microsecond.
+pub(super) fn fine_timers() {
+    // SAFETY: a plain number; where it is refused, sleeps are as they were.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000 as libc::c_ulong) };
+}
+
 /// Sets an option whose value is an int.
 pub(super) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the kernel reads one int through a valid pointer.
@@ -138,6 +151,13 @@ pub(super) unsafe fn send_many(socket: BorrowedFd<'_>, headers: *mut libc::mmsgh
     }
     // SAFETY: passed on to the caller.
     retry_interrupted(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags as _) })
+}
+
+/// Whether something can be read, or an error waits.
+pub(super) fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry, written back in place.
+    unsafe { libc::poll(&raw mut entry, 1, 0) != 0 }
 }
 
 fn retry_interrupted(mut call: impl FnMut() -> c_int) -> io::Result<usize> {
@@ -238,7 +258,8 @@ pub(super) const fn in6_addr(ip: Ipv6Addr) -> libc::in6_addr {
 pub(super) struct Control(pub(super) [u8; Self::LEN]);
 
 impl Control {
-    /// Packet information (IPv6: 40 bytes), traffic class (24), dropped datagrams (24), and some to spare.
+    /// Packet information (IPv6: 40 bytes), traffic class (24), dropped datagrams or DF (24), and the length of
+    /// segments (24).
     pub(super) const LEN: usize = 128;
     pub(super) const ZERO: Self = Self([0; Self::LEN]);
 }

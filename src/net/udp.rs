@@ -5,9 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::merging::{Advice, Merging};
 use super::sys;
 
 /// A nonblocking UDP socket of one address family.
@@ -26,10 +28,15 @@ pub struct UdpSocket {
     segment_max: Cell<u16>,
     /// How many more batches that holds for, where a refusal has lowered it.
     refusal_batches: Cell<u16>,
+    /// Whether datagrams may come in runs.
+    merging: Cell<Merging>,
 }
 
 /// How long a refused run is remembered: paths change, and one client's narrow one is not everybody's.
 const REFUSAL_BATCHES: u16 = 1024;
+
+/// How long nothing may come in before datagrams come one by one again.
+const QUIET_NANOS: u64 = 30_000;
 
 /// Whether this kernel knows UDP_SEGMENT (Linux 4.18). One that does not would not refuse it in a control message, but
 /// send a run as one datagram.
@@ -52,7 +59,9 @@ impl UdpSocket {
     /// # Errors
     /// Whatever the system says to `socket`, `setsockopt` or `bind`.
     pub fn listener(address: SocketAddr, buffer_bytes: usize) -> io::Result<Self> {
-        let this = Self::unbound(address, buffer_bytes)?.bound(address)?;
+        let this = Self::unbound(address, buffer_bytes)?;
+        this.forget_path_mtus()?;
+        let this = this.bound(address)?;
         this.tell_destinations()?;
         // Only now: with the option set before, `bind` would quietly share the port with another server of the same
         // user, and a port of 0 could even be given the port of one.
@@ -66,6 +75,7 @@ impl UdpSocket {
     /// As for the first.
     pub fn join(first: &Self, buffer_bytes: usize) -> io::Result<Self> {
         let this = Self::unbound(first.local, buffer_bytes)?;
+        this.forget_path_mtus()?;
         this.socket.set_reuse_port(true)?;
         let this = this.bound(first.local)?;
         this.tell_destinations()?;
@@ -113,10 +123,7 @@ impl UdpSocket {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         let fd = socket.as_fd();
         match address {
-            SocketAddr::V4(_) => {
-                sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
-                sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-            }
+            SocketAddr::V4(_) => sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?,
             SocketAddr::V6(_) => {
                 socket.set_only_v6(true)?;
                 sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
@@ -133,13 +140,26 @@ impl UdpSocket {
             tells_errors: false,
             segment_max: Cell::new(if cuts_runs() { u16::MAX } else { 0 }),
             refusal_batches: Cell::new(0),
+            merging: Cell::default(),
         })
     }
 
     fn bound(mut self, address: SocketAddr) -> io::Result<Self> {
         self.socket.bind(&address.into())?;
-        self.local = self.socket.local_addr()?.as_socket().unwrap_or(address);
+        if address.port() == 0 {
+            self.local = self.socket.local_addr()?.as_socket().unwrap_or(address);
+        }
         Ok(self)
+    }
+
+    /// Lets routers fragment what is sent to clients over IPv4.
+    fn forget_path_mtus(&self) -> io::Result<()> {
+        match self.local {
+            SocketAddr::V4(_) => {
+                sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+            }
+            SocketAddr::V6(_) => Ok(()),
+        }
     }
 
     fn tell_destinations(&self) -> io::Result<()> {
@@ -174,6 +194,44 @@ impl UdpSocket {
         }
     }
 
+    /// What is known of runs that come in here.
+    pub(super) const fn merging(&self) -> &Cell<Merging> {
+        &self.merging
+    }
+
+    /// Does what the past suggests; `is_empty` if nothing was left to read a moment ago.
+    pub(super) fn follow(&self, mut merging: Merging, advice: Advice, is_empty: bool) {
+        match advice {
+            Advice::Begin if self.set_merging(true) => merging.switched(true),
+            Advice::End if is_empty && self.end_merging() => merging.switched(false),
+            _ => {}
+        }
+        self.merging.set(merging);
+    }
+
+    fn set_merging(&self, is_on: bool) -> bool {
+        sys::set_option(self.as_fd(), libc::SOL_UDP, libc::UDP_GRO, is_on.into()).is_ok()
+    }
+
+    /// What waits in the queue in runs could not be told from long datagrams with the option off. So nothing may wait
+    /// there, nor be on its way into it through another core, which takes a microsecond: the queue is watched for many
+    /// times as long. Otherwise it stays on, until the next attempt.
+    fn end_merging(&self) -> bool {
+        if !self.set_merging(false) {
+            return false;
+        }
+        let until = sys::clock_nanos(libc::CLOCK_MONOTONIC) + QUIET_NANOS;
+        loop {
+            if sys::is_readable(self.as_fd()) {
+                assert!(self.set_merging(true), "it was on before");
+                return false;
+            }
+            if sys::clock_nanos(libc::CLOCK_MONOTONIC) >= until {
+                return true;
+            }
+        }
+    }
+
     /// Whether a call may fail because of an error that came in for an earlier datagram.
     pub(super) const fn tells_errors(&self) -> bool {
         self.tells_errors
@@ -204,7 +262,14 @@ impl AsFd for UdpSocket {
 
 /// With CAP_NET_ADMIN beyond net.core.rmem_max and wmem_max, else as far as these go (the kernel clamps silently).
 fn set_buffer(socket: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
+    // Asked once: whether a process may does not change, and each relay has two buffers.
+    static MAY_FORCE: AtomicBool = AtomicBool::new(true);
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-    sys::set_option(socket, libc::SOL_SOCKET, force, bytes)
-        .or_else(|_| sys::set_option(socket, libc::SOL_SOCKET, plain, bytes))
+    if MAY_FORCE.load(Ordering::Relaxed) {
+        if sys::set_option(socket, libc::SOL_SOCKET, force, bytes).is_ok() {
+            return Ok(());
+        }
+        MAY_FORCE.store(false, Ordering::Relaxed);
+    }
+    sys::set_option(socket, libc::SOL_SOCKET, plain, bytes)
 }

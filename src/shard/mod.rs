@@ -84,6 +84,8 @@ pub struct Settings {
     pub socket_buffer_bytes: usize,
     /// The same for each relay socket.
     pub relay_socket_buffer_bytes: usize,
+    /// The shortest time from one round of a shard to the next: packets in between wait. Zero makes nobody wait.
+    pub coalesce: Duration,
     /// Connections between TCP relays and peers, over all shards: 508 beyond, and peers are turned away.
     pub peer_connections: usize,
     /// Counted over all shards.

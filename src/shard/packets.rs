@@ -58,14 +58,22 @@ pub(super) enum Asker {
 impl Shard<'_> {
     /// Reads a batch from a listener; whether there may be more.
     pub(super) fn read_listener(&mut self, index: usize) -> bool {
+        loop {
+            let has_more = self.read_listened(index);
+            if !self.home.batch.has_left() {
+                return has_more;
+            }
+        }
+    }
+
+    fn read_listened(&mut self, index: usize) -> bool {
         self.make_room();
         let first = self.home.batch.used();
-        let room = self.home.batch.room();
         let listener = self.home.listeners.get_mut(index);
         let Kind::Udp(socket) = &listener.kind else {
             unreachable!("connections are accepted elsewhere");
         };
-        let count = match self.home.batch.receive(socket) {
+        let count = match self.home.batch.receive_runs(socket) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
@@ -103,7 +111,7 @@ impl Shard<'_> {
         if speaks_dtls {
             self.serve_late();
         }
-        count == room
+        !self.home.batch.is_drained()
     }
 
     /// MUX-7983-7-01, DTLS-7350-3-05
@@ -172,17 +180,23 @@ impl Shard<'_> {
     pub(super) fn read_relay(&mut self, index: usize, generation: u32) -> bool {
         let has_errors = self.relays.by_token(index, generation).is_some_and(|relay| relay.has_errors);
         let has_more_errors = has_errors && self.read_errors(index, generation);
-        self.read_relayed(index, generation) || has_more_errors
+        loop {
+            let has_more = self.read_relayed(index, generation);
+            if !self.home.batch.has_left() {
+                return has_more || has_more_errors;
+            }
+        }
     }
 
     fn read_relayed(&mut self, index: usize, generation: u32) -> bool {
         self.make_room();
         let first = self.home.batch.used();
-        let room = self.home.batch.room();
         let Some(relay) = self.relays.by_token(index, generation) else {
+            // The rest was for nobody any more.
+            self.home.batch.forget_left();
             return false;
         };
-        let count = match self.home.batch.receive(&relay.socket) {
+        let count = match self.home.batch.receive_runs(&relay.socket) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
@@ -201,7 +215,7 @@ impl Shard<'_> {
             self.carry_out(verdict, slot, Asker::Nobody);
             self.drain_effects();
         }
-        count == room
+        !self.home.batch.is_drained()
     }
 
     /// Reads packets that other shards have left here; whether there may be more.

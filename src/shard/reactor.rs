@@ -70,6 +70,8 @@ pub(super) struct Shard<'h> {
     /// When a failure to bind was last logged.
     pub(super) bind_warned: Option<Now>,
     published: Now,
+    /// When this round and the one before began.
+    rounds: [Now; 2],
 }
 
 /// Whether the loop goes on.
@@ -94,6 +96,7 @@ impl<'h> Shard<'h> {
             server.drain();
         }
         home.batch.clear();
+        home.batch.forget_left();
         let hash_seed = random_seed();
         let [a, b, c, d] = std::array::from_fn(|word| {
             u64::from_ne_bytes(*hash_seed[word * 8..].first_chunk().expect("four words of eight bytes"))
@@ -125,6 +128,7 @@ impl<'h> Shard<'h> {
             accept_again: None,
             bind_warned: None,
             published: Now(0),
+            rounds: [Now(0); 2],
         }
     }
 
@@ -138,9 +142,11 @@ impl<'h> Shard<'h> {
         self.queue_mailbox();
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut flow = self.obey_commands();
+        let mut now = clock::monotonic();
         while flow == Flow::GoOn {
-            self.wait(&mut events);
+            self.wait(&mut events, now);
             let woken = clock::monotonic();
+            self.rounds = [self.rounds[1], woken];
             let mut has_mail = false;
             for event in &events {
                 has_mail |= self.notice(event);
@@ -152,7 +158,8 @@ impl<'h> Shard<'h> {
             self.on_time();
             self.walk_on();
             self.flush();
-            self.home.counters.busy_nanos += clock::monotonic().0 - woken.0;
+            now = clock::monotonic();
+            self.home.counters.busy_nanos += now.0 - woken.0;
         }
         self.flush();
         self.finish_connections();
@@ -161,12 +168,18 @@ impl<'h> Shard<'h> {
     }
 
     /// Waits for events, but not longer than until the next thing to do by the clock.
-    fn wait(&mut self, events: &mut Events) {
-        let now = clock::monotonic();
+    fn wait(&mut self, events: &mut Events, now: Now) {
         let timeout = self.time_left(now);
-        if timeout != Some(Duration::ZERO) || now.0 - self.published.0 > PUBLISH_NANOS {
+        let is_idle = timeout != Some(Duration::ZERO);
+        if is_idle || now.0 - self.published.0 > PUBLISH_NANOS {
             self.published = now;
             self.publish();
+        }
+        if is_idle
+            && let Some(until) = gather_until(self.home.bounds.coalesce, self.rounds)
+            && now < until
+        {
+            clock::sleep_until(until);
         }
         if let Err(error) = self.home.poll.poll(events, timeout) {
             // After an interruption `events` is empty, and the loop simply comes round again.
@@ -349,5 +362,25 @@ impl<'h> Shard<'h> {
             self.drain_effects();
         }
         Flow::GoOn
+    }
+}
+
+/// When the next round may begin, if it has to wait: rounds that are rare anyway wait for nothing.
+fn gather_until(coalesce: Duration, [before, last]: [Now; 2]) -> Option<Now> {
+    let nanos = coalesce.as_nanos() as u64;
+    (last.0 - before.0 < 2 * nanos).then(|| Now(last.0 + nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_wait_where_they_are_frequent() {
+        let half = Duration::from_micros(500);
+        assert_eq!(gather_until(half, [Now(1_000_000), Now(1_001_000)]), Some(Now(1_501_000)));
+        assert_eq!(gather_until(half, [Now(1_000_000), Now(1_999_999)]), Some(Now(2_499_999)));
+        assert_eq!(gather_until(half, [Now(1_000_000), Now(2_000_000)]), None);
+        assert_eq!(gather_until(Duration::ZERO, [Now(1_000_000), Now(1_000_000)]), None);
     }
 }

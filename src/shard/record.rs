@@ -182,7 +182,7 @@ mod tests {
             Event::AuthenticationFailed { session, path, why: Rejection::WrongPassword },
         ];
         let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(|event| log(event)));
+        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(log));
         let lines = lines.0.lock().unwrap();
         let expected = [
             ("INFO event=\"allocated\" session=000000000000beef", "lifetime_secs=600"),

@@ -47,6 +47,7 @@ pub(super) struct Home {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) relay_socket_buffer_bytes: usize,
+    pub(super) coalesce: Duration,
     pub(super) send_buffer_bytes: usize,
     pub(super) idle_secs: u32,
     pub(super) peer_connections: usize,
@@ -88,6 +89,7 @@ impl Bounds {
     pub(super) fn of(settings: &Settings) -> Self {
         Self {
             relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
+            coalesce: settings.coalesce,
             send_buffer_bytes: settings.connections.send_buffer_bytes,
             idle_secs: settings.connections.idle_secs,
             peer_connections: settings.peer_connections,
@@ -103,6 +105,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until told to shut down.
 pub(super) fn run(mut home: Home) {
+    clock::fine_timers();
     let mut pause = Duration::ZERO;
     loop {
         let started = clock::monotonic();

@@ -1,4 +1,4 @@
-//! What allocations cost that do nothing.
+//! What allocations cost that have a channel each and do nothing.
 //!
 //! `HAIRPIN_IDLE_ALLOCATIONS=10000 cargo test --release --test cli -- --nocapture idle` prints the figures of
 //! docs/performance.md. The test process needs as many descriptors as the server: `ulimit -n`.
@@ -6,8 +6,10 @@
 use super::harness::{Place, Server};
 use super::turn_client::TurnClient;
 
-/// Bytes; several times what is measured, because pages come four kilobytes at a time and allocators keep some.
-const BYTES_PER_ALLOCATION_MAX: usize = 8 * 1024;
+/// Bytes. Twice what is measured: tables double, and a few hundred may be the ones for which they do.
+const BYTES_PER_ALLOCATION_MAX: usize = 3 * 1024;
+/// The same where there are thousands, and nothing else counts.
+const BYTES_PER_ALLOCATION_OF_MANY_MAX: usize = 2 * 1024;
 
 const CONFIG: &str = "[listen]\nudp = [\"127.0.0.1:0\"]\ntcp = []\n[relay]\naddresses = [\"127.0.0.1\"]\n\
                       ports = \"20000-65535\"\n[limits]\nallocations_per_user = 20000\n[admin]\nlisten = \"127.0.0.1:0\"\n\
@@ -33,6 +35,8 @@ fn idle_allocations_are_cheap() {
         for _ in 0..more {
             let mut client = TurnClient::new(udp);
             client.allocate("alice", "s3cret").expect("an allocation");
+            // Nobody sends there: it is an address that may be bound.
+            client.bind_channel("8.8.8.8:9".parse().expect("an address")).expect("a channel");
             clients.push(client);
         }
     };
@@ -49,7 +53,8 @@ fn idle_allocations_are_cheap() {
         full / 1024,
         count
     );
-    assert!(each < BYTES_PER_ALLOCATION_MAX, "{each} bytes per idle allocation");
+    let most = if count < 5_000 { BYTES_PER_ALLOCATION_MAX } else { BYTES_PER_ALLOCATION_OF_MANY_MAX };
+    assert!(each <= most, "{each} bytes per idle allocation");
     clients.iter_mut().for_each(TurnClient::release);
     assert_eq!(server.terminate_and_wait(), Some(0));
 }

@@ -86,6 +86,14 @@ impl TurnClient {
         self.request(Method::CreatePermission, |writer| writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer))
     }
 
+    /// Binds the lowest channel number.
+    pub fn bind_channel(&mut self, peer: SocketAddr) -> Result<(), u16> {
+        self.request(Method::ChannelBind, |writer| {
+            writer.u32(AttributeType::CHANNEL_NUMBER, 0x4000 << 16);
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        })
+    }
+
     /// Loopback loses nothing, so nothing is sent twice.
     fn request(&mut self, method: Method, fill: impl FnOnce(&mut MessageWriter<'_>)) -> Result<(), u16> {
         // Random, because the kernel may give this client the port of one before it, and the server remembers deletions

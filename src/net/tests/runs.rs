@@ -221,3 +221,133 @@ fn a_refusal_is_forgotten_after_a_while_unless_it_is_for_good() {
     a.run_refused(1400, true);
     assert!((0..100_000).all(|_| a.segment_max() == 0));
 }
+
+/// Reads as a shard does, until `count` datagrams have come; calls `seen` for each.
+fn read_runs(batch: &mut ReceiveBatch, socket: &UdpSocket, count: usize, mut seen: impl FnMut(Received, &[u8])) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut read = 0;
+    while read < count || batch.has_left() {
+        assert!(Instant::now() < deadline, "{read} of {count} datagrams came");
+        batch.clear();
+        match batch.receive_runs(socket) {
+            Ok(filled) => {
+                (0..filled).for_each(|slot| seen(batch.received(slot), batch.message(slot)));
+                read += filled;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_readable(socket),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(read, count);
+}
+
+/// Sends runs until the socket takes them as such.
+fn merging(a: &UdpSocket, b: &UdpSocket, batch: &mut ReceiveBatch) {
+    for _ in 0..4 {
+        let payloads = payloads(&[100; BATCH]);
+        SendBatch::new().send(
+            a,
+            run(b.local_address(), payloads.iter().map(Vec::as_slice)),
+            &mut SocketErrors::default(),
+        );
+        read_runs(batch, b, BATCH, |_, _| {});
+    }
+    assert!(b.merging().get().is_on());
+}
+
+/// Whatever comes in runs is what was sent: boundaries, order, sender, DSCP and ECN, with room in front of each.
+#[test]
+fn turn_8656_14_01_runs_are_received_as_they_were_sent() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(a) = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true) else {
+            eprintln!("SKIP {address}: this machine has no such address");
+            continue;
+        };
+        let b = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true).unwrap();
+        let c = UdpSocket::relay(address.parse().unwrap(), BUFFER_BYTES, true).unwrap();
+        let mut batch = ReceiveBatch::new().unwrap();
+        merging(&a, &b, &mut batch);
+        let lens =
+            [vec![160; 40], vec![1200, 1200, 3], vec![0, 0], vec![100, 0, 100, 100], vec![30_000; 4], vec![65_000]];
+        let payloads = payloads(&lens.concat());
+        let mut expected = Vec::new();
+        for (place, payload) in payloads.iter().enumerate() {
+            let ip = IpFields { traffic_class: [0, 0xB8, 0xB9][place / 7 % 3], ..IpFields::default() };
+            expected.push(Datagram { ip, ..datagram(b.local_address(), payload) });
+        }
+        let mut expected_from = vec![a.local_address(); expected.len()];
+        SendBatch::new().send(&a, expected.iter().copied(), &mut SocketErrors::default());
+        SendBatch::new().send(&c, expected.iter().copied(), &mut SocketErrors::default());
+        expected_from.extend(vec![c.local_address(); expected.len()]);
+        expected.extend(expected.clone());
+        let mut place = 0;
+        read_runs(&mut batch, &b, expected.len(), |received, message| {
+            assert_eq!(message, expected[place].bytes, "datagram {place}");
+            assert_eq!((received.ip, received.from), (expected[place].ip, expected_from[place]));
+            assert_eq!(received.to, b.local_address());
+            place += 1;
+        });
+        // It has come in fewer messages than datagrams, or nothing was shown here.
+        assert!(batch.packet(0).range().start >= Packet::HEADROOM);
+    }
+}
+
+/// The kernel is asked for runs while they come, and no longer.
+#[test]
+fn a_socket_without_runs_reads_plainly_again() {
+    let (a, b) = (relay_at(any_v4()), relay_at(any_v4()));
+    let mut batch = ReceiveBatch::new().unwrap();
+    merging(&a, &b, &mut batch);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut len = 0;
+    while b.merging().get().is_on() {
+        assert!(Instant::now() < deadline, "it stays on");
+        len = len % 1000 + 1;
+        send_one(&a, datagram(b.local_address(), &[len as u8; 1000][..len]));
+        read_runs(&mut batch, &b, 1, |_, message| assert_eq!(message.len(), len));
+    }
+    // A run that comes now is cut apart by the kernel.
+    let payloads = payloads(&[300; 10]);
+    SendBatch::new().send(&a, run(b.local_address(), payloads.iter().map(Vec::as_slice)), &mut SocketErrors::default());
+    let mut place = 0;
+    read_runs(&mut batch, &b, 10, |_, message| {
+        assert_eq!(message, payloads[place]);
+        place += 1;
+    });
+}
+
+/// Runs are taken apart as room allows, and a socket that has gone takes the rest along.
+#[test]
+fn what_is_left_of_runs_comes_first_or_is_forgotten() {
+    let (a, b) = (relay_at(any_v4()), relay_at(any_v4()));
+    let mut batch = ReceiveBatch::new().unwrap();
+    merging(&a, &b, &mut batch);
+    for forgets in [false, true] {
+        let payloads = payloads(&[200; BATCH]);
+        let send = || {
+            SendBatch::new().send(
+                &a,
+                run(b.local_address(), payloads.iter().map(Vec::as_slice)),
+                &mut SocketErrors::default(),
+            )
+        };
+        send();
+        batch.clear();
+        for _ in 0..BATCH - 10 {
+            batch.insert(any_v4(), any_v4(), b"from a stream", IpFields::default());
+        }
+        wait_readable(&b);
+        assert_eq!(batch.receive_runs(&b).unwrap(), 10);
+        assert!(batch.has_left());
+        assert_eq!(batch.message(BATCH - 1), payloads[9]);
+        batch.clear();
+        if forgets {
+            batch.forget_left();
+            assert_eq!(batch.receive_runs(&b).expect_err("all was read").kind(), io::ErrorKind::WouldBlock);
+        } else {
+            assert_eq!(batch.receive_runs(&b).unwrap(), BATCH - 10);
+            assert_eq!((batch.message(0), batch.message(BATCH - 11)), (&payloads[10][..], &payloads[63][..]));
+        }
+        assert!(!batch.has_left());
+    }
+}

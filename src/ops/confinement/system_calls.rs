@@ -192,9 +192,9 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, Error> {
     rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
     let domains = SOCKET_DOMAINS.map(|domain| rule(0, SeccompCmpOp::Eq, domain as u64));
     rules.insert(libc::SYS_socket, domains.into_iter().collect::<Result<_, _>>()?);
-    // Names of threads and of memory.
-    let operations =
-        [libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA].map(|call| rule(0, SeccompCmpOp::Eq, call as u64));
+    // Names of threads and of memory, and how exactly a thread's sleeps end.
+    let operations = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_TIMERSLACK, PR_SET_VMA]
+        .map(|call| rule(0, SeccompCmpOp::Eq, call as u64));
     rules.insert(libc::SYS_prctl, operations.into_iter().collect::<Result<_, _>>()?);
     // Itself, and asking whether others exist (signal 0 is what SQLite and runtimes ask with).
     let own = u64::from(std::process::id());

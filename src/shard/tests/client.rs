@@ -73,6 +73,7 @@ pub(super) fn settings(count: u16) -> Settings {
         connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
+        coalesce: Duration::ZERO,
         peer_connections: 1000,
         quotas: Quotas { allocations: 1000, allocations_per_account: 1000, allocations_per_prefix: 1000 },
         turn: Arc::new(config()),

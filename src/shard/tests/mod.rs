@@ -13,6 +13,7 @@ mod mobility;
 mod proxies;
 mod questions;
 mod reservations;
+mod runs;
 mod streams;
 mod tcp_relays;
 mod tls;

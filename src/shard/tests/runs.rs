@@ -1,0 +1,72 @@
+//! Bursts, which the kernel and we carry in runs.
+
+use super::*;
+use crate::net::send_in_runs;
+
+const ROUNDS: u64 = 20;
+const BURST: u64 = 50;
+const LEN: usize = 100;
+
+fn payload(round: u64, place: u64) -> Vec<u8> {
+    [(round as u8), (place as u8)].into_iter().cycle().take(LEN).collect()
+}
+
+/// TURN-8656-3.1-01: what comes in bursts leaves as it came, in order, and counts one by one. Of a Data indication and
+/// ChannelData each has a head of its own.
+#[test]
+fn turn_8656_3_1_01_bursts_pass_whole_and_in_order() {
+    let shards = Shards::start(settings(1)).unwrap();
+    let (bound, permitted) = (peer(), peer());
+    let mut client = Client::of(&shards, Transport::Udp);
+    let relayed = client.allocate();
+    client.bind_channel(0x4000, bound.local_addr().unwrap());
+    send_in_runs(client.udp_socket(), 4 + LEN);
+    [&bound, &permitted].into_iter().for_each(|peer| send_in_runs(peer, LEN));
+    for round in 0..ROUNDS {
+        let burst: Vec<u8> = (0..BURST).flat_map(|place| channel_data(0x4000, &payload(round, place))).collect();
+        client.send(&burst);
+        for place in 0..BURST {
+            assert_eq!(receive(&bound), (payload(round, place), relayed));
+        }
+        let burst: Vec<u8> = (0..BURST).flat_map(|place| payload(round, place)).collect();
+        bound.send_to(&burst, relayed).unwrap();
+        for place in 0..BURST {
+            assert_eq!(client.receive_data(0x4000), payload(round, place));
+        }
+        permitted.send_to(&burst, relayed).unwrap();
+        for place in 0..BURST {
+            let indication = client::Answer(client.receive());
+            assert_eq!(indication.message().first(AttributeType::DATA), Some(&payload(round, place)[..]));
+        }
+    }
+    wait_for(&shards, "every datagram counted", |snapshot| {
+        let traffic = snapshot.total.turn.traffic;
+        (traffic.packets_to_peer, traffic.bytes_to_peer) == (ROUNDS * BURST, ROUNDS * BURST * LEN as u64)
+            && (traffic.packets_to_client, traffic.bytes_to_client)
+                == (2 * ROUNDS * BURST, 2 * ROUNDS * BURST * LEN as u64)
+            && snapshot.total.shell.datagrams_received > 3 * ROUNDS * BURST
+    });
+    let shell = shards.snapshot().total.shell;
+    assert!(shell.send_batches < ROUNDS * BURST, "{} calls", shell.send_batches);
+}
+
+/// Rounds that wait for packets to gather lose none, and end when there is nothing to gather.
+#[test]
+fn packets_that_gather_are_late_and_not_lost() {
+    let coalesce = Duration::from_millis(2);
+    let shards = Shards::start(Settings { coalesce, ..settings(2) }).unwrap();
+    for &transport in TRANSPORTS {
+        let (peer, mut client) = (peer(), Client::of(&shards, transport));
+        let relayed = client.allocate();
+        client.bind_channel(0x4000, peer.local_addr().unwrap());
+        for place in 0..BURST {
+            client.send_data(0x4000, &payload(0, place));
+            peer.send_to(&payload(1, place), relayed).unwrap();
+        }
+        for place in 0..BURST {
+            assert_eq!(receive(&peer), (payload(0, place), relayed));
+            assert_eq!(client.receive_data(0x4000), payload(1, place));
+        }
+    }
+    shards.shut_down();
+}
