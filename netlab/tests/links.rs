@@ -10,11 +10,14 @@ use libtest_mimic::{Arguments, Trial};
 use netlab::lab::Lab;
 use netlab::topology::{Service, Topology};
 use netlab::{Session, impair};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
 const PACKETS: usize = 400;
 const PACKET_BYTES: usize = 1000;
+/// Room for the whole burst in the receiver's socket, with what the kernel adds to each packet.
+const ROOM_BYTES: usize = 8 << 20;
 
 /// After a silence of this length, nothing more is on its way.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -114,6 +117,8 @@ async fn burst(session: &Session, topology: &Topology) -> Result<(usize, Option<
     let receiver = lab.device("browser-l")?;
     let target = SocketAddr::from((receiver.ip().context("no address")?, 9000));
     let listening = receiver.spawn(move |_| UdpSocket::bind(target))?.await??;
+    // On a busy machine the receiver may not run while all of them arrive.
+    setsockopt(&listening, sockopt::RcvBufForce, &ROOM_BYTES).context("SO_RCVBUFFORCE")?;
     let socket = sender.spawn(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?.await??;
     // Neighbours on new links may need a second to find each other. The packets until then are told apart by their size.
     let (socket, listening) = (Arc::new(socket), Arc::new(listening));
