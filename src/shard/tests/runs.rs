@@ -70,3 +70,28 @@ fn packets_that_gather_are_late_and_not_lost() {
     }
     shards.shut_down();
 }
+
+/// From relay to relay in one shard a burst stays a burst: it is never sent to the kernel in between, and leaves whole.
+#[test]
+fn bursts_between_two_clients_of_a_shard_leave_together() {
+    let shards = Shards::start(settings(1)).unwrap();
+    let mut clients = [(); 2].map(|()| Client::of(&shards, Transport::Udp));
+    let relayed = clients.each_mut().map(Client::allocate);
+    clients[0].bind_channel(0x4000, relayed[1]);
+    clients[1].bind_channel(0x4001, relayed[0]);
+    send_in_runs(clients[0].udp_socket(), 4 + LEN);
+    for round in 0..ROUNDS {
+        let burst: Vec<u8> = (0..BURST).flat_map(|place| channel_data(0x4000, &payload(round, place))).collect();
+        clients[0].send(&burst);
+        for place in 0..BURST {
+            assert_eq!(clients[1].receive_data(0x4001), payload(round, place));
+        }
+    }
+    wait_for(&shards, "every datagram counted for both", |snapshot| {
+        let traffic = snapshot.total.turn.traffic;
+        (traffic.packets_to_peer, traffic.packets_to_client) == (ROUNDS * BURST, ROUNDS * BURST)
+    });
+    let shell = shards.snapshot().total.shell;
+    assert!(shell.datagrams_received < ROUNDS * BURST + BURST, "the kernel had nothing to do in between");
+    assert!(shell.send_batches < ROUNDS * BURST / 2, "{} calls", shell.send_batches);
+}
