@@ -90,6 +90,7 @@ fn measure(options: &Options, rows: &[Row], document: &mut Document, scratch: &S
     network.check_steering()?;
     let bench = Bench { network: &network, options, scratch: &scratch.0, certificate: contestants::certificate() };
     document.machine = machine::describe(options);
+    let mut failed = Vec::new();
     for row in rows {
         let contestants = Contestant::all_for(row, options);
         if let Some(reason) = row.missing(&contestants) {
@@ -98,22 +99,39 @@ fn measure(options: &Options, rows: &[Row], document: &mut Document, scratch: &S
         }
         println!("{}: {}", row.name, row.title);
         let mut rounds = Vec::new();
-        for number in 0..options.rounds() {
+        let mut failure = None;
+        'rounds: for number in 0..options.rounds() {
             let mut round: Vec<Sample> = Vec::new();
             for position in 0..contestants.len() {
                 // A B C, C A B, B C A: nobody always comes first, or always after the same.
                 let contestant =
                     &contestants[(position + contestants.len() - number % contestants.len()) % contestants.len()];
-                let sample = bench.sample(row, contestant)?;
-                println!("  {}", sample.line(row));
-                round.push(sample);
+                match bench.sample(row, contestant) {
+                    Ok(sample) => {
+                        println!("  {}", sample.line(row));
+                        round.push(sample);
+                    }
+                    // The other rows may fare better.
+                    Err(problem) => {
+                        eprintln!("{problem}");
+                        failure = Some(problem);
+                        break 'rounds;
+                    }
+                }
             }
             rounds.push(round);
+        }
+        if failure.is_some() {
+            failed.push(row.name);
+            continue;
         }
         document.put(row, rounds);
         document.write(&options.json)?;
     }
-    Ok(())
+    match failed[..] {
+        [] => Ok(()),
+        _ => Err(format!("not measured, as said above: {}", failed.join(", "))),
+    }
 }
 
 /// Configurations and logs of servers; gone when the run is over, also after Ctrl-C.

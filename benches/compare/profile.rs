@@ -54,7 +54,9 @@ impl Profile {
             .output()
             .map_err(|error| format!("perf: {error}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()).collect();
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+        // Behind the name come empty columns.
+        let lines: Vec<&str> = lines.map(|line| line.trim_end_matches([' ', '-'])).collect();
         match lines.is_empty() {
             true => Err(format!("perf has seen nothing: {}", String::from_utf8_lossy(&output.stderr))),
             false => Ok(lines.join("\n") + "\n"),

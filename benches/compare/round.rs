@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::contestants::{Certificate, Contestant, PASSWORD, PORT, Running, USERNAME};
+use crate::contestants::{Certificate, Contestant, PASSWORD, PORT, Running, TLS_PORT, USERNAME};
 use crate::disturbance::Watch;
 use crate::machine;
 use crate::network::{CLIENTS, Network, PEERS, SERVER};
 use crate::options::{self, Options};
 use crate::profile::Profile;
 use crate::results::{Figures, Sample};
-use crate::rows::{Row, What};
+use crate::rows::{Row, Transport, What};
 
 /// Beyond what a load is to last: setting 15,000 allocations up, one after the other, and down.
 const LOAD_PATIENCE: Duration = Duration::from_secs(120);
@@ -55,7 +55,13 @@ impl Bench<'_> {
         let running = contestant.start(self.network, self.scratch, &self.certificate)?;
         let figures = match row.what {
             What::Start => Figures { value: running.first_answer.as_secs_f64() * 1000.0, ..Figures::default() },
-            What::Load { arguments, background } => {
+            What::Memory { arguments } => {
+                let report = self.load(Transport::Udp, arguments, &running).map_err(problem)?;
+                let bytes = report.pointer("/server/resident_bytes_per_allocation").and_then(Value::as_f64);
+                let value = bytes.ok_or_else(|| problem("the report does not speak of memory".to_owned()))?;
+                Figures { value, ..Figures::default() }
+            }
+            What::Load { transport, arguments, background } => {
                 let _background = match background {
                     [] => None,
                     arguments => Some(self.background(arguments, contestant, &running).map_err(problem)?),
@@ -65,7 +71,7 @@ impl Bench<'_> {
                     true => Some(Profile::begin(self.network, self.scratch, seconds).map_err(problem)?),
                     false => None,
                 };
-                let report = self.load(arguments, &running).map_err(problem)?;
+                let report = self.load(transport, arguments, &running).map_err(problem)?;
                 if let Some(profile) = profile {
                     println!("{} with {}, {}", row.name, contestant.name, profile.end().map_err(problem)?);
                 }
@@ -77,9 +83,9 @@ impl Bench<'_> {
     }
 
     /// Runs `hairpin bench` to its end; its report.
-    fn load(&self, arguments: &[&str], running: &Running) -> Result<Value, String> {
+    fn load(&self, transport: Transport, arguments: &[&str], running: &Running) -> Result<Value, String> {
         let seconds = self.options.seconds();
-        let mut words = self.words(arguments, running);
+        let mut words = self.words(transport, arguments, running);
         words.extend(["--seconds".into(), seconds.to_string(), "--warm-up".into(), self.options.warm_up().to_string()]);
         let mut load = self.start_load(words)?;
         let deadline = Instant::now() + LOAD_PATIENCE + Duration::from_secs_f64(seconds);
@@ -105,7 +111,7 @@ impl Bench<'_> {
 
     /// Starts a load that only has to be there, and waits until it has set itself up: then its first packets arrive.
     fn background(&self, arguments: &[&str], contestant: &Contestant, running: &Running) -> Result<Load, String> {
-        let mut load = self.start_load(self.words(arguments, running))?;
+        let mut load = self.start_load(self.words(Transport::Udp, arguments, running))?;
         let wanted: usize = arguments.iter().filter_map(|word| word.parse().ok()).next().unwrap_or(0);
         let deadline = Instant::now() + BACKGROUND_PATIENCE;
         // Each allocation is a socket of the server's, whoever it is.
@@ -122,9 +128,14 @@ impl Bench<'_> {
         Ok(load)
     }
 
-    fn words(&self, arguments: &[&str], running: &Running) -> Vec<String> {
+    fn words(&self, transport: Transport, arguments: &[&str], running: &Running) -> Vec<String> {
         let (mode, rest) = arguments.split_first().expect("a mode");
-        let mut words = vec!["bench".to_owned(), (*mode).to_owned(), format!("turn:{SERVER}:{PORT}")];
+        let mut words = vec!["bench".to_owned(), (*mode).to_owned()];
+        match transport {
+            Transport::Udp => words.push(format!("turn:{SERVER}:{PORT}")),
+            Transport::Tcp => words.push(format!("turn:{SERVER}:{PORT}?transport=tcp")),
+            Transport::Tls => words.extend([format!("turns:{SERVER}:{TLS_PORT}"), "--insecure".to_owned()]),
+        }
         words.extend(rest.iter().map(|word| (*word).to_owned()));
         let server = (running.pid().to_string(), self.network.server.cpu.to_string());
         let (clients, peers) = (IpAddr::from(CLIENTS).to_string(), IpAddr::from(PEERS).to_string());

@@ -35,13 +35,31 @@ pub enum Section {
 pub enum What {
     /// What a unit of a load takes the server's core.
     Load {
+        /// Over what.
+        transport: Transport,
         /// Of `hairpin bench`, and its arguments.
         arguments: &'static [&'static str],
         /// The same for a load that only has to be there.
         background: &'static [&'static str],
     },
+    /// What an allocation takes of the server's resident memory, by such a load.
+    Memory {
+        /// Of `hairpin bench`, and its arguments.
+        arguments: &'static [&'static str],
+    },
     /// From the start of the program to its first answer.
     Start,
+}
+
+/// Between clients and server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// Connections.
+    Tcp,
+    /// Connections with TLS.
+    Tls,
 }
 
 /// What a figure should be at most.
@@ -62,6 +80,7 @@ impl What {
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Load { .. } => "µs",
+            Self::Memory { .. } => "B",
             Self::Start => "ms",
         }
     }
@@ -75,7 +94,11 @@ impl Row {
 }
 
 const fn load(arguments: &'static [&'static str]) -> What {
-    What::Load { arguments, background: &[] }
+    load_over(Transport::Udp, arguments)
+}
+
+const fn load_over(transport: Transport, arguments: &'static [&'static str]) -> What {
+    What::Load { transport, arguments, background: &[] }
 }
 
 const fn comparison(name: &'static str, title: &'static str, goal: Goal, what: What) -> Row {
@@ -127,10 +150,34 @@ pub fn all() -> Vec<Row> {
             load(&["relay", "--indications"]),
         ),
         comparison(
+            "relay-to-relay-100",
+            "relay to relay through the server, 160 B, 100 pairs",
+            Goal::OfCoturn(0.35),
+            load(&["relay", "--relay-to-relay", "--allocations", "200"]),
+        ),
+        comparison(
+            "tcp-1200-10",
+            "relay for clients on TCP, 1,200 B, 10 clients",
+            Goal::OfCoturn(0.60),
+            load_over(Transport::Tcp, &["relay", "--allocations", "10", "--payload", "1200"]),
+        ),
+        comparison(
+            "tls-1200-10",
+            "relay for clients on TLS, 1,200 B, 10 clients",
+            Goal::OfCoturn(0.65),
+            load_over(Transport::Tls, &["relay", "--allocations", "10", "--payload", "1200"]),
+        ),
+        comparison(
             "allocate",
             "authenticated Allocate, permission, channel, deletion",
             Goal::OfCoturn(0.30),
             load(&["allocate"]),
+        ),
+        comparison(
+            "setup-tls",
+            "TLS client, from its connection to its first packet through a channel",
+            Goal::OfCoturn(0.45),
+            load_over(Transport::Tls, &["setup"]),
         ),
         comparison("binding", "Binding", Goal::OfCoturn(0.55), load(&["binding"])),
         relay(
@@ -138,6 +185,21 @@ pub fn all() -> Vec<Row> {
             "a packet at 40,000 packets a second, 100 allocations",
             1.0,
             &["relay", "--rate", "40000"],
+        ),
+        Row {
+            configuration: "[sockets]\ncoalesce = \"500us\"",
+            ..relay(
+                "moderate-40000-coalesce",
+                "the same, Hairpin with `sockets.coalesce = \"500us\"`",
+                0.75,
+                &["relay", "--rate", "40000"],
+            )
+        },
+        comparison(
+            "idle-memory",
+            "resident memory of an idle allocation with one channel",
+            Goal::Absolute(2048.0),
+            What::Memory { arguments: &["idle", "--allocations", "5000"] },
         ),
         comparison("start", "start to first answer", Goal::Absolute(30.0), What::Start),
     ];
@@ -162,10 +224,10 @@ pub fn all() -> Vec<Row> {
             load(&["relay", "--allocations", "15000"]),
         ),
     ]);
-    for row in &mut rows[12..] {
+    for row in rows.iter_mut().filter(|row| row.section == Section::Growth) {
         row.has_limit = true;
     }
-    let beside = |background| What::Load { arguments: &["allocate"], background };
+    let beside = |background| What::Load { transport: Transport::Udp, arguments: &["allocate"], background };
     rows.extend([
         growth("grow-allocate-100", "allocate beside 100 allocations", Goal::None, beside(hold!("100"))),
         growth(
