@@ -88,15 +88,15 @@ impl Forwarder {
             self.poll.poll(&mut events, None)?;
             for event in &events {
                 match event.token() {
-                    LISTENER => while self.from_clients()? == BATCH {},
-                    Token(flow) => while self.from_peers(flow) == BATCH {},
+                    LISTENER => while self.take_from_clients()? == BATCH {},
+                    Token(flow) => while self.take_from_peers(flow) == BATCH {},
                 }
             }
         }
     }
 
     /// Takes one batch from the listener; how many datagrams it had.
-    fn from_clients(&mut self) -> std::io::Result<usize> {
+    fn take_from_clients(&mut self) -> std::io::Result<usize> {
         let heard = receive(&self.listener, &mut self.received, &mut self.arena);
         let mut at = 0;
         while let Some((client, len)) = heard.get(at) {
@@ -129,7 +129,7 @@ impl Forwarder {
     }
 
     /// Takes one batch from a relay; how many datagrams it had.
-    fn from_peers(&mut self, flow: usize) -> usize {
+    fn take_from_peers(&mut self, flow: usize) -> usize {
         let flow = &self.flows[flow];
         let heard = receive(&flow.socket, &mut self.received, &mut self.arena);
         for (at, (_, len)) in heard.iter().enumerate() {
