@@ -2,7 +2,8 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit dtls conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged
+.PHONY: help run test install lint doc unit dtls conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
+  bench instructions profile
 
 help:
 	@echo "make run    run the server with its built-in defaults"
@@ -12,6 +13,8 @@ help:
 	@echo "make dtls   the same with DTLS, which needs libssl-dev"
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
 	@echo "make lab    the lab: browsers behind NATs calling each other; make lab-full [SERVER=coturn] every NAT against every other"
+	@echo "make bench  what packets and requests cost, beside coturn and a bare forwarder; ARGUMENTS=--help tells what it takes"
+	@echo "make instructions  what they cost the machine alone, in instructions; make profile where a relayed packet's time goes"
 	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
 	@echo "            the requirements of the standards, put to Hairpin or to any TURN server"
 
@@ -84,3 +87,20 @@ lab-full:
 lab-unprivileged:
 	$(CARGO) build --workspace --locked
 	@.ci/lab-unprivileged
+
+# In namespaces, as root. docs/performance.md says how; ARGUMENTS="--quick --only relay" makes it short,
+# ARGUMENTS="--markdown docs/performance.md" writes the tables there.
+bench: release-benches
+	@$${CARGO_TARGET_DIR:-target}/release/compare $(ARGUMENTS)
+
+# Shares of the server's core while it relays, by symbol. More: ARGUMENTS="--only relay-160-2000 --servers hairpin,coturn"
+profile: release-benches
+	@$${CARGO_TARGET_DIR:-target}/release/compare --profile --rounds 1 --servers hairpin --only relay-160-100 $(ARGUMENTS)
+
+# Fails when counts have grown; ARGUMENTS=--write accepts them.
+instructions: release-benches
+	@$${CARGO_TARGET_DIR:-target}/release/instructions $(ARGUMENTS)
+
+.PHONY: release-benches
+release-benches:
+	$(CARGO) build --release --locked -p hairpin -p benches --bins

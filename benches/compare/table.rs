@@ -1,0 +1,231 @@
+//! What is printed, and what is written into the document.
+
+use std::fmt::Write as _;
+
+use crate::contestants::names::{COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE};
+use crate::results::{Document, Measured, Spread};
+use crate::rows::{Goal, Row, Section};
+
+/// Tables for a terminal.
+pub fn text(document: &Document) -> String {
+    let mut out = String::new();
+    let rows = document.in_order();
+    writeln!(
+        out,
+        "{:<22} {:>20} {:>20} {:>20} {:>18} {:>7}",
+        "median (min to max)", "coturn", "Hairpin", "forwarder", "to coturn", "goal"
+    )
+    .expect("to a string");
+    for (row, measured) in &rows {
+        let of = |server: &str| measured.value(server).map_or("–".to_owned(), |spread| with_unit(row, spread));
+        let ratio = measured.ratio(HAIRPIN, COTURN).map_or("–".to_owned(), figures);
+        writeln!(
+            out,
+            "{:<22} {:>20} {:>20} {:>20} {:>18} {:>7} {}",
+            row.name,
+            of(COTURN),
+            of(HAIRPIN),
+            of(FORWARDER),
+            ratio,
+            goal(row),
+            verdict(document, row, measured)
+        )
+        .expect("to a string");
+        if let (Some(before), Some(ratio)) = (measured.value(HAIRPIN_BEFORE), measured.ratio(HAIRPIN, HAIRPIN_BEFORE)) {
+            writeln!(out, "{:<22} before: {}; now by before: {}", "", with_unit(row, before), figures(ratio))
+                .expect("to a string");
+        }
+        if let (samples, disturbed @ 1..) = measured.disturbed() {
+            writeln!(out, "{:<22} {disturbed} of {samples} measurements were disturbed", "").expect("to a string");
+        }
+    }
+    out
+}
+
+/// Puts every table into its place in a document.
+///
+/// # Errors
+/// If the document lacks one of the markers.
+pub fn insert_all(text: &str, document: &Document) -> Result<String, String> {
+    let text = insert(text, "machine", &machine(document))?;
+    let text = insert(&text, "comparison", &comparison(document))?;
+    let text = insert(&text, "loads", &loads(document))?;
+    insert(&text, "growth", &growth(document))
+}
+
+/// The environment, as a list.
+fn machine(document: &Document) -> String {
+    let machine = &document.machine;
+    let virtual_machine = if machine.is_virtual { ", in a virtual machine" } else { "" };
+    let versions: Vec<String> = machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let times = document.rows.values().map(|measured| measured.measured_at);
+    let dates = match (times.clone().min(), times.max()) {
+        (Some(first), Some(last)) if date(first) == date(last) => date(first),
+        (Some(first), Some(last)) => format!("{} to {}", date(first), date(last)),
+        _ => "–".to_owned(),
+    };
+    let samples = || document.rows.values().flat_map(|measured| measured.rounds.iter().flatten());
+    let load = Spread::of(samples().map(|sample| sample.load_average));
+    let load = load.map_or("–".to_owned(), figures);
+    let disturbed = samples().filter(|sample| sample.disturbed.is_some()).count();
+    format!(
+        "| | |\n|---|---|\n| processor | {}, {} cores{virtual_machine} |\n| kernel | Linux {} |\n\
+         | mitigations | {} |\n| compared | {} |\n| cores | server {}, load {} |\n| measured | {dates} |\n\
+         | load average before each measurement | {load} |\n| measurements | {}, of which {disturbed} disturbed |\n",
+        machine.processor,
+        machine.cores,
+        machine.kernel,
+        if machine.mitigations.is_empty() { "none".to_owned() } else { machine.mitigations.join("; ") },
+        versions.join(", "),
+        machine.pinned.0,
+        machine.pinned.1,
+        samples().count(),
+    )
+}
+
+/// Everybody's cost beside the goals.
+fn comparison(document: &Document) -> String {
+    let mut out = String::from(
+        "| measure | coturn | Hairpin | bare forwarder | Hairpin to coturn | goal | |\n|---|---:|---:|---:|---:|---:|---|\n",
+    );
+    for (row, measured) in of_section(document, Section::Comparison) {
+        let of = |server: &str| measured.value(server).map_or("–".to_owned(), |spread| with_unit(&row, spread));
+        let ratio = measured.ratio(HAIRPIN, COTURN).map_or("–".to_owned(), |ratio| format!("**{}**", figures(ratio)));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {ratio} | {} | {} |",
+            row.title,
+            of(COTURN),
+            of(HAIRPIN),
+            of(FORWARDER),
+            goal(&row),
+            verdict(document, &row, measured)
+        )
+        .expect("to a string");
+    }
+    out
+}
+
+/// What arrived, and how late.
+fn loads(document: &Document) -> String {
+    let mut out = String::from(
+        "| measure | coturn, units a second | Hairpin | coturn, latency p50 / p99 | Hairpin |\n|---|---:|---:|---:|---:|\n",
+    );
+    for (row, measured) in of_section(document, Section::Comparison) {
+        let rate = |server: &str| {
+            let rate = measured.spread(server, |figures| figures.per_second);
+            rate.map_or("–".to_owned(), |rate| thousands(rate.median))
+        };
+        let latency = |server: &str| {
+            let half = measured.spread(server, |figures| figures.median_latency);
+            let tail = measured.spread(server, |figures| figures.tail_latency);
+            half.zip(tail).map_or("–".to_owned(), |(half, tail)| {
+                format!("{} / {} µs", thousands(half.median), thousands(tail.median))
+            })
+        };
+        if measured.spread(HAIRPIN, |figures| figures.per_second).is_none() {
+            continue;
+        }
+        let [coturn, hairpin] = [COTURN, HAIRPIN].map(|server| (rate(server), latency(server)));
+        writeln!(out, "| {} | {} | {} | {} | {} |", row.title, coturn.0, hairpin.0, coturn.1, hairpin.1)
+            .expect("to a string");
+    }
+    out
+}
+
+/// The curves.
+fn growth(document: &Document) -> String {
+    let mut out = String::from(
+        "| measure | coturn | Hairpin | bare forwarder | Hairpin to its first row | goal | |\n|---|---:|---:|---:|---|---:|---|\n",
+    );
+    for (row, measured) in of_section(document, Section::Growth) {
+        let of = |server: &str| measured.value(server).map_or("–".to_owned(), |spread| with_unit(&row, spread));
+        let curve = document.against_goal(&row, measured).map_or("1.00".to_owned(), |(ratio, _)| format!("{ratio:.2}"));
+        let bar = "█".repeat(measured.value(HAIRPIN).map_or(0, |spread| bar_len(&row, spread.median)));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {curve} {bar} | {} | {} |",
+            row.title,
+            of(COTURN),
+            of(HAIRPIN),
+            of(FORWARDER),
+            goal(&row),
+            verdict(document, &row, measured)
+        )
+        .expect("to a string");
+    }
+    out
+}
+
+/// A bar of a curve: half a microsecond a block for packets, five for requests.
+fn bar_len(row: &Row, micros: f64) -> usize {
+    let block = if row.name.starts_with("grow-relay") { 0.5 } else { 5.0 };
+    (micros / block).round().clamp(1.0, 60.0) as usize
+}
+
+fn of_section(document: &Document, section: Section) -> impl Iterator<Item = (Row, &Measured)> {
+    document.in_order().into_iter().filter(move |(row, _)| row.section == section)
+}
+
+/// Figures of a row: median, lowest and highest.
+fn with_unit(row: &Row, spread: Spread) -> String {
+    let decimals = if spread.median < 20.0 { 2 } else { 0 };
+    let Spread { median, min, max } = spread;
+    format!("{median:.decimals$} {} ({min:.decimals$}–{max:.decimals$})", row.what.unit())
+}
+
+fn figures(spread: Spread) -> String {
+    format!("{:.2} ({:.2}–{:.2})", spread.median, spread.min, spread.max)
+}
+
+fn goal(row: &Row) -> String {
+    match row.goal {
+        Goal::None => String::new(),
+        Goal::OfCoturn(most) => format!("≤ {most:.2}"),
+        Goal::OfRow(_, most) => format!("≤ {most:.2}×"),
+        Goal::Absolute(most) => format!("≤ {most:.0} {}", row.what.unit()),
+    }
+}
+
+fn verdict(document: &Document, row: &Row, measured: &Measured) -> String {
+    match document.against_goal(row, measured) {
+        None => String::new(),
+        Some((_, true)) => "met".to_owned(),
+        Some((got, false)) if matches!(row.goal, Goal::OfRow(..)) => format!("not met ({got:.2}×)"),
+        Some((_, false)) => "not met".to_owned(),
+    }
+}
+
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Days since 1970 as a date (Howard Hinnant's civil calendar).
+fn date(unix_secs: u64) -> String {
+    let days = unix_secs / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}")
+}
+
+/// Writes a table between the markers of its name.
+fn insert(document: &str, name: &str, table: &str) -> Result<String, String> {
+    let (begin, end) = (format!("<!-- table: {name} -->\n"), "<!-- end of table -->");
+    let missing = || format!("no line \"{}\", followed by \"{end}\"", begin.trim_end());
+    let (head, rest) = document.split_once(&begin).ok_or_else(missing)?;
+    let (_, tail) = rest.split_once(end).ok_or_else(missing)?;
+    Ok(format!("{head}{begin}{table}{end}{tail}"))
+}
