@@ -283,7 +283,7 @@ fn slow_tls() -> Step<String> {
         }
     }
     ensure!(closed == PER_ADDRESS * 2, "{} of {} are still open", PER_ADDRESS * 2 - closed, PER_ADDRESS * 2);
-    let refused = server.metric("hairpin_connections_refused_total")?;
+    let refused = server.metric("hairpin_connection_limits_reached_total")?;
     ensure!(refused >= PER_ADDRESS as f64, "{refused} were refused, {PER_ADDRESS} are too many");
     server.client(Transport::Tls)?.allocate()?;
     Ok(format!("{closed} half-open connections gone, {refused} of them refused at once"))

@@ -1,7 +1,7 @@
 //! Whom a client with good credentials tries to reach through the server: S1, S3, S16, and the admin port (S20).
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Attack;
 use crate::bench::{Peer, Transcript};
@@ -237,11 +237,19 @@ fn admin_through_relay() -> Step<String> {
     client.allocate()?;
     let listener: IpAddr = admin.ip();
     // A permission for our own address is for relays there: the listener must not hear what is sent to it.
-    let before = server.metric("hairpin_packets_dropped_total")?;
+    let before = server.metric("hairpin_dropped_packets_total")?;
     let _ = client.ask_signed(&create_permission(&[SocketAddr::new(listener, 3_478)]))?;
     client.send(SocketAddr::new(listener, 3_478), &crate::drafts::binding().bytes())?;
     client.hears_nothing()?;
-    std::thread::sleep(Duration::from_millis(200));
-    let dropped = server.metric("hairpin_packets_dropped_total")? - before;
+    // Counters are shown a moment later.
+    let deadline = Instant::now() + world::PATIENCE;
+    let dropped = loop {
+        let dropped = server.metric("hairpin_dropped_packets_total")? - before;
+        if dropped >= 1.0 {
+            break dropped;
+        }
+        ensure!(Instant::now() < deadline, "the indication was not dropped");
+        std::thread::sleep(Duration::from_millis(20));
+    };
     Ok(format!("{others} connections refused, {dropped} indications dropped"))
 }

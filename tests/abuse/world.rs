@@ -49,8 +49,6 @@ pub fn enter() -> Result<Entered, String> {
     if std::env::var_os(INSIDE).is_some() {
         for command in [
             "ip link set lo up",
-            "ip link add outside type dummy",
-            "ip link set outside up",
             &format!("ip route add local {CROWD} dev lo"),
             &format!("ip route add local {OTHER_CROWD} dev lo"),
         ] {
@@ -213,7 +211,8 @@ impl Server {
         let text = self.http(&format!("GET /metrics HTTP/1.1\r\nhost: {}\r\n\r\n", self.admin))?;
         let lines = text.lines().filter(|line| line.starts_with(name));
         let values = lines.filter(|line| line[name.len()..].starts_with(['{', ' ']));
-        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        let values: Vec<f64> = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        if values.is_empty() { failed(format!("there is no metric {name}")) } else { Ok(values.iter().sum()) }
     }
 
     /// What the admin port says to these bytes.
