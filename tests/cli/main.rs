@@ -12,6 +12,7 @@ mod dns_records;
 mod harness;
 mod help;
 mod limits;
+mod logs;
 mod memory;
 mod pass_through;
 mod probe;
