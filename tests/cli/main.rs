@@ -9,6 +9,7 @@ mod confinement;
 mod credentials;
 mod dns;
 mod dns_records;
+mod explain;
 mod harness;
 mod help;
 mod limits;
