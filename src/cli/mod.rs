@@ -16,6 +16,7 @@ mod check_config;
 mod credentials;
 mod dns_records;
 mod drain;
+mod explain;
 mod kill;
 mod probe;
 mod reload;
@@ -54,6 +55,7 @@ enum Command {
     Bench(bench::Arguments),
     Sessions(sessions::Arguments),
     Kill(kill::Arguments),
+    Explain(explain::Arguments),
     /// Let no new allocations in; those that exist live on.
     Drain(drain::Arguments),
     /// Let new allocations in again.
@@ -75,6 +77,7 @@ pub fn run() -> ExitCode {
         Some(Command::Bench(arguments)) => bench::run(&arguments),
         Some(Command::Sessions(arguments)) => sessions::run(&arguments),
         Some(Command::Kill(arguments)) => kill::run(&arguments),
+        Some(Command::Explain(arguments)) => explain::run(&arguments),
         Some(Command::Drain(arguments)) => drain::run(&arguments, true),
         Some(Command::Undrain(arguments)) => drain::run(&arguments, false),
         Some(Command::Reload(arguments)) => reload::run(&arguments),

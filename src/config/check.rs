@@ -98,6 +98,8 @@ impl Checker<'_> {
         let shards = shard::Settings {
             count: threads,
             connections: self.connection_limits(&written.limits),
+            privacy: self.privacy(&written.log),
+            recorder: self.recorder(&written.recorder),
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
             peer_connections: self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX),
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
@@ -278,10 +280,30 @@ impl Checker<'_> {
             ("debug", Level::DEBUG),
             ("trace", Level::TRACE),
         ];
-        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let formats = [("text", LogFormat::Text), ("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)];
         Log {
             level: self.word("log.level", &written.level, &levels),
             format: self.word("log.format", &written.format, &formats),
+        }
+    }
+}
+
+impl Checker<'_> {
+    fn privacy(&mut self, written: &super::written::Log) -> shard::Privacy {
+        use shard::{ShownAddresses, ShownNames};
+        let addresses =
+            [("full", ShownAddresses::Full), ("prefix", ShownAddresses::Prefix), ("hashed", ShownAddresses::Hashed)];
+        let names = [("short", ShownNames::Short), ("full", ShownNames::Full), ("hashed", ShownNames::Hashed)];
+        shard::Privacy {
+            addresses: self.word("log.addresses", &written.addresses, &addresses),
+            names: self.word("log.names", &written.names, &names),
+        }
+    }
+
+    fn recorder(&mut self, written: &super::written::Recorder) -> shard::RecorderSettings {
+        shard::RecorderSettings {
+            events: self.count("recorder.events", written.events, 0..=1_048_576),
+            silence_secs: self.duration("recorder.silence", &written.silence, 1..=HOUR),
         }
     }
 }

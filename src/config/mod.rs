@@ -127,6 +127,8 @@ pub struct Confinement {
 pub enum LogFormat {
     /// One line of words.
     Text,
+    /// One line of `key=value`.
+    Logfmt,
     /// One JSON object a line.
     Json,
 }

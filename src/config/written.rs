@@ -76,6 +76,8 @@ section! {
         admin: Admin = Admin::default(),
         /// Log lines.
         log: Log = Log::default(),
+        /// The flight recorder.
+        recorder: Recorder = Recorder::default(),
         /// How to stop.
         shutdown: Shutdown = Shutdown::default(),
         /// What the process gives up.
@@ -450,8 +452,22 @@ section! {
     Log {
         /// `error`, `warn`, `info`, `debug` or `trace`.
         level: String = "info".into(),
-        /// `text` or `json`.
+        /// `text`, `logfmt` or `json`.
         format: String = "text".into(),
+        /// `full`, `prefix` or `hashed`.
+        addresses: String = "full".into(),
+        /// `full`, `short` or `hashed`.
+        names: String = "short".into(),
+    }
+}
+
+section! {
+    /// `[recorder]`
+    Recorder {
+        /// Entries of each thread; 0 switches it off.
+        events: i64 = 16_384,
+        /// No data for so long is worth an entry.
+        silence: String = "30s".into(),
     }
 }
 

@@ -15,6 +15,7 @@ mod admin;
 mod certificates;
 mod confinement;
 mod descriptors;
+pub mod explain;
 mod logging;
 mod metrics;
 mod orders;

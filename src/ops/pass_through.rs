@@ -144,9 +144,9 @@ impl Carrier {
         }
         metrics.open.inc();
         tokio::spawn(async move {
-            let (client, to) = (passed.client, passed.to);
+            let to = passed.to;
             if let Err((why, error)) = carry(passed, config, &metrics).await {
-                debug!(event = "pass_through_ended", client = %client, why = why.label(), error = %error);
+                debug!(event = "pass_through_ended", why = why.label(), error = %error);
                 metrics.failures.with_label_values(&[why.label()]).inc();
                 if matches!(why, Failure::WebServer) {
                     // Nobody listens only when the server has ended.

@@ -64,6 +64,16 @@ pub(super) enum ConnectionRefusal {
     PerAddress,
 }
 
+impl ConnectionRefusal {
+    /// The word in logs: the key of the limit.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Total => "connections",
+            Self::PerAddress => "connections_per_address",
+        }
+    }
+}
+
 /// One allocation, counted.
 #[derive(Debug)]
 pub(super) struct AllocationHeld {

@@ -8,7 +8,6 @@ use tracing::warn;
 
 use super::mailbox::Command;
 use super::reactor::Shard;
-use super::record;
 use super::start::explain;
 use crate::net::UdpSocket;
 use crate::turn::{BindError, Effect, Event, FiveTuple, PeerTransport, RelayId, Transport};
@@ -46,7 +45,9 @@ impl Shard<'_> {
                 }
                 Effect::Record(event) => {
                     self.note_client(&event);
-                    record::log(&event);
+                    let veil = self.home.veil();
+                    self.home.lines.write(self.clock.now, &veil, &event);
+                    self.home.recorder.note(self.clock.now, &veil, &event);
                 }
             }
         }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
@@ -27,12 +27,15 @@ use super::directory::{ConnectionRefusal, Directory};
 use super::dtls::{self, Arrival};
 use super::mailbox::{Command, Mailbox};
 use super::opening::{Failure, Opening, Progress};
+use super::privacy::{Privacy, Veil};
+use super::record::Lines;
+use super::recorder::{Failures, StoryQuery, Told};
 use super::start::explain;
-use super::supervisor::random_seed;
+use super::supervisor::{self, random_hashes, random_seed};
 use super::token::Source;
 use super::{ListenAddress, PassThrough, PassedOn, Proxies};
-use crate::net::{ClientStream, Identity, ProxyRefusal, SocketErrorKind, clock, tcp};
-use crate::turn::{FiveTuple, Now};
+use crate::net::{ClientStream, HandshakeFailure, Identity, ProxyRefusal, SocketErrorKind, clock, tcp};
+use crate::turn::{FiveTuple, Now, SessionKey};
 
 /// Sockets looked at in one round.
 const EVENTS_MAX: usize = 256;
@@ -52,6 +55,8 @@ pub(super) struct Shared {
     /// For the next handshake; missing where nobody speaks TLS.
     identity: Mutex<Option<Arc<Identity>>>,
     counters: Mutex<TlsCounters>,
+    /// What is told of clients that failed.
+    failed: Mutex<Failed>,
     is_stopping: AtomicBool,
     /// Datagrams of DTLS handshakes.
     arrivals: ArrayQueue<Arrival>,
@@ -60,9 +65,73 @@ pub(super) struct Shared {
     waker: Waker,
 }
 
+/// What is told of clients whose handshake failed.
+#[derive(Debug)]
+struct Failed {
+    veil: Veil,
+    stories: Failures,
+    lines: Lines,
+}
+
 impl Shared {
-    pub(super) fn new(identity: Option<Arc<Identity>>, waker: Waker) -> Self {
+    /// What may be shown of clients from now on.
+    pub(super) fn set_privacy(&self, privacy: Privacy) {
+        self.failed().veil.privacy = privacy;
+    }
+
+    /// Tells of a handshake that failed.
+    pub(super) fn note_failure(&self, path: &FiveTuple, why: HandshakeFailure) {
+        let now = clock::monotonic();
+        let Failed { veil, stories, lines } = &mut *self.failed();
+        stories.note(now, veil, path, why);
+        if lines.has_room(now) {
+            debug!(
+                event = "handshake_failed",
+                session = %veil.key.id(path),
+                why = why.label(),
+                transport = path.transport.label(),
+                client = %veil.address(path.client),
+            );
+        }
+    }
+
+    /// Tells of a client that was turned away before its handshake.
+    pub(super) fn note_refusal(&self, path: &FiveTuple, why: &'static str) {
+        let Failed { veil, lines, .. } = &mut *self.failed();
+        if lines.has_room(clock::monotonic()) {
+            debug!(
+                event = "connection_refused",
+                session = %veil.key.id(path),
+                why,
+                transport = path.transport.label(),
+                client = %veil.address(path.client),
+            );
+        }
+    }
+
+    /// Stories of clients whose handshake failed.
+    pub(super) fn find_failures(&self, query: &StoryQuery) -> Vec<Told> {
+        let failed = self.failed();
+        failed.stories.find(clock::read(), &failed.veil, query)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Failed> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn new(
+        identity: Option<Arc<Identity>>,
+        waker: Waker,
+        bounds: supervisor::Bounds,
+        key: SessionKey,
+    ) -> Self {
+        let failed = Failed {
+            veil: Veil { privacy: bounds.privacy, key },
+            stories: Failures::new(bounds.recorder.events, random_hashes()),
+            lines: Lines::default(),
+        };
         Self {
+            failed: Mutex::new(failed),
             identity: Mutex::new(identity),
             counters: Mutex::default(),
             is_stopping: AtomicBool::new(false),
@@ -281,25 +350,26 @@ impl<'h> Handshakes<'h> {
     }
 
     fn admit(&mut self, listen: &ListenAddress, stream: TcpStream, client: SocketAddr) {
+        let unknown = FiveTuple { transport: listen.transport, client, server: listen.address };
         let held = if !listen.options.proxy_protocol {
             self.home.directory.hold_connection(client.ip())
         } else if self.home.bounds.proxies.include(client.ip()) {
             self.home.directory.hold_unnamed()
         } else {
-            return self.fail(client, Failure::Proxy(ProxyRefusal::Untrusted));
+            return self.fail(&unknown, Failure::Proxy(ProxyRefusal::Untrusted));
         };
         let held = match held {
             Ok(held) => held,
-            Err(why) => return self.fail(client, Failure::Refused(why)),
+            Err(why) => return self.fail(&unknown, Failure::Refused(why)),
         };
         let server = match tcp::prepare(&stream).and_then(|()| stream.local_addr()) {
             Ok(server) => server,
-            Err(error) => return self.fail(client, Failure::Socket(error)),
+            Err(error) => return self.fail(&unknown, Failure::Socket(error)),
         };
         let path = FiveTuple { transport: listen.transport, client, server };
         let mut opening = match Opening::new(stream, listen, path, held, self.home.shared.identity().as_deref()) {
             Ok(opening) => opening,
-            Err(why) => return self.fail(client, why),
+            Err(why) => return self.fail(&path, why),
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
@@ -312,7 +382,7 @@ impl<'h> Handshakes<'h> {
         let stream = opening.tcp().expect("it has just begun");
         if let Err(error) = self.home.poll.registry().register(stream, source.token(), interest) {
             self.free.push(index);
-            return self.fail(client, Failure::Socket(error));
+            return self.fail(&path, Failure::Socket(error));
         }
         let timeout = match listen.options.proxy_protocol {
             true => self.home.bounds.proxies.header_timeout,
@@ -340,7 +410,7 @@ impl<'h> Handshakes<'h> {
             Ok(Progress::PassOn { stream, to }) => self.pass_on(index, stream, to),
             Err(why) => {
                 if let Some(opening) = self.take(index) {
-                    self.fail(opening.path.client, why);
+                    self.fail(&opening.path, why);
                 }
             }
         }
@@ -361,7 +431,7 @@ impl<'h> Handshakes<'h> {
             return;
         };
         if let Err(error) = self.home.poll.registry().deregister(stream.tcp()) {
-            return self.fail(path.client, Failure::Socket(error));
+            return self.fail(&path, Failure::Socket(error));
         }
         if matches!(stream, ClientStream::Tls(_)) {
             self.home.shared.count(|counters| counters.completed += 1);
@@ -378,28 +448,27 @@ impl<'h> Handshakes<'h> {
             return;
         };
         if let Err(error) = self.home.poll.registry().deregister(&mut stream) {
-            return self.fail(path.client, Failure::Socket(error));
+            return self.fail(&path, Failure::Socket(error));
         }
         let FiveTuple { client, server, .. } = path;
         (self.home.pass_on)(PassedOn { stream: stream.into(), client, server, to, _held: held });
     }
 
     /// Counts the end of a connection that had no messages.
-    fn fail(&self, client: SocketAddr, why: Failure) {
+    fn fail(&self, path: &FiveTuple, why: Failure) {
+        match &why {
+            Failure::Proxy(why) => self.home.shared.note_refusal(path, why.label()),
+            Failure::Refused(why) => self.home.shared.note_refusal(path, why.label()),
+            Failure::Handshake(why) => self.home.shared.note_failure(path, *why),
+            Failure::Socket(_) => {}
+        }
         self.home.shared.count(|counters| match why {
-            Failure::Proxy(why) => {
-                debug!(event = "proxy_refused", client = %client, why = why.label());
-                counters.proxy_refusals[why as usize] += 1;
-            }
+            Failure::Proxy(why) => counters.proxy_refusals[why as usize] += 1,
             Failure::Refused(why) => {
-                debug!(event = "connection_refused", client = %client, why = ?why);
                 counters.refused += 1;
                 counters.refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
             }
-            Failure::Handshake(why) => {
-                debug!(event = "handshake_failed", client = %client, why = why.label());
-                counters.fail(why);
-            }
+            Failure::Handshake(why) => counters.fail(why),
             Failure::Socket(error) => counters.socket_errors.count(&error),
         });
     }
@@ -420,7 +489,7 @@ impl<'h> Handshakes<'h> {
             }
             self.deadlines.pop();
             if !is_over && let Some(opening) = self.take(index) {
-                self.fail(opening.path.client, opening.timeout());
+                self.fail(&opening.path, opening.timeout());
             }
         }
     }

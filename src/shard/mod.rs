@@ -23,9 +23,11 @@ mod mailbox;
 mod opening;
 mod packets;
 mod peers;
+mod privacy;
 mod questions;
 mod reactor;
 mod record;
+mod recorder;
 mod relays;
 mod routes;
 mod splices;
@@ -47,7 +49,9 @@ use ipnet::IpNet;
 use mio::{Poll, Waker};
 
 pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
+pub use self::privacy::{Privacy, Shown, ShownAddresses, ShownNames};
 pub use self::questions::{SessionsPage, TooManyQuestions};
+pub use self::recorder::{Entry, RecorderSettings, StoryQuery, Told, What};
 pub use self::start::{Skipped, StartError};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
@@ -60,6 +64,8 @@ use self::counters::Slot;
 use self::directory::{ConnectionHeld, Directory};
 use self::listeners::Listeners;
 use self::mailbox::{Command, Mailbox};
+use self::record::Lines;
+use self::recorder::Recorder;
 use self::supervisor::{Bounds, Home};
 use self::token::Source;
 use crate::net::ReceiveBatch;
@@ -88,6 +94,10 @@ pub struct Settings {
     pub coalesce: Duration,
     /// Connections between TCP relays and peers, over all shards: 508 beyond, and peers are turned away.
     pub peer_connections: usize,
+    /// What logs and stories show of clients.
+    pub privacy: Privacy,
+    /// How much each shard remembers of what happened.
+    pub recorder: RecorderSettings,
     /// Counted over all shards.
     pub quotas: Quotas,
     /// For the machine in each shard.
@@ -288,7 +298,15 @@ impl Shards {
             let poll = Poll::new().map_err(StartError::system("an epoll instance"))?;
             let waker =
                 Waker::new(poll.registry(), Source::Mailbox.token()).map_err(StartError::system("an event counter"))?;
-            Some((poll, Arc::new(handshakes::Shared::new(settings.tls.map(|tls| tls.identity), waker))))
+            Some((
+                poll,
+                Arc::new(handshakes::Shared::new(
+                    settings.tls.map(|tls| tls.identity),
+                    waker,
+                    bounds,
+                    settings.turn.session_key,
+                )),
+            ))
         } else {
             None
         };
@@ -310,6 +328,8 @@ impl Shards {
                 config: Arc::clone(&settings.turn),
                 is_draining: false,
                 counters: ShellCounters::default(),
+                recorder: Recorder::new(settings.recorder, supervisor::random_hashes()),
+                lines: Lines::default(),
                 earlier: turn::Counters::default(),
             };
             let thread = std::thread::Builder::new()
@@ -353,6 +373,9 @@ impl Shards {
     pub fn configure(&self, settings: &Settings) {
         self.directory.set_limits(settings.quotas, settings.connections);
         let bounds = Bounds::of(settings);
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.shared.set_privacy(settings.privacy);
+        }
         self.command(|| Command::Configure { config: Arc::clone(&settings.turn), bounds });
     }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Shards;
 use super::mailbox::Command;
 use super::reactor::Shard;
+use super::recorder::{StoryQuery, Told};
 use crate::turn::{EndReason, Revocation, Session, SessionFilter, WalkPlace};
 
 /// Questions that are not answered yet, over all shards.
@@ -32,6 +33,8 @@ const ENDS_A_ROUND: usize = 16;
 pub(super) enum Question {
     /// Which sessions there are.
     List { filter: SessionFilter, from: WalkPlace, limit: usize, reply: Reply<SessionsPage> },
+    /// What happened to somebody.
+    Explain { query: Arc<StoryQuery>, reply: Reply<Vec<Told>> },
     /// To end sessions, and how many it were.
     End { filter: Arc<SessionFilter>, why: EndReason, reply: Reply<usize> },
 }
@@ -142,6 +145,25 @@ impl Shards {
         self.ask_all(|reply| Question::End { filter: Arc::clone(&filter), why, reply }, then)
     }
 
+    /// Asks all shards for stories. `then` gets those of each shard that has answered, and of clients whose handshake
+    /// failed, each in order of their latest events.
+    ///
+    /// # Errors
+    /// As for [`Shards::list_sessions`].
+    pub fn explain(
+        &self,
+        query: StoryQuery,
+        then: impl FnOnce(Vec<Vec<Told>>) + Send + 'static,
+    ) -> Result<(), TooManyQuestions> {
+        let failed = self.handshakes.as_ref().map(|handshakes| handshakes.shared.find_failures(&query));
+        let query = Arc::new(query);
+        let with_failed = move |mut told: Vec<Vec<Told>>| {
+            told.extend(failed);
+            then(told);
+        };
+        self.ask_all(|reply| Question::Explain { query: Arc::clone(&query), reply }, with_failed)
+    }
+
     /// Asks all shards the same.
     fn ask_all<T: Send + 'static>(
         &self,
@@ -180,6 +202,11 @@ enum Errand {
 impl Shard<'_> {
     pub(super) fn hear_question(&mut self, question: Question) {
         let walk = match question {
+            Question::Explain { query, reply } => {
+                // The tables are small.
+                let veil = self.home.veil();
+                return reply.answer(self.home.recorder.find(crate::net::clock::read(), &veil, &query));
+            }
             Question::List { filter, from, limit, reply } => {
                 Walk { at: from, errand: Errand::List { filter, limit, found: Vec::new(), reply } }
             }

@@ -19,7 +19,7 @@ use super::peers::Peers;
 use super::questions::Walk;
 use super::relays::Relays;
 use super::routes::Routes;
-use super::supervisor::{Home, random_seed};
+use super::supervisor::{Home, random_hashes};
 use super::token::Source;
 use crate::net::{BATCH, ReadBuffers, SendBatch, clock};
 use crate::turn::{Clock, Now, ReplyBuffer, Revocation, Server};
@@ -97,12 +97,8 @@ impl<'h> Shard<'h> {
         }
         home.batch.clear();
         home.batch.forget_left();
-        let hash_seed = random_seed();
-        let [a, b, c, d] = std::array::from_fn(|word| {
-            u64::from_ne_bytes(*hash_seed[word * 8..].first_chunk().expect("four words of eight bytes"))
-        });
         // Seeds keep clients from choosing addresses and ports that collide.
-        let hasher = ahash::RandomState::with_seeds(a, b, c, d);
+        let hasher = random_hashes();
         let speaks_dtls = home.listeners.speak_dtls();
         let cookie_key = home.handshakes.as_ref().filter(|_| speaks_dtls).map(|shared| shared.cookie_key());
         let clock = clock::read();
@@ -192,11 +188,17 @@ impl<'h> Shard<'h> {
             return Some(Duration::ZERO);
         }
         let sweep = self.has_clients().then_some(self.next_sweep);
-        [self.server.next_timeout(), sweep, self.accept_again, self.peers.next_pause_over()]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|due| Duration::from_nanos(due.0.saturating_sub(now.0)))
+        [
+            self.server.next_timeout(),
+            sweep,
+            self.accept_again,
+            self.peers.next_pause_over(),
+            self.home.recorder.next_look(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|due| Duration::from_nanos(due.0.saturating_sub(now.0)))
     }
 
     /// Whether there is somebody who may be silent for too long.
@@ -310,6 +312,10 @@ impl<'h> Shard<'h> {
             self.clock = clock::read();
             self.sweep_connections();
         }
+        if self.home.recorder.next_look().is_some_and(|due| due <= now) {
+            let server = &mut self.server;
+            self.home.recorder.look(now, |relay| server.traffic(relay));
+        }
         if self.accept_again.is_some_and(|due| due <= now) {
             self.accept_again = None;
             for index in 0..self.home.listeners.len() {
@@ -332,6 +338,7 @@ impl<'h> Shard<'h> {
                     let revocation = Revocation::between(&self.home.config, &config);
                     self.home.config = config.clone();
                     self.home.bounds = bounds;
+                    self.home.recorder.configure(bounds.recorder);
                     self.server.configure(config);
                     self.revoke(revocation);
                 }

@@ -1,35 +1,79 @@
-//! Events as log lines. The words are chosen here, once; `event` is stable and may be searched for.
+//! Events as log lines. The words are chosen here, once; `event` is stable, may be searched for, and is in docs/logs.md.
 //!
-//! INFO is what an operator would tell a colleague. Neither whole user names nor anything secret gets here.
+//! INFO is what an operator would tell a colleague. Nothing secret gets here, of names and addresses what may be shown.
 
-use std::fmt;
-
-use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 
-use crate::turn::Event;
+use super::privacy::Veil;
+use crate::turn::{Event, Now};
 
-/// Writes one line.
-pub(super) fn log(event: &Event) {
+/// Lines a second of one shard about what anybody can bring about without being known.
+const STRANGER_LINES_PER_SEC: u32 = 50;
+
+/// Writes events, but not more than so many that strangers cause.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    since: Now,
+    written: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Writes one line, if it is not one too many.
+    pub(super) fn write(&mut self, now: Now, veil: &Veil, event: &Event) {
+        if is_strangers(event) && tracing::enabled!(tracing::Level::DEBUG) && !self.has_room(now) {
+            return;
+        }
+        log(veil, event);
+    }
+
+    /// Whether there is room for another line about strangers.
+    pub(super) fn has_room(&mut self, now: Now) -> bool {
+        if self.since.plus_secs(1) <= now {
+            if self.left_out > 0 {
+                debug!(event = "lines_left_out", count = self.left_out);
+            }
+            *self = Self { since: now, written: 0, left_out: 0 };
+        }
+        let has_room = self.written < STRANGER_LINES_PER_SEC;
+        if has_room {
+            self.written += 1;
+        } else {
+            self.left_out += 1;
+        }
+        has_room
+    }
+}
+
+/// Whether it takes no credentials to bring it about.
+fn is_strangers(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Challenged { .. } | Event::AuthenticationFailed { .. } | Event::RequestRefused { account: None, .. }
+    )
+}
+
+fn log(veil: &Veil, event: &Event) {
+    let session = event.session();
     match event {
-        Event::Allocated { session, relay: _, path, relayed, account, lifetime_secs } => info!(
+        Event::Allocated { path, relayed, account, lifetime_secs, .. } => info!(
             event = "allocated",
             session = %session,
             transport = path.transport.label(),
-            client = %path.client,
+            client = %veil.address(path.client),
             server = %path.server,
             relayed = %relayed,
-            account = %Account(account),
+            account = veil.name(account),
             lifetime_secs,
         ),
-        Event::Ended { session, relay: _, path, relayed, account, why, traffic, hints } => info!(
+        Event::Ended { path, relayed, account, why, traffic, hints, unpermitted, .. } => info!(
             event = "ended",
             session = %session,
             why = why.label(),
             transport = path.transport.label(),
-            client = %path.client,
+            client = %veil.address(path.client),
             relayed = %relayed,
-            account = %Account(account),
+            account = veil.name(account),
             packets_to_peer = traffic.packets_to_peer,
             bytes_to_peer = traffic.bytes_to_peer,
             packets_to_client = traffic.packets_to_client,
@@ -37,68 +81,105 @@ pub(super) fn log(event: &Event) {
             peers = hints.peers,
             ports = hints.ports,
             foreign_percent = hints.foreign_percent(),
+            unpermitted_to_peer = unpermitted[0],
+            unpermitted_to_client = unpermitted[1],
         ),
-        Event::Moved { session, relay: _, from, to, account } => info!(
+        Event::Moved { from, to, account, .. } => info!(
             event = "moved",
             session = %session,
-            from = from.map(|from| tracing::field::display(from.client)),
+            from = from.map(|from| tracing::field::display(veil.address(from.client))),
             transport = to.map(|to| to.transport.label()),
-            client = to.map(|to| tracing::field::display(to.client)),
-            account = %Account(account),
+            client = to.map(|to| tracing::field::display(veil.address(to.client))),
+            account = veil.name(account),
         ),
-        Event::PeerConnected { session, relay: _, path, peer, is_incoming } => info!(
+        Event::PeerConnected { path, peer, is_incoming, .. } => info!(
             event = "peer_connected",
             session = %session,
-            client = %path.client,
-            peer = %peer,
+            client = %veil.address(path.client),
+            peer = %veil.address(*peer),
             is_incoming,
         ),
-        Event::PeerDisconnected { session, relay: _, path, peer, why, traffic } => info!(
+        Event::PeerDisconnected { path, peer, why, traffic, .. } => info!(
             event = "peer_disconnected",
             session = %session,
             why = why.label(),
-            client = %path.client,
-            peer = %peer,
+            client = %veil.address(path.client),
+            peer = %veil.address(*peer),
             bytes_to_peer = traffic.bytes_to_peer,
             bytes_to_client = traffic.bytes_to_client,
         ),
-        Event::PeerRefused { session, path, peer, why } => debug!(
+        Event::PeerRefused { path, peer, why, .. } => debug!(
             event = "peer_refused",
             session = %session,
             why = why.label(),
             transport = path.transport.label(),
-            client = %path.client,
-            peer = %peer,
+            client = %veil.address(path.client),
+            peer = %veil.address(*peer),
         ),
-        Event::AuthenticationFailed { session, path, why } => debug!(
+        Event::AuthenticationFailed { path, why, claimed, .. } => debug!(
             event = "authentication_failed",
             session = %session,
             why = why.label(),
             transport = path.transport.label(),
-            client = %path.client,
+            client = %veil.address(path.client),
+            claimed = claimed.as_deref().map(|name| veil.name(name)),
         ),
-    }
-}
-
-/// Enough of an account to recognise one that is known, too little to learn one: two characters and a short hash.
-struct Account<'a>(&'a str);
-
-impl fmt::Display for Account<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars().take(2) {
-            // A user name may contain anything; a log line may not (abuse S20).
-            let harmless = character.is_alphanumeric() || matches!(character, '.' | '-' | '_');
-            fmt::Write::write_char(f, if harmless { character } else { '?' })?;
-        }
-        let digest = Sha256::digest(self.0.as_bytes());
-        f.write_str("~")?;
-        digest[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Event::Challenged { path, .. } => debug!(
+            event = "challenged",
+            session = %session,
+            transport = path.transport.label(),
+            client = %veil.address(path.client),
+        ),
+        Event::RequestRefused { path, method, code, limit, account, .. } => debug!(
+            event = "request_refused",
+            session = %session,
+            method = method.label(),
+            code = code.number(),
+            limit = limit.map(|limit| limit.label()),
+            transport = path.transport.label(),
+            client = %veil.address(path.client),
+            account = account.as_deref().map(|account| veil.name(account)),
+        ),
+        Event::Refreshed { path, lifetime_secs, .. } => debug!(
+            event = "refreshed",
+            session = %session,
+            client = %veil.address(path.client),
+            lifetime_secs,
+        ),
+        Event::Permitted { path, peer, .. } => debug!(
+            event = "permitted",
+            session = %session,
+            client = %veil.address(path.client),
+            peer = %veil.ip(*peer),
+        ),
+        Event::ChannelBound { path, number, peer, .. } => debug!(
+            event = "channel_bound",
+            session = %session,
+            client = %veil.address(path.client),
+            peer = %veil.address(*peer),
+            number = number.get(),
+        ),
+        Event::FirstData { path, direction, peer, .. } => debug!(
+            event = "first_data",
+            session = %session,
+            direction = direction.label(),
+            client = %veil.address(path.client),
+            peer = %veil.address(*peer),
+        ),
+        Event::DataDropped { path, direction, peer, why, .. } => debug!(
+            event = "data_dropped",
+            session = %session,
+            why = why.label(),
+            direction = direction.label(),
+            client = %veil.address(path.client),
+            peer = peer.map(|peer| tracing::field::display(veil.address(peer))),
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write;
+    use std::fmt::{self, Write};
     use std::sync::{Arc, Mutex};
 
     use tracing::field::{Field, Visit};
@@ -106,24 +187,16 @@ mod tests {
     use tracing::{Metadata, Subscriber};
 
     use super::*;
-    use crate::turn::{EndReason, FiveTuple, Hints, PeerRefusal, Rejection, RelayId, SessionId, Traffic, Transport};
-
-    #[test]
-    fn accounts_are_shortened_and_harmless() {
-        assert_eq!(Account("alice").to_string(), "al~2bd806c9");
-        assert_eq!(Account("").to_string(), "~e3b0c442");
-        for name in ["\n\0evil", "%s' DROP", "\u{1b}[31m", "日本語"] {
-            let shown = Account(name).to_string();
-            assert!(shown.chars().all(|c| c.is_alphanumeric() || "?~.-_".contains(c)), "{shown:?}");
-            assert_eq!(shown.chars().count(), 2 + 1 + 8);
-        }
-    }
+    use crate::shard::privacy::Privacy;
+    use crate::turn::{
+        EndReason, FiveTuple, Hints, PeerRefusal, Rejection, RelayId, SessionId, SessionKey, Traffic, Transport,
+    };
 
     /// Collects what would be logged, fields and all.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
+    struct Collected(Arc<Mutex<Vec<String>>>);
 
-    impl Subscriber for Lines {
+    impl Subscriber for Collected {
         fn enabled(&self, _: &Metadata<'_>) -> bool {
             true
         }
@@ -177,12 +250,19 @@ mod tests {
                 why: EndReason::Expired,
                 traffic,
                 hints: Hints::default(),
+                unpermitted: [0; 2],
             },
             Event::PeerRefused { session, path, peer: "10.0.0.1:1".parse().unwrap(), why: PeerRefusal::SpecialPurpose },
-            Event::AuthenticationFailed { session, path, why: Rejection::WrongPassword },
+            Event::AuthenticationFailed {
+                session,
+                path,
+                why: Rejection::WrongPassword,
+                claimed: Some("confidential".into()),
+            },
         ];
-        let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(log));
+        let veil = Veil { privacy: Privacy::default(), key: SessionKey::default() };
+        let lines = Collected::default();
+        tracing::subscriber::with_default(lines.clone(), || events.iter().for_each(|event| log(&veil, event)));
         let lines = lines.0.lock().unwrap();
         let expected = [
             ("INFO event=\"allocated\" session=000000000000beef", "lifetime_secs=600"),
@@ -198,8 +278,29 @@ mod tests {
             assert!(line.starts_with(start) && line.contains(part), "{line}");
             assert!(!line.contains("confidential"), "{line}");
         }
-        for part in ["account=co~", "client=192.0.2.1:40000", "relayed=203.0.113.5:50000"] {
+        for part in ["account=\"co~", "client=192.0.2.1:40000", "relayed=203.0.113.5:50000"] {
             assert!(lines[0].contains(part), "{}", lines[0]);
         }
+    }
+
+    /// Abuse S20: whoever floods writes no log.
+    #[test]
+    fn lines_of_strangers_are_limited_and_the_rest_is_counted() {
+        let path = FiveTuple {
+            transport: Transport::Udp,
+            client: "192.0.2.1:40000".parse().unwrap(),
+            server: "203.0.113.5:3478".parse().unwrap(),
+        };
+        let veil = Veil { privacy: Privacy::default(), key: SessionKey::default() };
+        let event = Event::Challenged { session: SessionId(1), path };
+        let collected = Collected::default();
+        let mut lines = Lines::default();
+        tracing::subscriber::with_default(collected.clone(), || {
+            (0..1000).for_each(|step| lines.write(Now(2_000_000_000 + step), &veil, &event));
+            lines.write(Now(3_100_000_000), &veil, &event);
+        });
+        let collected = collected.0.lock().unwrap();
+        assert_eq!(collected.len(), STRANGER_LINES_PER_SEC as usize + 2);
+        assert!(collected.iter().any(|line| line.contains("lines_left_out") && line.contains("count=950")));
     }
 }

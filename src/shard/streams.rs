@@ -59,7 +59,14 @@ impl Shard<'_> {
                 let counters = &mut self.home.counters;
                 counters.connections_refused += 1;
                 counters.connections_refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
-                debug!(event = "connection_refused", client = %client, why = ?why);
+                if let Some(veil) = self.home.room_for_line(self.clock.now) {
+                    debug!(
+                        event = "connection_refused",
+                        why = why.label(),
+                        transport = "tcp",
+                        client = %veil.address(client),
+                    );
+                }
                 return;
             }
         };
@@ -192,7 +199,11 @@ impl Shard<'_> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.home.counters.connections_broken_tls += 1;
-                debug!(event = "tls_broken", client = %connection.path.client, why = %error);
+                let path = connection.path;
+                if let Some(veil) = self.home.room_for_line(self.clock.now) {
+                    let session = veil.key.id(&path);
+                    debug!(event = "tls_broken", session = %session, client = %veil.address(path.client), why = %error);
+                }
                 self.close_connection(index);
                 return false;
             }
@@ -261,7 +272,9 @@ impl Shard<'_> {
     /// STUN-8489-6.2.2-07
     fn lose_framing(&mut self, index: usize, path: FiveTuple) {
         self.home.counters.connections_lost_framing += 1;
-        debug!(event = "framing_lost", client = %path.client);
+        if let Some(veil) = self.home.room_for_line(self.clock.now) {
+            debug!(event = "framing_lost", session = %veil.key.id(&path), client = %veil.address(path.client));
+        }
         self.finish_connection(index);
     }
 
@@ -271,7 +284,9 @@ impl Shard<'_> {
         };
         if connection.binding_only && !is_binding(message) {
             self.home.counters.connections_not_binding += 1;
-            debug!(event = "not_binding", client = %path.client);
+            if let Some(veil) = self.home.room_for_line(self.clock.now) {
+                debug!(event = "not_binding", session = %veil.key.id(&path), client = %veil.address(path.client));
+            }
             self.finish_connection(index);
             return false;
         }

@@ -12,7 +12,10 @@ use super::counters::{ShellCounters, Slot};
 use super::directory::Directory;
 use super::listeners::Listeners;
 use super::mailbox::{Command, Mailbox};
+use super::privacy::{Privacy, Veil};
 use super::reactor::Shard;
+use super::record::Lines;
+use super::recorder::{Recorder, RecorderSettings};
 use super::{Proxies, Settings, handshakes};
 use crate::net::{ReceiveBatch, clock};
 use crate::turn::{self, ShardIndex};
@@ -39,6 +42,9 @@ pub(super) struct Home {
     pub(super) config: Arc<turn::Config>,
     pub(super) is_draining: bool,
     pub(super) counters: ShellCounters,
+    pub(super) recorder: Recorder,
+    /// In the log.
+    pub(super) lines: Lines,
     /// What servers that panicked had counted.
     pub(super) earlier: turn::Counters,
 }
@@ -51,6 +57,8 @@ pub(super) struct Bounds {
     pub(super) send_buffer_bytes: usize,
     pub(super) idle_secs: u32,
     pub(super) peer_connections: usize,
+    pub(super) privacy: Privacy,
+    pub(super) recorder: RecorderSettings,
 }
 
 impl Home {
@@ -60,6 +68,17 @@ impl Home {
 
     pub(super) fn slot(&self) -> &Slot {
         &self.slots[usize::from(self.place.index)]
+    }
+
+    /// What may be shown of clients.
+    pub(super) fn veil(&self) -> Veil {
+        Veil { privacy: self.bounds.privacy, key: self.config.session_key }
+    }
+
+    /// The same, if there is room in the log for a line about strangers.
+    pub(super) fn room_for_line(&mut self, now: turn::Now) -> Option<Veil> {
+        let has_room = tracing::enabled!(tracing::Level::DEBUG) && self.lines.has_room(now);
+        has_room.then(|| self.veil())
     }
 
     /// Takes commands while there is no server to give them to; whether to shut down.
@@ -93,6 +112,8 @@ impl Bounds {
             send_buffer_bytes: settings.connections.send_buffer_bytes,
             idle_secs: settings.connections.idle_secs,
             peer_connections: settings.peer_connections,
+            privacy: settings.privacy,
+            recorder: settings.recorder,
         }
     }
 }
@@ -115,6 +136,7 @@ pub(super) fn run(mut home: Home) {
         let Err(panic) = outcome else { return };
 
         home.counters.shard_restarts += 1;
+        home.recorder.lose_all(clock::monotonic());
         home.slot().publish(|copy| {
             copy.turn = home.earlier.clone();
             copy.shell = home.counters.clone();
@@ -150,6 +172,15 @@ pub(super) fn random_seed() -> [u8; 32] {
     // Checked when the shards started; the kernel does not run out of random numbers later.
     getrandom::fill(&mut seed).expect("the kernel has random numbers");
     seed
+}
+
+/// Hash tables whose collisions nobody can choose.
+pub(super) fn random_hashes() -> ahash::RandomState {
+    let seed = random_seed();
+    let [a, b, c, d] = std::array::from_fn(|word| {
+        u64::from_ne_bytes(*seed[word * 8..].first_chunk().expect("four words of eight bytes"))
+    });
+    ahash::RandomState::with_seeds(a, b, c, d)
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

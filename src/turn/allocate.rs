@@ -1,6 +1,7 @@
 //! Allocate (RFC 8656 §7.2), answered only when its relay socket is bound.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use rand_core::Rng;
@@ -298,7 +299,9 @@ impl Server {
                 return Some(Relay { address: *address, port });
             }
         }
-        self.counters.limits[Limit::RelayPorts as usize] += u64::from(self.has_family(family));
+        if self.has_family(family) {
+            self.reached(Limit::RelayPorts);
+        }
         None
     }
 
@@ -439,15 +442,15 @@ impl Server {
             BindError::UserQuotaReached | BindError::PrefixQuotaReached => ErrorCode::AllocationQuotaReached,
             BindError::PortInUse | BindError::OutOfCapacity => ErrorCode::InsufficientCapacity,
         };
-        match error {
-            BindError::UserQuotaReached => self.counters.limits[Limit::AllocationsPerUser as usize] += 1,
-            BindError::PrefixQuotaReached => self.counters.limits[Limit::AllocationsPerPrefix as usize] += 1,
-            BindError::OutOfCapacity => self.counters.limits[Limit::Allocations as usize] += 1,
-            BindError::PortInUse => {}
-        }
         let give_up = pending.abandoned || pending.is_redeemed || pending.attempts >= BIND_ATTEMPTS_MAX;
         pending.attempts += 1;
         let wish = pending.wish;
+        match error {
+            BindError::UserQuotaReached => self.reached(Limit::AllocationsPerUser),
+            BindError::PrefixQuotaReached => self.reached(Limit::AllocationsPerPrefix),
+            BindError::OutOfCapacity => self.reached(Limit::Allocations),
+            BindError::PortInUse => {}
+        }
         let is_in_use = error == BindError::PortInUse;
         match if is_in_use && !give_up { self.draw_port(clock, relay.family, wish) } else { None } {
             Some(next) => self.bind_pending(relay, next),
@@ -472,12 +475,15 @@ impl Server {
             return;
         };
         self.close_first_half(clock, relay, &pending);
+        let account = Some(Arc::clone(&pending.owner.account));
         let may_redirect = pending.may_redirect && self.can_redirect(&pending.path);
         if !pending.abandoned && code == ErrorCode::InsufficientCapacity && may_redirect {
             let mut reply = ReplyBuffer::new();
+            self.request_refused(clock, pending.path, pending.answering.method, ErrorCode::TryAlternate, account);
             let len = self.redirect(clock, pending.path, &mut reply, pending.answering, Some(&pending.sealing));
             self.effects.push_back(Effect::Send { to: pending.path, bytes: reply[..len].into() });
         } else if !pending.abandoned {
+            self.request_refused(clock, pending.path, pending.answering.method, code, account);
             self.send_response(pending.path, pending.answering, Err(code), &pending.sealing);
         }
     }

@@ -14,6 +14,9 @@ use super::mobility::Mobile;
 use super::{FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
+/// Events about data without permission, of one allocation in one direction: a few tell the story.
+const UNPERMITTED_TOLD_MAX: u8 = 4;
+
 /// Whose it is. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
@@ -74,6 +77,33 @@ pub(super) struct Allocation {
     pub(super) mobile: Option<Box<Mobile>>,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
+    /// By direction.
+    pub(super) unpermitted: [Unpermitted; 2],
+}
+
+/// What was dropped for want of a permission or channel in one direction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unpermitted {
+    /// Datagrams, at most as many as fit.
+    pub(super) count: u32,
+    /// Events about them.
+    told: u8,
+    /// Whom the latest was about.
+    last: Option<IpAddr>,
+}
+
+impl Unpermitted {
+    /// Counts one; whether it is to be told.
+    pub(super) fn count(&mut self, peer: Option<IpAddr>) -> bool {
+        self.count = self.count.saturating_add(1);
+        let is_new = self.told == 0 || self.last != peer;
+        if self.told == UNPERMITTED_TOLD_MAX || !is_new {
+            return false;
+        }
+        self.told += 1;
+        self.last = peer;
+        true
+    }
 }
 
 /// One relayed transport address. Each of two can be refreshed and deleted alone (RFC 8656 §8).
@@ -169,6 +199,7 @@ impl Allocation {
             mobile: None,
             permissions: Vec::new(),
             channels: Vec::new(),
+            unpermitted: [Unpermitted::default(); 2],
         }
     }
 

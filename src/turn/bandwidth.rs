@@ -41,6 +41,16 @@ pub enum Direction {
     ToClient,
 }
 
+impl Direction {
+    /// The word used in logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ToPeer => "to_peer",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
 /// Takes bytes out of a bucket that is paid up to `paid`: how far it is paid then.
 ///
 /// # Errors

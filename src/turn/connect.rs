@@ -205,6 +205,10 @@ impl Server {
             Stage::Connecting { asked, .. } => {
                 let Asked { path, answering, sealing } = *asked;
                 if let Some(code) = code {
+                    let session = self.allocations.get_mut(relay).map(|allocation| allocation.session);
+                    let session = session.unwrap_or_else(|| self.config.session_key.id(&path));
+                    let (method, limit) = (answering.method, None);
+                    self.record(Event::RequestRefused { session, path, method, code, limit, account: None });
                     self.send_response(path, answering, Err(code), &sealing);
                 }
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, FiveTuple, Limit, PortSet, Server};
+use super::{Clock, Event, FiveTuple, Limit, PortSet, Server};
 use crate::stun::{AddressFamily, ErrorCode};
 
 impl Server {
@@ -38,8 +38,13 @@ impl Server {
             return Err(ErrorCode::BadRequest);
         }
         let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let ips = peers.iter().map(|(ip, _)| *ip);
+        let fresh: Vec<IpAddr> = ips.filter(|ip| !allocation.permits(clock.now, *ip)).collect();
         let permitted = allocation.permit(clock.now, &peers, limit);
         permitted.map_err(|_| self.no_capacity(Limit::PermissionsPerAllocation))?;
+        for peer in fresh {
+            self.record(Event::Permitted { session, path, peer });
+        }
         Ok(Success::CreatePermission)
     }
 }

@@ -1,9 +1,13 @@
 //! What the machine tells about sessions, for people.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{ConnectionEnd, EndReason, FiveTuple, Hints, PeerRefusal, Rejection, RelayId, SessionId, Traffic};
+use super::{
+    ConnectionEnd, Direction, EndReason, FiveTuple, Hints, Limit, PeerRefusal, Reason, Rejection, RelayId, SessionId,
+    Traffic,
+};
+use crate::stun::{ChannelNumber, ErrorCode, Method};
 
 /// Something worth a log line. Closed and typed: the shell chooses the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub enum Event {
         traffic: Traffic,
         /// What that looked like.
         hints: Hints,
+        /// Datagrams dropped for want of a permission or channel: to peers, to the client.
+        unpermitted: [u32; 2],
     },
     /// A client with a ticket (RFC 8016) has shown it from another 5-tuple and goes on there, or its connection was
     /// closed.
@@ -103,6 +109,85 @@ pub enum Event {
         path: FiveTuple,
         /// Which check.
         why: Rejection,
+        /// Whom it claimed to be, as far as that can be known: the account, if it is a time-limited name. Anybody may
+        /// have written it.
+        claimed: Option<Arc<str>>,
+    },
+    /// A request without credentials was told how to ask: every client's first request.
+    Challenged {
+        /// Whose.
+        session: SessionId,
+        /// The asking client.
+        path: FiveTuple,
+    },
+    /// A request was answered with an error, but for those that failed authentication or peer policy.
+    RequestRefused {
+        /// Whose.
+        session: SessionId,
+        /// The asking client.
+        path: FiveTuple,
+        /// What it asked for.
+        method: Method,
+        /// What it was told.
+        code: ErrorCode,
+        /// The bound that was reached, if one was.
+        limit: Option<Limit>,
+        /// Who asked, if that has been shown.
+        account: Option<Arc<str>>,
+    },
+    /// The lifetime of an allocation begins again.
+    Refreshed {
+        /// Whose.
+        session: SessionId,
+        /// The asking client.
+        path: FiveTuple,
+        /// Granted seconds.
+        lifetime_secs: u32,
+    },
+    /// A permission was installed; refreshing one is no event.
+    Permitted {
+        /// Whose.
+        session: SessionId,
+        /// The asking client.
+        path: FiveTuple,
+        /// The peer, of whatever port.
+        peer: IpAddr,
+    },
+    /// A channel was bound; refreshing one is no event.
+    ChannelBound {
+        /// Whose.
+        session: SessionId,
+        /// The asking client.
+        path: FiveTuple,
+        /// The number.
+        number: ChannelNumber,
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// The first datagram that a relayed address has relayed in this direction.
+    FirstData {
+        /// Whose.
+        session: SessionId,
+        /// Its client.
+        path: FiveTuple,
+        /// Which way.
+        direction: Direction,
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// A datagram was dropped that other rules than a limit keep back: the first few of an allocation only, each about
+    /// another peer than the one before; [`Event::Ended`] has how many there were.
+    DataDropped {
+        /// Whose.
+        session: SessionId,
+        /// Its client.
+        path: FiveTuple,
+        /// Which way it was to go.
+        direction: Direction,
+        /// The peer; none for a channel number that is not bound.
+        peer: Option<SocketAddr>,
+        /// Why.
+        why: Reason,
     },
 }
 
@@ -116,7 +201,14 @@ impl Event {
             | Self::PeerConnected { session, .. }
             | Self::PeerDisconnected { session, .. }
             | Self::PeerRefused { session, .. }
-            | Self::AuthenticationFailed { session, .. } => *session,
+            | Self::AuthenticationFailed { session, .. }
+            | Self::Challenged { session, .. }
+            | Self::RequestRefused { session, .. }
+            | Self::Refreshed { session, .. }
+            | Self::Permitted { session, .. }
+            | Self::ChannelBound { session, .. }
+            | Self::FirstData { session, .. }
+            | Self::DataDropped { session, .. } => *session,
         }
     }
 }

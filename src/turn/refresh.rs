@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use super::allocation::Half;
 use super::authenticate::Authenticated;
 use super::request::Success;
-use super::{Clock, EndReason, FiveTuple, RelayId, Server};
+use super::{Clock, EndReason, Event, FiveTuple, RelayId, Server};
 use crate::stun::{AttributeType, ErrorCode};
 
 impl Server {
@@ -35,6 +35,7 @@ impl Server {
             Some(0) => 0,
             asked => config.cap_lifetime(clock, request.owner(), lifetimes.grant(asked)),
         };
+        let session = allocation.session;
         let mut meant = ArrayVec::<RelayId, 2>::new();
         for half in allocation.live_halves(clock.now).filter(|half| is_meant(half)) {
             meant.push(relay.of_family(half.family()));
@@ -52,6 +53,7 @@ impl Server {
             }
         } else {
             self.arm(clock, relay);
+            self.record(Event::Refreshed { session, path, lifetime_secs });
         }
         let ticket = ticket.and_then(|_| self.arrive(clock, relay, path, request.transaction_id()));
         Ok(Success::Refresh { lifetime_secs, ticket })

@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
-use super::{Clock, Direction, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
+use super::{Clock, Direction, Event, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
 };
@@ -28,11 +28,11 @@ impl Server {
             return Verdict::Drop(Reason::BadChannelData);
         };
         let Some(peer) = allocation.channel_peer(clock.now, number) else {
-            return Verdict::Drop(Reason::NoChannel);
+            return self.unpermitted(relay, Direction::ToPeer, None, Reason::NoChannel);
         };
         // A channel outlives its permission, but nothing passes without one (TURN-8656-12.6-05).
         if let Err(reason) = allocation.check_data(clock.now, peer) {
-            return Verdict::Drop(reason);
+            return self.unpermitted(relay, Direction::ToPeer, Some(peer), reason);
         }
         let start = packet.range().start + channel_data::HEADER_LEN;
         let bytes = start..start + data.len();
@@ -66,11 +66,15 @@ impl Server {
         let from = half.relay.relayed();
         half.traffic.packets_to_peer += 1;
         half.traffic.bytes_to_peer += bytes.len() as u64;
+        let is_first = half.traffic.packets_to_peer == 1;
         self.counters.traffic.packets_to_peer += 1;
         self.counters.traffic.bytes_to_peer += bytes.len() as u64;
         let number = half.traffic.packets_to_peer;
         if allocation.watch.sent(to, number, &packet.buffer()[bytes.clone()]) && self.end_tunnel(clock, relay) {
             return Verdict::Drop(Reason::NoAllocation);
+        }
+        if is_first {
+            self.first_data(relay, Direction::ToPeer, to);
         }
         let ip = packet.ip();
         if !to_relay {
@@ -118,7 +122,7 @@ impl Server {
             return Verdict::Drop(Reason::NoAllocation);
         };
         if let Err(reason) = allocation.check_data(clock.now, peer) {
-            return Verdict::Drop(reason);
+            return self.unpermitted(relay, Direction::ToClient, Some(peer), reason);
         }
         let Some(to) = allocation.client() else {
             return Verdict::Drop(Reason::NoPath);
@@ -145,13 +149,46 @@ impl Server {
         let half = allocation.live_half(clock.now, relay.family).expect("it lives");
         half.traffic.packets_to_client += 1;
         half.traffic.bytes_to_client += len;
+        let is_first = half.traffic.packets_to_client == 1;
         self.counters.traffic.packets_to_client += 1;
         self.counters.traffic.bytes_to_client += len;
         let number = half.traffic.packets_to_client;
         if allocation.watch.look(number, &packet.buffer()[payload]) && self.end_tunnel(clock, relay) {
             return Verdict::Drop(Reason::NoAllocation);
         }
+        if is_first {
+            self.first_data(relay, Direction::ToClient, peer);
+        }
         Verdict::ToClient { to, bytes, ip: packet.ip() }
+    }
+}
+
+/// What happens once or a few times in the life of an allocation.
+impl Server {
+    #[cold]
+    fn first_data(&mut self, relay: RelayId, direction: Direction, peer: SocketAddr) {
+        if let Some(allocation) = self.allocations.get_mut(relay) {
+            let (session, path) = (allocation.session, allocation.path);
+            self.record(Event::FirstData { session, path, direction, peer });
+        }
+    }
+
+    /// Drops data for want of a permission or channel.
+    #[cold]
+    pub(super) fn unpermitted(
+        &mut self,
+        relay: RelayId,
+        direction: Direction,
+        peer: Option<SocketAddr>,
+        why: Reason,
+    ) -> Verdict {
+        if let Some(allocation) = self.allocations.get_mut(relay)
+            && allocation.unpermitted[direction as usize].count(peer.map(|peer| peer.ip()))
+        {
+            let (session, path) = (allocation.session, allocation.path);
+            self.record(Event::DataDropped { session, path, direction, peer, why });
+        }
+        Verdict::Drop(why)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
 };
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a method handler decided. Only [`Server::respond`] turns it into bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,7 @@ impl Server {
             return Verdict::Drop(Reason::AnswerRateLimited);
         }
         let answering = Answering { method: header.method, transaction_id: header.transaction_id, fingerprint: false };
+        self.request_refused(clock, path, header.method, ErrorCode::BadRequest, None);
         Verdict::Reply { len: self.respond(reply, answering, Err(ErrorCode::BadRequest), None) }
     }
 
@@ -123,12 +125,13 @@ impl Server {
             let sealing = match authenticate_binding(&self.config.credentials, message) {
                 Ok(sealing) => sealing,
                 Err(denial) => {
-                    return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
+                    return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial, message) };
                 }
             };
             return self.on_binding(path, message, answering, sealing.as_ref(), reply);
         }
         if self.redirects_unauthenticated(clock, &path, message) {
+            self.request_refused(clock, path, message.method(), ErrorCode::TryAlternate, None);
             return Verdict::Reply { len: self.redirect(clock, path, reply, answering, None) };
         }
 
@@ -156,10 +159,14 @@ impl Server {
                 return Verdict::Drop(Reason::AnswerRateLimited);
             }
             Err(denial) => {
-                return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial) };
+                return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial, message) };
             }
         };
+        let method = message.method();
+        let account = || Some(Arc::clone(&request.owner().account));
+        self.reached = None;
         if let Some(unknown) = unknown_attributes(message, |kind| self.config.knows(kind)) {
+            self.request_refused(clock, path, method, ErrorCode::UnknownAttribute, account());
             let len = self.refuse_unknown(reply, answering, unknown, Some(request.sealing()));
             return Verdict::Reply { len };
         }
@@ -168,6 +175,7 @@ impl Server {
                 Ok(verdict) => return verdict,
                 Err(code) => code,
             };
+            self.request_refused(clock, path, method, code, account());
             return Verdict::Reply { len: self.respond(reply, answering, Err(code), Some(request.sealing())) };
         }
         let outcome = match message.method() {
@@ -187,6 +195,7 @@ impl Server {
         let result = match outcome {
             Outcome::Success(success) => Ok(success),
             Outcome::Failure(ErrorCode::TryAlternate) => {
+                self.request_refused(clock, path, method, ErrorCode::TryAlternate, account());
                 let len = self.redirect(clock, path, reply, answering, Some(request.sealing()));
                 return Verdict::Reply { len };
             }
@@ -195,7 +204,10 @@ impl Server {
                 let len = self.respond(reply, answering, Ok(success), Some(request.sealing()));
                 return Verdict::Bound { len, connection };
             }
-            Outcome::Failure(code) => Err(code),
+            Outcome::Failure(code) => {
+                self.request_refused(clock, path, method, code, account());
+                Err(code)
+            }
             Outcome::Later => return Verdict::Later,
             Outcome::Drop(reason) => return Verdict::Drop(reason),
         };
@@ -256,12 +268,16 @@ impl Server {
         reply: &mut ReplyBuffer,
         answering: Answering,
         denial: Denial,
+        message: &Message<'_>,
     ) -> usize {
         self.count_error(denial.code);
         self.counters.rejections[denial.why as usize] += 1;
-        if denial.why != Rejection::NoCredentials {
-            let session = self.session_of(clock, &path);
-            self.record(Event::AuthenticationFailed { session, path, why: denial.why });
+        let session = self.session_of(clock, &path);
+        if denial.why == Rejection::NoCredentials {
+            self.record(Event::Challenged { session, path });
+        } else {
+            let claimed = message.first(AttributeType::USERNAME).and_then(|name| self.config.credentials.claimed(name));
+            self.record(Event::AuthenticationFailed { session, path, why: denial.why, claimed });
         }
         let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
         writer.error_code(denial.code);
@@ -295,6 +311,22 @@ impl Server {
             writer.attribute(AttributeType::SOFTWARE, software.as_bytes());
         }
         writer.finish(sealing.seal(), answering.fingerprint)
+    }
+
+    /// Puts on record that a request was refused. Refused peers have an event of their own.
+    pub(super) fn request_refused(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        method: Method,
+        code: ErrorCode,
+        account: Option<Arc<str>>,
+    ) {
+        let limit = self.reached.take();
+        if code != ErrorCode::Forbidden || method == Method::Allocate {
+            let session = self.session_of(clock, &path);
+            self.record(Event::RequestRefused { session, path, method, code, limit, account });
+        }
     }
 
     pub(super) fn count_error(&mut self, code: ErrorCode) {

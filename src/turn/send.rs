@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::attributes::unknown_attributes;
-use super::{Clock, Config, FiveTuple, Packet, PeerTransport, Reason, Server, Verdict};
+use super::{Clock, Config, Direction, FiveTuple, Packet, PeerTransport, Reason, Server, Verdict};
 use crate::stun::{AddressFamily, AttributeType, Message, read_xor_address};
 
 /// What a Send indication asks for.
@@ -64,7 +64,7 @@ impl Server {
             return Verdict::Drop(Reason::BadIndication);
         }
         if let Err(reason) = allocation.check_data(clock.now, peer) {
-            return Verdict::Drop(reason);
+            return self.unpermitted(relay, Direction::ToPeer, Some(peer), reason);
         }
         if allocation.mobile.is_some() {
             self.settle(relay, &path);

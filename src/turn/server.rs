@@ -49,6 +49,8 @@ pub struct Server {
     pub(super) carrier: Option<u16>,
     pub(super) effects: VecDeque<Effect>,
     pub(super) draining: bool,
+    /// The bound that the request being served has run into.
+    pub(super) reached: Option<Limit>,
     pub(super) counters: Counters,
 }
 
@@ -77,6 +79,7 @@ impl Server {
             carrier: None,
             effects: VecDeque::new(),
             draining: false,
+            reached: None,
             counters: Counters::default(),
         }
     }
@@ -351,8 +354,14 @@ impl Server {
 
     /// Counts a bound that was reached, and says what its client is told.
     pub(super) fn no_capacity(&mut self, limit: Limit) -> ErrorCode {
-        self.counters.limits[limit as usize] += 1;
+        self.reached(limit);
         ErrorCode::InsufficientCapacity
+    }
+
+    /// Counts a bound that was reached.
+    pub(super) fn reached(&mut self, limit: Limit) {
+        self.counters.limits[limit as usize] += 1;
+        self.reached = Some(limit);
     }
 
     /// Asks the peer policy, and puts a refusal on record. The ports of the peer that may be reached.
@@ -385,6 +394,7 @@ impl Server {
         self.counters.allocations_ended[why as usize] += u64::from(matches!(rest, Removed::All(_)));
         let (session, path, account) = (rest.session, rest.path, Arc::clone(&rest.owner.account));
         let (relayed, traffic) = (half.relay.relayed(), half.traffic);
+        let unpermitted = rest.unpermitted.map(|dropped| dropped.count);
         let paths = if let Removed::All(all) = &rest { all.paths() } else { ArrayVec::new() };
         let hints = rest.watch.hints();
         let has_ended = matches!(rest, Removed::All(_));
@@ -400,7 +410,7 @@ impl Server {
             let tell = |shard| Effect::Tell { shard, letter: Letter::Stop { path } };
             self.effects.extend(carrier.map(tell));
         }
-        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic, hints });
+        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic, hints, unpermitted });
     }
 
     /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.

@@ -57,6 +57,18 @@ impl SessionKey {
     }
 }
 
+impl SessionKey {
+    /// A hash of anything else that is to be recognised without being known.
+    #[must_use]
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        // Apart from those of 5-tuples, which begin with the number of a transport.
+        hasher.write(&[0xFF]);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+}
+
 fn write_address(hasher: &mut SipHasher24, address: SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => hasher.write(&ip.to_ipv6_mapped().octets()),

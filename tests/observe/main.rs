@@ -11,4 +11,5 @@ mod turn_client;
 mod documents;
 mod in_step;
 mod load;
+mod logs;
 mod prometheus;

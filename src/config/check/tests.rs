@@ -73,7 +73,7 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[allocations]\nlifetime_default = \"9m\"", (2, "allocations.lifetime_default", "out of bounds", "\"10m\" to")),
     ("[allocations]\nlifetime_default = \"2h\"", (1, "allocations.lifetime_max", "shorter", "\"2h\" or more")),
     ("[auth]\nnonce_lifetime = \"2h\"", (2, "auth.nonce_lifetime", "out of bounds", "\"1m\" to \"1h\"")),
-    ("[log]\nformat = \"xml\"", (2, "log.format", "\"xml\" is not known", "\"text\", \"json\"")),
+    ("[log]\nformat = \"xml\"", (2, "log.format", "\"xml\" is not known", "\"text\", \"logfmt\", \"json\"")),
     ("[shutdown]\ndrain = \"soon\"", (2, "shutdown.drain", "not a duration", "whole number")),
     // Where to listen.
     ("[listen]\nudp = [\"0.0.0.0\"]", (2, "listen.udp[0]", "not an address with a port", "\"0.0.0.0:3478\"")),
@@ -449,7 +449,7 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 16] = [
+    let sections: [(&str, &[&str]); 17] = [
         ("pass_through", written::PassThrough::KEYS),
         ("listen", written::Listen::KEYS),
         ("proxy_protocol", written::ProxyProtocol::KEYS),
@@ -466,6 +466,7 @@ fn the_example_has_every_key_with_its_default() {
         ("compatibility", written::Compatibility::KEYS),
         ("admin", written::Admin::KEYS),
         ("log", written::Log::KEYS),
+        ("recorder", written::Recorder::KEYS),
     ];
     let mut names: Vec<String> = Written::KEYS.iter().map(|key| key.to_string()).collect();
     names.push("shutdown.drain".into());

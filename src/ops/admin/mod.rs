@@ -12,6 +12,7 @@ mod figures;
 mod routes;
 mod sessions;
 mod steering;
+mod stories;
 #[cfg(test)]
 mod tests;
 

@@ -11,7 +11,7 @@ use prometheus::{TEXT_FORMAT, TextEncoder};
 
 use super::access::{self, Caller, Right};
 use super::answer::Refusal;
-use super::{Desk, Readiness, credentials, figures, sessions, steering};
+use super::{Desk, Readiness, credentials, figures, sessions, steering, stories};
 
 /// The description of the API, OpenAPI 3.1.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -33,6 +33,7 @@ pub(super) enum Endpoint {
     SetLogLevel,
     Limits,
     Stats,
+    Explain,
     Credentials,
     CredentialsPreflight,
 }
@@ -66,6 +67,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("PUT", "/v1/log-level", Endpoint::SetLogLevel, Right::Operate),
     route("GET", "/v1/limits", Endpoint::Limits, Right::Operate),
     route("GET", "/v1/stats", Endpoint::Stats, Right::Operate),
+    route("GET", "/v1/explain", Endpoint::Explain, Right::Operate),
     route("POST", "/v1/credentials", Endpoint::Credentials, Right::MakeCredentials),
     route("OPTIONS", "/v1/credentials", Endpoint::CredentialsPreflight, Right::Nothing),
 ];
@@ -151,6 +153,7 @@ async fn answer(endpoint: Endpoint, desk: &Desk, caller: Caller, request: Reques
         Endpoint::SetLogLevel => steering::log_level(sources, Some(request)).await,
         Endpoint::Limits => Ok(figures::limits(sources)),
         Endpoint::Stats => Ok(figures::stats(sources)),
+        Endpoint::Explain => stories::explain(sources, request.uri().query()).await,
         Endpoint::Credentials => credentials::make(sources, request).await,
         Endpoint::CredentialsPreflight => {
             let config = sources.config.borrow().clone();

@@ -154,7 +154,7 @@ impl Query {
 }
 
 /// Puts a question to shards and waits for the answer; `None` if there is none.
-async fn ask<T: Send + 'static>(
+pub(super) async fn ask<T: Send + 'static>(
     sources: &Sources,
     put: impl FnOnce(&Shards, oneshot::Sender<T>) -> Result<(), TooManyQuestions>,
 ) -> Result<Option<T>, Refusal> {

@@ -75,6 +75,7 @@ fn the_description_is_whole() {
 #[test]
 fn the_description_has_every_field_and_no_other() {
     use crate::config::ice_servers::IceServer;
+    use crate::ops::explain::{Event, Explanation, Story};
     let address = "192.0.2.1:1".parse().unwrap();
     let relayed = || sessions::Relayed {
         address,
@@ -106,6 +107,17 @@ fn the_description_has_every_field_and_no_other() {
         line: Some(1),
         column: Some(1),
     };
+    let story = || Story {
+        session: "0".repeat(16),
+        client: "192.0.2.1:1".into(),
+        transport: "udp",
+        user: Some("a".into()),
+        is_live: true,
+        summary: "a came".into(),
+        events_left_out: 0,
+        events: vec![Event { time: "now".into(), event: "challenged", times: 1, for_seconds: 0, words: "came".into() }],
+        advice: vec!["b".into()],
+    };
     let server = || IceServer { urls: vec!["stun:x".into()], username: "a", credential: "b" };
     let value = |value: &dyn erased::Json| value.json();
     let written = [
@@ -123,6 +135,9 @@ fn the_description_has_every_field_and_no_other() {
         ("LogLevel", value(&steering::LogLevel { level: "info".into() })),
         ("Credentials", value(&credentials::Credentials { ice_servers: [server()], ttl_seconds: 1 })),
         ("IceServer", value(&server())),
+        ("Explanation", value(&Explanation { stories: vec![story()], left_out: 0 })),
+        ("Story", value(&story())),
+        ("StoryEvent", value(&story().events[0])),
     ];
     for (name, value) in &written {
         fits(name, value);

@@ -4,8 +4,6 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
-use tracing::debug;
-
 use super::{Established, News};
 use crate::net::dtls::Association;
 use crate::net::{Handshake, HandshakeFailure, clock};
@@ -77,7 +75,7 @@ impl Handshakes {
             return self.go_on(home, key, Some(&bytes));
         };
         if self.pending.len() >= home.bounds.dtls_handshakes {
-            debug!(event = "connection_refused", client = %path.client, why = "handshakes");
+            home.shared.note_refusal(&path, "handshakes");
             home.shared.count(|counters| {
                 counters.refused += 1;
                 counters.refused_by_handshakes += 1;
@@ -168,7 +166,7 @@ impl Handshakes {
 }
 
 fn fail(home: &Home, (shard, path): Key, why: HandshakeFailure) {
-    debug!(event = "handshake_failed", client = %path.client, why = why.label());
+    home.shared.note_failure(&path, why);
     home.shared.count(|counters| counters.fail(why));
     tell(home, shard, News::Failed(path));
 }

@@ -172,7 +172,15 @@ impl Shard<'_> {
                     let counters = &mut self.home.counters;
                     counters.connections_refused += 1;
                     counters.connections_refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
-                    debug!(event = "connection_refused", client = %path.client, why = ?why);
+                    if let Some(veil) = self.home.room_for_line(now) {
+                        debug!(
+                            event = "connection_refused",
+                            session = %veil.key.id(&path),
+                            why = why.label(),
+                            transport = "dtls",
+                            client = %veil.address(path.client),
+                        );
+                    }
                     return;
                 }
             }
@@ -252,7 +260,9 @@ impl Shard<'_> {
         let entry = self.associations.by_path.get(&path).and_then(|entry| entry.open.as_ref());
         if entry.is_some_and(|open| open.binding_only) && !is_binding(self.home.batch.message(slot)) {
             self.home.counters.connections_not_binding += 1;
-            debug!(event = "not_binding", client = %path.client);
+            if let Some(veil) = self.home.room_for_line(self.clock.now) {
+                debug!(event = "not_binding", session = %veil.key.id(&path), client = %veil.address(path.client));
+            }
             return self.close_association(path);
         }
         self.serve_client(path, slot, Asker::Sender(route, path));

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::super::{
-    ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Proxies, Quotas, Settings, Shards, Snapshot, Tls,
+    ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Privacy, Proxies, Quotas, RecorderSettings, Settings,
+    Shards, Snapshot, Tls,
 };
 #[cfg(feature = "dtls")]
 use super::dtls_client::DtlsClient;
@@ -74,6 +75,8 @@ pub(super) fn settings(count: u16) -> Settings {
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
         coalesce: Duration::ZERO,
+        privacy: Privacy::default(),
+        recorder: RecorderSettings { events: 1024, silence_secs: 1 },
         peer_connections: 1000,
         quotas: Quotas { allocations: 1000, allocations_per_account: 1000, allocations_per_prefix: 1000 },
         turn: Arc::new(config()),

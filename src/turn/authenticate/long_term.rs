@@ -83,6 +83,18 @@ fn by_name<'m, 'c: 'm>(
     Who::TimeLimited { name, userid }
 }
 
+impl Credentials {
+    /// For people: the account that a name of a request that failed would count for.
+    pub(in crate::turn) fn claimed(&self, username: &[u8]) -> Option<Arc<str>> {
+        let name = std::str::from_utf8(unquoted(username)).ok().filter(|name| name.len() <= USERNAME_LEN_MAX)?;
+        let is_expiry = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match name.split_once(self.time_limited.separator) {
+            Some((expiry, userid)) if is_expiry(expiry) && !userid.is_empty() => Some(userid.into()),
+            _ => Some(name.into()),
+        }
+    }
+}
+
 impl Who<'_, '_> {
     /// The first of the keys it may be under which the request verifies.
     pub(super) fn find_key(
