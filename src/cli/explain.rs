@@ -10,7 +10,7 @@ use super::{Outcome, print};
 /// Tell what happened to a client of a running server, and what usually causes it.
 ///
 /// By session id, address of the client, or user name. The server remembers the latest events of many clients, also of those
-/// that never got in ([recorder] in the configuration).
+/// that never got in (section `recorder` of the configuration).
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A user name, the IP address of a client, or a session id.
