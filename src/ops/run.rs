@@ -116,7 +116,7 @@ async fn live(
     let (carrier, entrance) = Carrier::new(config.pass_through);
     // Without a control plane that is left to carry it a connection is closed.
     let pass_on = move |passed| drop(entrance.send(passed));
-    let shards = Shards::start_with(config.shards.clone(), pass_on).map_err(RunError::Shards)?;
+    let shards = Shards::start_with(config.shards.clone(), pass_on, drop).map_err(RunError::Shards)?;
     let listening = shards.listening().to_vec();
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();

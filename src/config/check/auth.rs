@@ -90,6 +90,7 @@ impl Checker<'_> {
         let lifetime = &written.credential_lifetime_max;
         let credentials = Credentials {
             tokens: self.token_keys(written, &users),
+            look_ups: None,
             users,
             secrets,
             ttl_secs_max: self.duration("auth.credential_lifetime_max", lifetime, MINUTE..=366 * DAY).into(),
