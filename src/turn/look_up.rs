@@ -246,6 +246,21 @@ impl LookUps {
 }
 
 impl Server {
+    /// The answer to [`Effect::FindKey`].
+    pub fn key_found(&mut self, clock: Clock, ticket: u64, answer: KeyAnswer) {
+        self.on_key_found(clock, ticket, answer);
+    }
+
+    /// Whether a request of this client waits for a key: its connection is in use.
+    pub fn waits_for_key(&self, path: &FiveTuple) -> bool {
+        self.look_ups.waits(path)
+    }
+
+    /// Requests that wait for a key.
+    pub fn requests_waiting(&self) -> usize {
+        self.look_ups.waiting()
+    }
+
     /// Has a request wait for the key of a user. Its client has shown a good nonce.
     pub(super) fn wait_for_key(
         &mut self,

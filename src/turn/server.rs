@@ -20,8 +20,8 @@ use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::timers::Timers;
 use super::{
-    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, KeyAnswer, Letter, Limit, Now, Packet,
-    PortSet, Reason, RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, SessionId, ShardIndex, Traffic, Verdict,
+    BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Limit, Now, Packet, PortSet,
+    Reason, RelayAddress, RelayId, RelayedAddresses, ReplyBuffer, SessionId, ShardIndex, Traffic, Verdict,
 };
 use crate::stun::ErrorCode;
 
@@ -155,21 +155,6 @@ impl Server {
     /// The answer to [`Effect::BindRelay`]. After an error nothing is bound and nothing counted.
     pub fn relay_bound(&mut self, clock: Clock, relay: RelayId, result: Result<(), BindError>) {
         self.on_relay_bound(clock, relay, result);
-    }
-
-    /// The answer to [`Effect::FindKey`].
-    pub fn key_found(&mut self, clock: Clock, ticket: u64, answer: KeyAnswer) {
-        self.on_key_found(clock, ticket, answer);
-    }
-
-    /// Whether a request of this client waits for a key: its connection is in use.
-    pub fn waits_for_key(&self, path: &FiveTuple) -> bool {
-        self.look_ups.waits(path)
-    }
-
-    /// Requests that wait for a key.
-    pub fn requests_waiting(&self) -> usize {
-        self.look_ups.waiting()
     }
 
     /// A client's TCP connection is gone, and its allocation with it unless it has a ticket (TURN-8656-LIFE-01).
