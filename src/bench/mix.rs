@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn mixes_are_what_their_description_says() {
-        for (mix, packets, bits) in [(Mix::Opus, 50.0, 64e3), (Mix::Video, 165.0, 1.52e6), (Mix::Screen, 29.5, 0.234e6)] {
+        for (mix, packets, bits) in [(Mix::Opus, 50.0, 64e3), (Mix::Video, 165.0, 1.52e6), (Mix::Screen, 29.5, 0.234e6)]
+        {
             let shape = mix.shape();
             let off = shape.packets_per_second().expect("it has a rate") / packets;
             assert!((0.999..1.001).contains(&off), "{mix:?}: {off}");

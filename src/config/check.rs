@@ -12,6 +12,8 @@ mod relay;
 mod tcp_relay;
 mod tls;
 
+pub(super) use auth::password_forms;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -69,9 +71,9 @@ impl Checker<'_> {
         let relays = self.relays(&written.relay);
         let mut listen = self.listen(written, &relays, &ports);
         let behavior_discovery = self.nat_discovery(written, &relays, &ports, &mut listen);
-        let (credentials, secret_is_made_up) = self.credentials(&written.auth);
         let allocations = self.count("limits.allocations", written.limits.allocations, 1..=TABLE_MAX);
         let threads = self.threads(written.threads, &ports);
+        let (credentials, secret_is_made_up, key_backend) = self.credentials(&written.auth, &written.limits, threads);
         let turn = turn::Config {
             realm: self.realm(&written.auth.realm),
             software: self.software(&written.software),
@@ -117,6 +119,7 @@ impl Checker<'_> {
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
             confinement: self.confinement(&written.process),
             certificate,
+            key_backend,
             digests: BTreeMap::new(),
             pass_through,
             secret_is_made_up,

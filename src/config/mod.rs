@@ -19,6 +19,7 @@ mod document;
 mod error;
 pub mod ice_servers;
 mod kept_secret;
+mod key_backend;
 mod machine;
 mod token;
 mod values;
@@ -33,6 +34,7 @@ pub use check::check_text;
 pub use credentials::{TimeLimited, user_name};
 pub use error::{Errors, Note, Position, Problem};
 pub use kept_secret::keep_secret;
+pub use key_backend::{KeyBackend, KeyBackendKind, KeyRecord, QueryPart};
 pub use machine::Machine;
 pub use token::Token;
 pub use values::{Prepared, parse_duration_secs};
@@ -55,6 +57,8 @@ pub struct Config {
     pub pass_through: PassThrough,
     /// Where metrics, health and the admin API are, and who may use them.
     pub admin: Admin,
+    /// Where the keys of more users are kept, if anywhere.
+    pub key_backend: Option<KeyBackend>,
     /// What to log and how.
     pub log: Log,
     /// How long to wait for allocations to end after a request to stop.

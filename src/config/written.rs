@@ -222,12 +222,40 @@ section! {
         token_server_name: String = String::new(),
         /// `never`, `removed` or `expired`.
         end_sessions: String = "removed".into(),
+        /// Where the keys of more users are kept.
+        backend: Backend = Backend::default(),
         /// Static users.
         users: Vec<User> = Vec::new(),
         /// Keys of access tokens.
         token_keys: Vec<TokenKey> = Vec::new(),
         /// Short-term credentials for Binding.
         binding_users: Vec<BindingUser> = Vec::new(),
+    }
+}
+
+section! {
+    /// `[auth.backend]`; without a URL there is none.
+    Backend {
+        /// Where it is.
+        url: String = String::new(),
+        /// A file with the URL.
+        url_file: String = String::new(),
+        /// SQL, or the name of a Redis key; empty: that of the documented schema.
+        query: String = String::new(),
+        /// For HTTP.
+        authorization: String = String::new(),
+        /// The longest a question may take.
+        timeout: String = "5s".into(),
+        /// Questions at the same time.
+        concurrent: i64 = 16,
+        /// How long a key is good for without asking again.
+        remember: String = "1m".into(),
+        /// How long a name counts as unknown without asking again.
+        remember_not_found: String = "5s".into(),
+        /// How much longer a key is good for while the back end cannot answer.
+        stale: String = "10m".into(),
+        /// Users whose keys a thread remembers.
+        remembered_users: i64 = 10_000,
     }
 }
 
@@ -310,6 +338,10 @@ section! {
         peer_ports_per_allocation: i64 = 0,
         /// Packets of a hundred that look like no call, before an allocation is ended; 0 is no limit.
         foreign_packets_percent: i64 = 0,
+        /// Requests of a thread that wait for keys.
+        look_ups_waiting: i64 = 1_024,
+        /// Requests a second from one network that may wait for keys.
+        look_ups_per_prefix: i64 = 200,
         /// DTLS handshakes at the same time.
         dtls_handshakes: i64 = 1_024,
         /// Connections between TCP relays and peers on the whole server.

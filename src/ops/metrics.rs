@@ -12,7 +12,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use crate::shard::{DtlsDrop, HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
 use crate::stun::{ErrorCode, Method};
-use crate::turn::{self, ConnectionEnd, EndReason, ForeignShare, Limit, Reason, Rejection, Spread};
+use crate::turn::{self, ConnectionEnd, EndReason, ForeignShare, Limit, LookUp, Reason, Rejection, Spread};
 
 pub(super) use control::Control;
 pub(super) use process::ProcessCollector;
@@ -61,6 +61,11 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
             "hairpin_peer_connections",
             "Connections between TCP relays and peers, those being made included.",
             [([], total.peer_connections as f64)],
+        ),
+        gauge(
+            "hairpin_requests_waiting",
+            "Requests that wait for a key that is kept elsewhere.",
+            [([], total.requests_waiting as f64)],
         ),
         gauge("hairpin_shards", "Threads that relay packets.", [([], snapshot.shards.len() as f64)]),
     ];
@@ -168,6 +173,11 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
             "hairpin_authentications_total",
             "Requests whose credentials were good, those of guests included.",
             [([], counters.authenticated)],
+        ),
+        counter(
+            "hairpin_key_look_ups_total",
+            "Requests of users whose keys are kept elsewhere, and questions about them, by what came of it.",
+            labelled("result", LookUp::ALL, LookUp::label, &counters.look_ups),
         ),
         counter(
             "hairpin_limits_reached_total",

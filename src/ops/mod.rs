@@ -8,6 +8,8 @@
 //!
 //! Reading order: `run.rs` (a server's life), `signals.rs`, `orders.rs`, `reload.rs`, `admin/`, `metrics.rs`, `logging.rs`,
 //! `confinement/`, `certificates.rs`, `pass_through.rs`.
+//! Reading order: `run.rs` (a server's life), `signals.rs`, `reload.rs`, `admin.rs`, `metrics.rs`, `logging.rs`,
+//! `confinement/`, `certificates.rs`, `pass_through.rs`, `keys/` (credential back ends).
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +18,7 @@ mod certificates;
 mod confinement;
 mod descriptors;
 pub mod explain;
+mod keys;
 mod logging;
 mod metrics;
 mod orders;

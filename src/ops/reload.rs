@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::certificates::Files;
+use super::keys::Keys;
 use super::logging::LogLevel;
 use super::metrics::Control;
 use super::run::SharedShards;
@@ -43,6 +44,7 @@ pub(super) struct Reload {
     pub(super) control: Control,
     /// Whoever else wants to know what is in force.
     pub(super) in_force: watch::Sender<Arc<Config>>,
+    pub(super) keys: Keys,
 }
 
 /// What a reload has brought.
@@ -79,6 +81,7 @@ impl Reload {
         let discovery = self.current.shards.turn.behavior_discovery.clone();
         Arc::make_mut(&mut new.shards.turn).behavior_discovery = discovery;
         // Files named in the configuration may have changed while it has not: everything is handed on, whatever the keys.
+        self.keys.set(new.key_backend.as_ref());
         self.shards.with(|shards| shards.configure(&new.shards));
         self.log_level.set(new.log.level);
         // Without a TLS listener from the start there is nobody to show a certificate.

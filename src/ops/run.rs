@@ -18,6 +18,7 @@ use super::admin::{self, Doors, Readiness, SocketFile, Sources};
 use super::certificates::Certificates;
 use super::confinement::{ConfinementError, Rights};
 use super::descriptors;
+use super::keys::Keys;
 use super::logging::LogLevel;
 use super::metrics::{Control, ProcessCollector, ShardCollector};
 use super::orders::{ORDERS_MAX, Order};
@@ -116,7 +117,9 @@ async fn live(
     let (carrier, entrance) = Carrier::new(config.pass_through);
     // Without a control plane that is left to carry it a connection is closed.
     let pass_on = move |passed| drop(entrance.send(passed));
-    let shards = Shards::start_with(config.shards.clone(), pass_on).map_err(RunError::Shards)?;
+    let (keys, ask, questions) = Keys::new();
+    keys.set(config.key_backend.as_ref());
+    let shards = Shards::start_with(config.shards.clone(), pass_on, ask).map_err(RunError::Shards)?;
     let listening = shards.listening().to_vec();
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
@@ -141,6 +144,7 @@ async fn live(
         let source = shards.clone();
         registry.register(Box::new(ShardCollector::new(move || source.snapshot()))).expect("the first collector");
         carrier.register(&registry);
+        keys.register(&registry);
         registry.register(Box::new(ProcessCollector::new())).expect("other names");
         registry.register(Box::new(control.clone())).expect("other names");
         if let Some(certificates) = &certificates {
@@ -159,6 +163,7 @@ async fn live(
         tokio::spawn(Doors::new(listener(admin), listener(for_back_ends), socket).serve(sources));
     }
     tokio::spawn(carrier.run());
+    tokio::spawn(keys.clone().run(questions));
     if let Some(certificates) = certificates {
         let shards = shards.clone();
         let show = move |identity: Arc<Identity>| {
@@ -185,7 +190,8 @@ async fn live(
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
-    let mut reload = Reload { load, current: config, shards: shards.clone(), log_level, files, control, in_force };
+    let mut reload =
+        Reload { load, current: config, shards: shards.clone(), log_level, files, control, in_force, keys };
     let signal = loop {
         tokio::select! {
             wish = signals.next() => match wish {

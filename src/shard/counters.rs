@@ -104,6 +104,8 @@ pub struct ShardSnapshot {
     pub connections: usize,
     /// Connections between TCP relays and peers, open or being made.
     pub peer_connections: usize,
+    /// Requests that wait for a key.
+    pub requests_waiting: usize,
     /// Relayed addresses alive.
     pub relayed_addresses: turn::RelayedAddresses,
 }
@@ -169,12 +171,14 @@ impl Snapshot {
 impl ShardSnapshot {
     fn add(&mut self, other: &Self) {
         // Taken apart completely, here and below, so that a new counter cannot be forgotten.
-        let Self { turn, shell, allocations, connections, peer_connections, relayed_addresses } = other;
+        let Self { turn, shell, allocations, connections, peer_connections, requests_waiting, relayed_addresses } =
+            other;
         add_machine(&mut self.turn, turn);
         self.shell.add(shell);
         self.allocations += allocations;
         self.connections += connections;
         self.peer_connections += peer_connections;
+        self.requests_waiting += requests_waiting;
         for (sums, counts) in self.relayed_addresses.iter_mut().zip(relayed_addresses) {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
@@ -242,6 +246,7 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         errors,
         drops,
         rejections,
+        look_ups,
         authenticated,
         limits,
         allocations_created,
@@ -258,6 +263,7 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.errors, errors);
     add_each(&mut sum.drops, drops);
     add_each(&mut sum.rejections, rejections);
+    add_each(&mut sum.look_ups, look_ups);
     sum.authenticated += authenticated;
     add_each(&mut sum.limits, limits);
     sum.allocations_created += allocations_created;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::keys::KeyQuestion;
 use super::mailbox::Command;
 use super::reactor::Shard;
 use super::start::explain;
@@ -39,6 +40,12 @@ impl Shard<'_> {
                     Transport::Tcp | Transport::Tls => self.send_to_stream(&to, &bytes),
                     Transport::Dtls => self.send_to_association(&to, &bytes),
                 },
+                Effect::FindKey { ticket, realm, who } => {
+                    let mailboxes = Arc::clone(&self.home.mailboxes);
+                    let shard = self.home.place.index;
+                    (self.home.find_key)(KeyQuestion::new(mailboxes, shard, ticket, realm, who));
+                }
+                Effect::Bound { to, bytes, connection } => self.bind_stream(&to, &bytes, connection),
                 Effect::Tell { shard, letter } => {
                     let from = self.home.place.index;
                     self.home.mailboxes[usize::from(shard)].command(Command::Letter { from, letter });

@@ -78,6 +78,11 @@ pub(super) enum Command {
         from: u16,
         letter: turn::Letter,
     },
+    /// For [`turn::Server::key_found`].
+    KeyFound {
+        ticket: u64,
+        answer: turn::KeyAnswer,
+    },
     /// This shard has lost all it had.
     Restarted(u16),
     Configure {

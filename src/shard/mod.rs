@@ -8,7 +8,7 @@
 //! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `questions.rs` (what the control plane asks), `handshakes.rs` and
 //! `opening.rs` (where TLS clients and those behind proxies come from), `peers.rs` and `splices.rs` (TCP relays), `dtls/` (a
 //! feature). Tables: `listeners.rs`, `relays.rs`, `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`,
-//! `directory.rs`, `budgets.rs`, `counters.rs`.
+//! `directory.rs`, `budgets.rs`, `counters.rs`. Questions to the control plane: `keys.rs`.
 
 mod budgets;
 mod connections;
@@ -18,6 +18,7 @@ mod directory;
 mod dtls;
 mod effects;
 mod handshakes;
+mod keys;
 mod listeners;
 mod mailbox;
 mod opening;
@@ -49,6 +50,7 @@ use ipnet::IpNet;
 use mio::{Poll, Waker};
 
 pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
+pub use self::keys::KeyQuestion;
 pub use self::privacy::{Privacy, Shown, ShownAddresses, ShownNames};
 pub use self::questions::{SessionsPage, TooManyQuestions};
 pub use self::recorder::{Entry, RecorderSettings, StoryQuery, Told, What};
@@ -249,15 +251,21 @@ impl Shards {
     /// An address that is required cannot be bound, or none can, or the system has no more threads, descriptors or
     /// memory. Nothing is left running then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        Self::start_with(settings, drop)
+        Self::start_with(settings, drop, drop)
     }
 
-    /// The same, with somebody who takes connections that are not for us. He is called on the thread of the handshakes,
-    /// and must not take long.
+    /// The same, with somebody who takes connections that are not for us, and somebody who looks up keys that are kept
+    /// elsewhere. The first is called on the thread of the handshakes, the second on those of the shards, and neither
+    /// may take long.
     ///
     /// # Errors
     /// As for [`Self::start`].
-    pub fn start_with(settings: Settings, pass_on: impl Fn(PassedOn) + Send + 'static) -> Result<Self, StartError> {
+    pub fn start_with(
+        settings: Settings,
+        pass_on: impl Fn(PassedOn) + Send + 'static,
+        find_key: impl Fn(KeyQuestion) + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let find_key: keys::FindKey = Arc::new(find_key);
         let count = settings.count.max(1);
         let bound = start::bind(&settings.listen, count, settings.socket_buffer_bytes)?;
         getrandom::u64().map_err(std::io::Error::from).map_err(StartError::system("random numbers"))?;
@@ -325,6 +333,7 @@ impl Shards {
                 proxies: settings.proxies.clone(),
                 handshakes: handshakes.as_ref().map(|(_, shared)| Arc::clone(shared)),
                 handshake_secs: u32::try_from(handshake_bounds.handshake_timeout.as_secs() + 1).unwrap_or(u32::MAX),
+                find_key: Arc::clone(&find_key),
                 config: Arc::clone(&settings.turn),
                 is_draining: false,
                 counters: ShellCounters::default(),

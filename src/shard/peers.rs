@@ -226,7 +226,7 @@ impl Shard<'_> {
     }
 
     /// Closes a connection that is over, and tells the machine.
-    fn forget_peer(&mut self, id: ConnectionId) {
+    pub(super) fn forget_peer(&mut self, id: ConnectionId) {
         self.peers.remove(id);
         self.server.peer_closed(id);
         self.drain_effects();

@@ -210,6 +210,7 @@ impl<'h> Shard<'h> {
         let (machine, counters, earlier) = (self.server.counters(), &self.home.counters, &self.home.earlier);
         let (allocations, connections) = (self.server.allocations(), self.connections.len() + self.associations.open());
         let peer_connections = self.server.peer_connections();
+        let requests_waiting = self.server.requests_waiting();
         let relayed_addresses = self.server.relayed_addresses();
         self.home.slot().publish(|copy| {
             copy.turn.clone_from(machine);
@@ -218,6 +219,7 @@ impl<'h> Shard<'h> {
             copy.allocations = allocations;
             copy.connections = connections;
             copy.peer_connections = peer_connections;
+            copy.requests_waiting = requests_waiting;
             copy.relayed_addresses = relayed_addresses;
         });
     }
@@ -343,6 +345,7 @@ impl<'h> Shard<'h> {
                     self.revoke(revocation);
                 }
                 Command::Letter { from, letter } => self.server.told(self.clock, from, letter),
+                Command::KeyFound { ticket, answer } => self.server.key_found(self.clock, ticket, answer),
                 Command::Restarted(shard) => self.server.shard_restarted(self.clock, shard),
                 Command::Drain => {
                     self.home.is_draining = true;

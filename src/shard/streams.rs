@@ -341,6 +341,21 @@ impl Shard<'_> {
         }
     }
 
+    /// The same for a message that comes later.
+    pub(super) fn bind_stream(&mut self, to: &FiveTuple, bytes: &[u8], id: ConnectionId) {
+        match self.connections.index_of(to) {
+            Some(index) => {
+                if let Some(connection) = self.connections.get_mut(index) {
+                    connection.out.push_control(bytes);
+                }
+                self.mark_dirty(index);
+                // Nothing comes behind the request until it is answered (TCP-6062-4.3-02).
+                self.join(index, id, &[]);
+            }
+            None => self.forget_peer(id),
+        }
+    }
+
     /// Queues a message that lies in no slot.
     pub(super) fn send_to_stream(&mut self, to: &FiveTuple, bytes: &[u8]) {
         let Some(index) = self.connections.index_of(to) else {
@@ -428,9 +443,13 @@ impl Shard<'_> {
         let deadline = Now(self.clock.now.0.saturating_sub(u64::from(idle_secs) * 1_000_000_000));
         let mut from = 0;
         while let Some(index) = self.connections.next_idle(from, deadline) {
+            from = index + 1;
+            // Who waits for an answer is not silent (STUN-8489-6.2.2-03).
+            if self.connections.get_mut(index).is_some_and(|client| self.server.waits_for_key(&client.path)) {
+                continue;
+            }
             self.home.counters.connections_idle += 1;
             self.finish_connection(index);
-            from = index + 1;
         }
         self.sweep_associations(deadline);
         for (_, connection) in self.connections.iter_mut() {

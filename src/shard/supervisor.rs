@@ -10,6 +10,7 @@ use tracing::error;
 
 use super::counters::{ShellCounters, Slot};
 use super::directory::Directory;
+use super::keys::FindKey;
 use super::listeners::Listeners;
 use super::mailbox::{Command, Mailbox};
 use super::privacy::{Privacy, Veil};
@@ -38,6 +39,8 @@ pub(super) struct Home {
     /// How long one may take.
     #[cfg_attr(not(feature = "dtls"), expect(dead_code, reason = "only DTLS needs it"))]
     pub(super) handshake_secs: u32,
+    /// Whom the machine has keys looked up by.
+    pub(super) find_key: FindKey,
     /// The latest, for the next server.
     pub(super) config: Arc<turn::Config>,
     pub(super) is_draining: bool,
@@ -96,6 +99,7 @@ impl Home {
                 | Command::Dtls(_)
                 | Command::MoveIn(_)
                 | Command::Letter { .. }
+                | Command::KeyFound { .. }
                 | Command::Restarted(_)
                 | Command::Crash => {}
             }
@@ -143,6 +147,7 @@ pub(super) fn run(mut home: Home) {
             copy.allocations = 0;
             copy.connections = 0;
             copy.peer_connections = 0;
+            copy.requests_waiting = 0;
             copy.relayed_addresses = Default::default();
         });
         error!(

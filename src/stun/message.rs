@@ -98,6 +98,11 @@ impl<'b> Message<'b> {
         self.header
     }
 
+    /// The whole message as it came.
+    pub const fn bytes(&self) -> &'b [u8] {
+        self.bytes
+    }
+
     /// How many bytes it takes, header included.
     pub const fn total_len(&self) -> usize {
         self.bytes.len()

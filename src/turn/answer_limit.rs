@@ -76,6 +76,16 @@ impl AnswerLimit {
         spend(&mut self.account(now, prefix).paid_again, now, interval * AGAIN_SHARE)
     }
 
+    /// Whether somebody from here, who has shown that the address is his, may have something looked up, when so many a
+    /// second may for one prefix. Zero is no limit.
+    pub(super) fn allows_look_up(&mut self, now: Now, rate: u32, client: IpAddr) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        let account = self.account(now, self.hashes.hash_one(prefix_of(client)));
+        spend(&mut account.paid, now, 1_000_000_000 / u64::from(rate))
+    }
+
     /// The account of this prefix: the one it has, or the one that was used least.
     fn account(&mut self, now: Now, prefix: u64) -> &mut Account {
         let first = (prefix as usize) % (ACCOUNTS / WAYS) * WAYS;

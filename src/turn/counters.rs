@@ -80,6 +80,10 @@ vocabulary! {
         BandwidthPerUser = "bandwidth_per_user",
         /// More data than `limits.bandwidth_total`.
         BandwidthTotal = "bandwidth_total",
+        /// More requests in a second from one network than may wait for keys that are kept elsewhere.
+        LookUpRateLimited = "look_up_rate_limited",
+        /// As many requests wait for keys that are kept elsewhere as may.
+        LookUpsFull = "look_ups_full",
     }
 }
 
@@ -108,6 +112,8 @@ vocabulary! {
         WrongPassword = "wrong_password",
         /// The nonce is not ours, not this client's, or too old: 438.
         StaleNonce = "stale_nonce",
+        /// The back end that has the key could not be asked: 500.
+        KeyUnavailable = "key_unavailable",
     }
 }
 
@@ -128,6 +134,26 @@ vocabulary! {
         ChannelsPerAllocation = "channels_per_allocation",
         /// `limits.pending_effects`: 508.
         PendingEffects = "pending_effects",
+        /// `limits.look_ups_waiting`, or a client has too many requests waiting, or a very long one: 500 on streams.
+        LookUpsWaiting = "look_ups_waiting",
+    }
+}
+
+vocabulary! {
+    /// Where it was known from whether there is such a user, among those whose keys are kept elsewhere.
+    LookUp {
+        /// Found there a while ago.
+        Remembered = "remembered",
+        /// Not found there a moment ago.
+        RememberedNotFound = "remembered_not_found",
+        /// Asked for, and found.
+        Found = "found",
+        /// Asked for, and not found.
+        NotFound = "not_found",
+        /// Asked for in vain; what was found before counts.
+        Stale = "stale",
+        /// Asked for in vain: 500.
+        Unavailable = "unavailable",
     }
 }
 
@@ -214,6 +240,8 @@ pub struct Counters {
     pub drops: [u64; Reason::ALL.len()],
     /// Failed authentications, as in [`Rejection::ALL`].
     pub rejections: [u64; Rejection::ALL.len()],
+    /// Users whose keys are kept elsewhere, as in [`LookUp::ALL`].
+    pub look_ups: [u64; LookUp::ALL.len()],
     /// Requests whose credentials were good, in place of those of [`Counters::rejections`].
     pub authenticated: u64,
     /// Bounds reached, as in [`Limit::ALL`].

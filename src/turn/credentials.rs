@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::Sha256;
 
 use super::nonce::Offer;
-use super::{EndSessions, TokenKeys};
+use super::{EndSessions, KeyLookUps, TokenKeys};
 use crate::stun::integrity;
 
 /// Static users and shared secrets, both at once, and which of RFC 8489's choices are open to them.
@@ -39,6 +39,8 @@ pub struct Credentials {
     pub tokens: Option<TokenKeys>,
     /// When allocations end with their credentials.
     pub end_sessions: EndSessions,
+    /// If the keys of more users are kept elsewhere.
+    pub look_ups: Option<KeyLookUps>,
     /// Clients that may allocate without credentials. Nothing protects them from who can forge their addresses.
     pub guests: Vec<IpNet>,
     /// If there are any, Binding requests need one of these short-term credentials.
@@ -58,6 +60,7 @@ impl Default for Credentials {
             userhash: true,
             tokens: None,
             end_sessions: EndSessions::default(),
+            look_ups: None,
             guests: Vec::new(),
             binding_users: ShortTermUsers::default(),
         }
@@ -68,7 +71,8 @@ impl Credentials {
     /// What challenges offer. A client that is told of "Username anonymity" must hide its name, so that is offered only
     /// where every name can be found by its hash (STUN-8489-14.4-03).
     pub(super) const fn offer(&self) -> Offer {
-        let all_by_hash = self.secrets.is_empty() && self.tokens.is_none() && !self.users.is_empty();
+        let no_others = self.secrets.is_empty() && self.tokens.is_none() && self.look_ups.is_none();
+        let all_by_hash = no_others && !self.users.is_empty();
         Offer { userhash: self.userhash && all_by_hash, md5: self.md5 }
     }
 }

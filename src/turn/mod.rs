@@ -12,9 +12,10 @@
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
-//! `request.rs` (how a request is taken apart and answered), `authenticate/`, then one file a method (that of Connect
-//! also has what else concerns connections to peers). What operators see and end: `inspect.rs`. Tables: `allocation.rs`, `allocations.rs`,
-//! `peer_connections.rs`, `reservations.rs`, `elsewhere.rs`, `ports.rs`, `timers.rs`.
+//! `request.rs` (how a request is taken apart and answered), `authenticate/`, `look_up.rs` (users whose keys are kept
+//! elsewhere), then one file a method (that of Connect also has what else concerns connections to peers). What operators
+//! see and end: `inspect.rs`. Tables: `allocation.rs`, `allocations.rs`, `peer_connections.rs`, `reservations.rs`,
+//! `elsewhere.rs`, `kept_keys.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`] and the like).
 
@@ -46,7 +47,9 @@ mod event;
 mod hints;
 mod icmp;
 mod inspect;
+mod kept_keys;
 mod letter;
+mod look_up;
 mod mobility;
 mod nonce;
 mod packet;
@@ -75,12 +78,13 @@ pub use behavior::{BehaviorDiscovery, ServerAddress};
 pub use config::{
     Compatibility, Config, Lifetimes, Limits, MobilityKey, NonceKeys, PortRange, RelayAddress, ShardIndex,
 };
-pub use counters::{ConnectionEnd, Counters, EndReason, ForeignShare, Limit, Reason, Rejection, Spread};
+pub use counters::{ConnectionEnd, Counters, EndReason, ForeignShare, Limit, LookUp, Reason, Rejection, Spread};
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use event::Event;
 pub use hints::Hints;
 pub use inspect::{Session, SessionFilter, SessionRelay, WalkPlace};
 pub use letter::Letter;
+pub use look_up::{KeyAnswer, KeyLookUps};
 pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_connections::ConnectionId;
 pub use peer_policy::{PeerPolicy, PeerProfile, PeerRefusal};
@@ -337,6 +341,26 @@ pub enum Effect {
         to: FiveTuple,
         /// The whole message.
         bytes: Box<[u8]>,
+    },
+    /// Find the keys of a user where they are kept; then call [`Server::key_found`] with the ticket, in any order and at
+    /// any time. One answer counts; later ones, and none at all, do no harm.
+    FindKey {
+        /// Names the question.
+        ticket: u64,
+        /// The keys are those for this realm.
+        realm: Arc<str>,
+        /// The user name, prepared (RFC 8265).
+        who: Arc<str>,
+    },
+    /// The same as [`Verdict::Bound`], for a request that had to wait: send the message, and the connection it goes to
+    /// carries no more of them.
+    Bound {
+        /// The client's 5-tuple.
+        to: FiveTuple,
+        /// The whole message.
+        bytes: Box<[u8]>,
+        /// Whose data it carries.
+        connection: ConnectionId,
     },
     /// Hand the letter to [`Server::told`] of another shard. Letters from one shard to another arrive in the order
     /// they were sent; one that is lost is made up for by [`Server::shard_restarted`].

@@ -2,7 +2,7 @@
 
 use super::allocation::Told;
 use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
-use super::authenticate::{Denial, Sealing, authenticate, authenticate_binding};
+use super::authenticate::{Denial, Keys, Refusal, Sealing, authenticate, authenticate_binding};
 use super::mobility::{Ticket, Whose, presumed_owner, shown_ticket};
 use super::{Clock, ConnectionId, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
@@ -63,6 +63,16 @@ pub(super) struct Answering {
     pub(super) fingerprint: bool,
 }
 
+impl Answering {
+    pub(super) fn to(message: &Message<'_>) -> Self {
+        Self {
+            method: message.method(),
+            transaction_id: message.transaction_id(),
+            fingerprint: message.has_fingerprint(),
+        }
+    }
+}
+
 impl Server {
     pub(super) fn on_stun(
         &mut self,
@@ -110,11 +120,7 @@ impl Server {
             return Verdict::NotMine { shard };
         }
         self.counters.requests[method_index(message.method())] += 1;
-        let answering = Answering {
-            method: message.method(),
-            transaction_id: message.transaction_id(),
-            fingerprint: message.has_fingerprint(),
-        };
+        let answering = Answering::to(message);
         let has_credentials = message.has_integrity() || message.has_integrity_sha256();
         let is_unauthenticated = message.method() == Method::Binding || !has_credentials;
         if is_unauthenticated && !self.may_answer(clock, &path, message.transaction_id()) {
@@ -134,7 +140,19 @@ impl Server {
             self.request_refused(clock, path, message.method(), ErrorCode::TryAlternate, None);
             return Verdict::Reply { len: self.redirect(clock, path, reply, answering, None) };
         }
+        self.serve_request(clock, path, message, reply)
+    }
 
+    /// Authenticates a request, now or when its key has come, and has its method answer it.
+    pub(super) fn serve_request(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        message: &Message<'_>,
+        reply: &mut ReplyBuffer,
+    ) -> Verdict {
+        let answering = Answering::to(message);
+        let has_credentials = message.has_integrity() || message.has_integrity_sha256();
         let shown = shown_ticket(&self.config, message);
         let whose = self.whose(clock, &path, shown);
         let live_owner = match whose {
@@ -143,11 +161,13 @@ impl Server {
             Whose::Carried(shard) => return Verdict::NotMine { shard },
             Whose::Shown(_) => presumed_owner(message),
         };
-        let request = match authenticate(&self.config, clock, &path, message, live_owner.as_ref()) {
+        let keys = Keys { look_ups: &mut self.look_ups, counts: &mut self.counters.look_ups };
+        let request = match authenticate(&self.config, keys, clock, &path, message, live_owner.as_ref()) {
             Ok(request) => {
                 self.counters.authenticated += 1;
                 request
             }
+            Err(Refusal::KeyWanted(name)) => return self.wait_for_key(clock, path, message, name, reply),
             // The key may be in an access token that only the allocation's shard has seen.
             Err(_)
                 if self.config.credentials.tokens.is_some()
@@ -158,7 +178,7 @@ impl Server {
             Err(_) if has_credentials && !self.may_answer(clock, &path, message.transaction_id()) => {
                 return Verdict::Drop(Reason::AnswerRateLimited);
             }
-            Err(denial) => {
+            Err(Refusal::Denied(denial)) => {
                 return Verdict::Reply { len: self.challenge(clock, path, reply, answering, denial, message) };
             }
         };
@@ -281,10 +301,11 @@ impl Server {
         }
         let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
         writer.error_code(denial.code);
-        // 400 goes without REALM and NONCE (STUN-8489-9.2.4-07); 401 and 438 have all three, whatever the cause, so
+        // 400 goes without REALM and NONCE (STUN-8489-9.2.4-07), and so does 500; 401 and 438 have all three, whatever the cause, so
         // that they do not tell an unknown name from a wrong password (A06). Short-term credentials, which only Binding
         // has, know neither realm nor nonce (STUN-8489-9.1.3-02).
-        if denial.code != ErrorCode::BadRequest && answering.method != Method::Binding {
+        let is_challenge = matches!(denial.code, ErrorCode::Unauthenticated | ErrorCode::StaleNonce);
+        if is_challenge && answering.method != Method::Binding {
             writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
             let credentials = &self.config.credentials;
             let nonce = self.config.nonces.issue(credentials.offer(), clock.unix_secs, &path);

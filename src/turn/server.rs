@@ -15,6 +15,7 @@ use super::authenticate::Authenticated;
 use super::bandwidth::{Meters, Unshared};
 use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
+use super::look_up::LookUps;
 use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::timers::Timers;
@@ -41,6 +42,8 @@ pub struct Server {
     pub(super) answer_limit: AnswerLimit,
     /// How much data accounts and the server may still relay.
     pub(super) meters: Meters,
+    /// Users whose keys are kept elsewhere.
+    pub(super) look_ups: LookUps,
     /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
     pub(super) lent: HashMap<SocketAddr, (u16, Relay), ahash::RandomState>,
     /// 5-tuples that the kernel gives to this shard and that belong to others.
@@ -60,6 +63,7 @@ impl Server {
         let mut random = ChaCha8Rng::from_seed(seed);
         let mut key = || random.next_u64();
         let hashes = ahash::RandomState::with_seeds(key(), key(), key(), key());
+        let look_ups = LookUps::new(&hashes, random.next_u64());
         let pools =
             config.relays.iter().map(|address| (*address, PortPool::new(config.ports, shard, |_| false))).collect();
         let bandwidth = config.limits.bandwidth;
@@ -70,6 +74,7 @@ impl Server {
             allocations: Allocations::new(hashes.clone()),
             answer_limit: AnswerLimit::new(hashes.clone()),
             meters: Meters::new(bandwidth, Box::new(Unshared), hashes.clone()),
+            look_ups,
             connections: PeerConnections::new(hashes.clone()),
             pools,
             timers: Timers::new(),
@@ -114,9 +119,7 @@ impl Server {
         self.carrier = Some(carrier);
         let verdict = self.from_client(clock, path, packet, reply);
         self.carrier = None;
-        if self.allocations.live_by_path(clock.now, &path).is_none() {
-            self.effects.push_back(Effect::Tell { shard: carrier, letter: Letter::Stop { path } });
-        }
+        self.stop_carrier(clock, carrier, path);
         verdict
     }
 
@@ -157,6 +160,7 @@ impl Server {
     /// A client's TCP connection is gone, and its allocation with it unless it has a ticket (TURN-8656-LIFE-01).
     pub fn path_closed(&mut self, clock: Clock, path: FiveTuple) {
         self.allocations.abandon(&path);
+        self.look_ups.path_closed(&path);
         if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path)
             && !self.lose_path(relay, &path)
         {
@@ -190,6 +194,7 @@ impl Server {
     /// Ends every allocation, and accepts no new one.
     pub fn shut_down(&mut self, clock: Clock) {
         self.draining = true;
+        self.look_ups.shut_down();
         let pending: Vec<FiveTuple> = self.allocations.iter_pending().map(|(_, pending)| pending.path).collect();
         for path in &pending {
             self.allocations.abandon(path);
@@ -210,6 +215,8 @@ impl Server {
     pub fn configure(&mut self, config: Arc<Config>) {
         let mut old_pools = std::mem::take(&mut self.pools);
         let same_ports = config.ports == self.config.ports;
+        let source = |config: &Config| config.credentials.look_ups.as_ref().map(|look_ups| look_ups.source);
+        self.look_ups.configure(source(&config) == source(&self.config) && config.realm == self.config.realm);
         self.config = config;
         for address in self.config.relays.clone() {
             // A pool is known by what peers see: `bind` may change under allocations that stay at the old one.
@@ -238,12 +245,16 @@ impl Server {
 
     /// When [`Server::handle_timeout`] wants to be called next. O(1).
     pub fn next_timeout(&self) -> Option<Now> {
-        [self.timers.next(), self.connections.next_deadline()].into_iter().flatten().min()
+        [self.timers.next(), self.connections.next_deadline(), self.look_ups.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends what has expired. Law: afterwards `next_timeout()` is `None` or later than `clock.now`.
     pub fn handle_timeout(&mut self, clock: Clock) {
         self.end_overdue_connections(clock);
+        self.end_overdue_look_ups(clock);
         if self.timers.next().is_none_or(|next| next > clock.now) {
             return;
         }
@@ -319,6 +330,7 @@ impl Server {
         self.connections.check_invariants();
         let meters = self.allocations.iter_mut().filter_map(|(_, allocation)| allocation.meter.as_deref());
         self.meters.check_invariants(meters);
+        self.look_ups.check_invariants();
         let limits = self.config.limits;
         for (_, allocation) in self.allocations.iter_mut() {
             allocation.check_invariants(limits.permissions_per_allocation, limits.channels_per_allocation);
@@ -375,6 +387,14 @@ impl Server {
             self.record(Event::PeerRefused { session, path, peer, why });
             ErrorCode::Forbidden
         })
+    }
+
+    /// Tells another shard, from which a message of this 5-tuple has come, to pass on no more, unless it has an
+    /// allocation here or may get one.
+    pub(super) fn stop_carrier(&mut self, clock: Clock, carrier: u16, path: FiveTuple) {
+        if self.allocations.live_by_path(clock.now, &path).is_none() && !self.look_ups.waits(&path) {
+            self.effects.push_back(Effect::Tell { shard: carrier, letter: Letter::Stop { path } });
+        }
     }
 
     /// Has the timer wheel come round in time for this allocation or reservation.

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use hairpin::stun::{AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity};
+use hairpin::stun::{
+    AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address,
+};
 
 pub struct TurnClient {
     link: Link,
@@ -12,6 +14,7 @@ pub struct TurnClient {
     nonce: Vec<u8>,
     name: String,
     key: [u8; 16],
+    relayed: Option<SocketAddr>,
 }
 
 enum Link {
@@ -35,7 +38,7 @@ impl TurnClient {
     }
 
     fn over(link: Link) -> Self {
-        Self { link, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16] }
+        Self { link, realm: Vec::new(), nonce: Vec::new(), name: String::new(), key: [0; 16], relayed: None }
     }
 
     pub fn binding(&mut self) {
@@ -78,6 +81,46 @@ impl TurnClient {
     #[allow(dead_code, reason = "tests/observe has no use for it")]
     pub fn connect(&mut self, peer: SocketAddr) -> Result<(), u16> {
         self.request(Method::Connect, |writer| writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer))
+    }
+
+    /// How long an answer may take.
+    #[allow(dead_code, reason = "tests/backends needs it")]
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.udp().set_read_timeout(Some(patience)).unwrap();
+    }
+
+    #[allow(dead_code, reason = "tests/backends needs it")]
+    fn udp(&self) -> &UdpSocket {
+        match &self.link {
+            Link::Udp(socket) => socket,
+            Link::Tcp(_) => panic!("not over UDP"),
+        }
+    }
+
+    /// The relayed transport address.
+    #[allow(dead_code, reason = "tests/backends needs it")]
+    pub fn relayed(&self) -> SocketAddr {
+        self.relayed.expect("an allocation")
+    }
+
+    /// A Send indication.
+    #[allow(dead_code, reason = "tests/backends needs it")]
+    pub fn send_to(&self, peer: SocketAddr, data: &[u8]) {
+        let mut buffer = [0; 1_232];
+        let id = TransactionId([1; 12]);
+        let mut writer = MessageWriter::new(&mut buffer, Method::Send, Class::Indication, id);
+        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        writer.attribute(AttributeType::DATA, data);
+        let len = writer.finish(Seal::None, false);
+        self.udp().send(&buffer[..len]).unwrap();
+    }
+
+    /// Waits for a Data indication.
+    #[allow(dead_code, reason = "tests/backends needs it")]
+    pub fn expect_data(&self) {
+        let mut buffer = [0; 1_232];
+        let len = self.udp().recv(&mut buffer).expect("a datagram");
+        assert_eq!(Message::parse(&buffer[..len]).unwrap().method(), Method::Data);
     }
 
     /// CreatePermission.
@@ -127,6 +170,9 @@ impl TurnClient {
         };
         let response = Message::parse(&buffer[..len]).unwrap();
         if response.class() == Class::Success {
+            if let Some(value) = response.first(AttributeType::XOR_RELAYED_ADDRESS) {
+                self.relayed = read_xor_address(value, response.transaction_id()).ok();
+            }
             return Ok(());
         }
         let of = |kind| response.first(kind).unwrap_or_default().to_vec();

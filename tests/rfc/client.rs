@@ -28,7 +28,9 @@ pub struct Client {
     pub nonce: Vec<u8>,
     pub signing: Signing,
     pub fingerprint: bool,
-    next_id: u8,
+    /// Makes the transaction ids of several clients differ.
+    pub id_tail: u8,
+    next_id: u32,
 }
 
 impl Client {
@@ -40,13 +42,15 @@ impl Client {
             nonce: Vec::new(),
             signing: Signing::Classic,
             fingerprint: false,
+            id_tail: 11,
             next_id: 0,
         }
     }
 
     pub fn transaction_id(&mut self) -> TransactionId {
         self.next_id += 1;
-        TransactionId([self.next_id, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+        let [a, b, c, d] = self.next_id.to_le_bytes();
+        TransactionId([a, 1, 2, 3, 4, 5, 6, b, c, d, 10, self.id_tail])
     }
 
     pub fn key(&self) -> Vec<u8> {

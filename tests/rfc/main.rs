@@ -21,6 +21,8 @@ mod hints;
 mod icmp;
 mod inspect;
 mod limits;
+mod look_ups;
+mod look_ups_storm;
 mod messages;
 mod mobility;
 mod mobility_shards;

@@ -334,7 +334,10 @@ impl Storm {
                     self.redeemed += u32::from(matches!(letter, Letter::Lend { port: Some(_), .. }));
                     self.letters.push_back((to, shard, letter));
                 }
-                Effect::ConnectPeer { .. } | Effect::ClosePeer { .. } => panic!("nobody asks for TCP relays"),
+                Effect::ConnectPeer { .. } | Effect::ClosePeer { .. } | Effect::Bound { .. } => {
+                    panic!("nobody asks for TCP relays")
+                }
+                Effect::FindKey { .. } => panic!("no key is kept elsewhere"),
                 Effect::Record(_) => {}
             }
         }

@@ -132,6 +132,8 @@ pub struct World {
     pub unanswered: Vec<RelayId>,
     /// What is on its way to other shards.
     pub letters: Vec<(u16, Letter)>,
+    /// Keys asked for, and not answered until a test does.
+    pub questions: Vec<(u64, Arc<str>)>,
 }
 
 impl World {
@@ -153,6 +155,7 @@ impl World {
             bind_answer: Some(Box::new(|_| Ok(()))),
             unanswered: Vec::new(),
             letters: Vec::new(),
+            questions: Vec::new(),
         }
     }
 
@@ -249,6 +252,13 @@ impl World {
                 Effect::Send { bytes, .. } => {
                     assert!(sent.is_none() || self.may_send_several, "two messages for one step");
                     sent = Some(Seen::Response(Response(bytes.into())));
+                }
+                Effect::FindKey { ticket, realm, who } => {
+                    assert_eq!(*realm, *REALM);
+                    self.questions.push((ticket, who));
+                }
+                Effect::Bound { bytes, connection, .. } => {
+                    sent = Some(Seen::Bound(connection, Response(bytes.into())));
                 }
                 Effect::Tell { shard, letter } => self.letters.push((shard, letter)),
                 Effect::Record(event) => self.events.push(event),

@@ -1,7 +1,10 @@
 //! `[auth]`: who may allocate.
 
+mod backend;
 mod tokens;
 mod users;
+
+pub(in crate::config) use users::password_forms;
 
 use std::path::Path;
 
@@ -10,6 +13,7 @@ use ipnet::IpNet;
 use sha2::Sha256;
 
 use super::{Checker, DAY, HOUR, MINUTE};
+use crate::config::KeyBackend;
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
 use crate::turn::{Credentials, EndSessions, MacHash, NonceKeys, SharedSecret, TimeLimitedForm};
@@ -73,13 +77,19 @@ impl Checker<'_> {
     }
 
     /// And whether the only secret was made up.
-    pub(super) fn credentials(&mut self, written: &written::Auth) -> (Credentials, bool) {
+    pub(super) fn credentials(
+        &mut self,
+        written: &written::Auth,
+        limits: &written::Limits,
+        threads: u16,
+    ) -> (Credentials, bool, Option<KeyBackend>) {
         let mut secrets = self.secrets_of_file(written);
         secrets.extend(self.secret_files(written));
         let users = self.users(written);
         let has_secrets = !written.secrets.is_empty() || !written.secret_files.is_empty();
-        let made_up =
-            !has_secrets && written.users.is_empty() && written.token_keys.is_empty() && written.guests.is_empty();
+        let has_backend = !written.backend.url.is_empty() || !written.backend.url_file.is_empty();
+        let has_users = !written.users.is_empty() || !written.token_keys.is_empty() || !written.guests.is_empty();
+        let made_up = !has_secrets && !has_users && !has_backend;
         if made_up {
             self.note(
                 "auth.secrets",
@@ -87,9 +97,11 @@ impl Checker<'_> {
             );
             secrets.push(SharedSecret(random_bytes::<32>().to_vec()));
         }
+        let (look_ups, backend) = self.look_ups(written, limits, threads).unzip();
         let lifetime = &written.credential_lifetime_max;
         let credentials = Credentials {
             tokens: self.token_keys(written, &users),
+            look_ups,
             users,
             secrets,
             ttl_secs_max: self.duration("auth.credential_lifetime_max", lifetime, MINUTE..=366 * DAY).into(),
@@ -105,7 +117,7 @@ impl Checker<'_> {
             guests: self.guests(written),
             binding_users: self.binding_users(written),
         };
-        (credentials, made_up)
+        (credentials, made_up, backend)
     }
 
     fn guests(&mut self, written: &written::Auth) -> Vec<IpNet> {
@@ -141,7 +153,10 @@ impl Checker<'_> {
         let has_passwords =
             !written.binding_users.is_empty() || written.users.iter().any(|user| !user.password.is_empty());
         if let Some(file) = self.file
-            && (!secrets.is_empty() || has_passwords || !written.token_keys.is_empty())
+            && (!secrets.is_empty()
+                || has_passwords
+                || !written.backend.url.is_empty()
+                || !written.token_keys.is_empty())
             && others_may_read(file)
         {
             let text = format!("every user of this machine can read {}: chmod o= it.", file.display());

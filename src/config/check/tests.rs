@@ -1,6 +1,7 @@
 //! What is refused and with which words, what is noted, and that the shipped example tells the truth.
 
 mod auth;
+mod backend;
 mod discovery;
 mod listen;
 
@@ -449,7 +450,8 @@ fn the_example_has_every_key_with_its_default() {
     let mut problems = Vec::new();
     assert!(document.read(&mut problems) == Written::default(), "a value differs from its default");
     assert_eq!(problems, []);
-    let sections: [(&str, &[&str]); 17] = [
+    let sections: [(&str, &[&str]); 18] = [
+        ("auth.backend", written::Backend::KEYS),
         ("pass_through", written::PassThrough::KEYS),
         ("listen", written::Listen::KEYS),
         ("proxy_protocol", written::ProxyProtocol::KEYS),

@@ -9,6 +9,7 @@ mod dtls;
 mod dtls_client;
 mod dual;
 mod headers;
+mod keys;
 mod mobility;
 mod proxies;
 mod questions;

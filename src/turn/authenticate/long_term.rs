@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::{Algorithm, Denial, Key, denied};
 use crate::stun::{ErrorCode, integrity, opaque_string, unquoted};
 use crate::turn::allocation::Owner;
-use crate::turn::{Credentials, Rejection, SharedSecret, StaticUser};
+use crate::turn::look_up::Known;
+use crate::turn::{Credentials, KeyLookUps, Rejection, SharedSecret, StaticUser};
 
 /// USERNAME is accepted up to this length (STUN-8489-14.3-01).
 const USERNAME_LEN_MAX: usize = 763;
@@ -22,17 +23,35 @@ pub(super) enum Claim<'m> {
 /// Where the key of a client can come from. Names are what the owner of an allocation is called, whichever of the two
 /// attributes the client sent.
 pub(super) enum Who<'m, 'c> {
-    Static { name: Cow<'m, str>, user: &'c StaticUser },
-    TimeLimited { name: &'m str, userid: Option<usize> },
+    Static {
+        name: Cow<'m, str>,
+        user: &'c StaticUser,
+    },
+    TimeLimited {
+        name: &'m str,
+        userid: Option<usize>,
+    },
+    /// A user whose keys are kept elsewhere, as they were found there.
+    Kept {
+        name: Cow<'m, str>,
+        user: Arc<StaticUser>,
+        is_recent: bool,
+    },
+    /// One that is to be asked for there.
+    Elsewhere(Cow<'m, str>),
+    /// There they could not be had.
+    Unavailable,
     Nobody(Rejection),
 }
 
-/// `live_owner` is whom the allocation of this 5-tuple belongs to.
+/// `live_owner` is whom the allocation of this 5-tuple belongs to, `known` says what there is to be said of a user whose
+/// keys are kept elsewhere.
 pub(super) fn identify<'m, 'c: 'm>(
     credentials: &'c Credentials,
     unix_secs: u64,
     claim: Claim<'m>,
     live_owner: Option<&Owner>,
+    known: impl FnMut(&KeyLookUps, &str) -> Known,
 ) -> Who<'m, 'c> {
     match claim {
         Claim::Userhash(hash) => match credentials.users.find(hash).filter(|_| credentials.userhash) {
@@ -42,7 +61,7 @@ pub(super) fn identify<'m, 'c: 'm>(
         Claim::Username(value) => {
             let name = std::str::from_utf8(unquoted(value)).ok().filter(|name| name.len() <= USERNAME_LEN_MAX);
             match name {
-                Some(name) => by_name(credentials, unix_secs, name, live_owner),
+                Some(name) => by_name(credentials, unix_secs, name, live_owner, known),
                 None => Who::Nobody(Rejection::UnknownUser),
             }
         }
@@ -54,14 +73,26 @@ fn by_name<'m, 'c: 'm>(
     unix_secs: u64,
     name: &'m str,
     live_owner: Option<&Owner>,
+    mut known: impl FnMut(&KeyLookUps, &str) -> Known,
 ) -> Who<'m, 'c> {
-    if let Ok(prepared) = opaque_string(name)
-        && let Some(user) = credentials.users.get(&prepared)
-    {
-        return Who::Static { name: prepared, user };
-    }
+    let prepared = opaque_string(name).ok();
+    let user = prepared.as_deref().and_then(|name| credentials.users.get(name));
+    let prepared = match (prepared, user) {
+        (Some(name), Some(user)) => return Who::Static { name, user },
+        (prepared, _) => prepared,
+    };
+    // What looks like a time-limited name is one, where there are secrets: nobody can have such names looked up.
+    let elsewhere = || match (&credentials.look_ups, prepared) {
+        (Some(policy), Some(name)) if name.len() <= USERNAME_LEN_MAX => match known(policy, &name) {
+            Known::Key { user, is_recent } => Who::Kept { name, user, is_recent },
+            Known::Nobody => Who::Nobody(Rejection::UnknownUser),
+            Known::Unavailable => Who::Unavailable,
+            Known::Unknown => Who::Elsewhere(name),
+        },
+        _ => Who::Nobody(Rejection::UnknownUser),
+    };
     if credentials.secrets.is_empty() {
-        return Who::Nobody(Rejection::UnknownUser);
+        return elsewhere();
     }
     let separator = credentials.time_limited.separator;
     let (expiry, userid) = match name.split_once(separator) {
@@ -71,7 +102,7 @@ fn by_name<'m, 'c: 'm>(
     // REST-07: digits only (`parse` alone would take a plus sign), and no overflow.
     let digits = !expiry.is_empty() && expiry.bytes().all(|byte| byte.is_ascii_digit());
     let Some(expiry) = digits.then(|| expiry.parse::<u64>().ok()).flatten() else {
-        return Who::Nobody(Rejection::UnknownUser);
+        return elsewhere();
     };
     // An allocation outlives the name it was made with (REST-04).
     if expiry < unix_secs && live_owner.is_none_or(|owner| *owner.username != *name) {
@@ -105,7 +136,12 @@ impl Who<'_, '_> {
         verifies: impl Fn(&[u8]) -> bool,
     ) -> Result<Key, Denial> {
         let (why, tried) = match self {
-            Self::Static { user, .. } => {
+            Self::Static { .. } | Self::Kept { .. } => {
+                let user = match self {
+                    Self::Kept { user, .. } => &**user,
+                    Self::Static { user, .. } => user,
+                    _ => unreachable!("one of the two"),
+                };
                 let found = match algorithm {
                     Algorithm::Md5 => user.keys_md5.iter().find(|key| verifies(*key)).map(|key| Key::Md5(*key)),
                     Algorithm::Sha256 => {
@@ -133,6 +169,8 @@ impl Who<'_, '_> {
                     .find(|key| verifies(key.bytes()))
                     .ok_or(denied(ErrorCode::Unauthenticated, Rejection::WrongPassword));
             }
+            Self::Unavailable => return Err(denied(ErrorCode::ServerError, Rejection::KeyUnavailable)),
+            Self::Elsewhere(_) => unreachable!("asked for first"),
             Self::Nobody(why) => (*why, 0),
         };
         // As much work for an unknown name as for any static user with a wrong password: which names exist must not
@@ -143,12 +181,20 @@ impl Who<'_, '_> {
         Err(denied(ErrorCode::Unauthenticated, why))
     }
 
+    /// The name of a user whose keys may be others by now.
+    pub(super) fn name_to_ask_again(&self) -> Option<&str> {
+        match self {
+            Self::Kept { name, is_recent: false, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// The owner of what this client makes; the one there is, if it is the same.
     pub(super) fn owner(&self, live_owner: Option<&Owner>) -> Owner {
         let (name, userid) = match self {
-            Self::Static { name, .. } => (&**name, None),
+            Self::Static { name, .. } | Self::Kept { name, .. } => (&**name, None),
             Self::TimeLimited { name, userid } => (*name, *userid),
-            Self::Nobody(_) => unreachable!("nobody has a key"),
+            Self::Nobody(_) | Self::Elsewhere(_) | Self::Unavailable => unreachable!("nobody has a key"),
         };
         if let Some(owner) = live_owner.filter(|owner| *owner.username == *name) {
             return owner.clone();
@@ -183,7 +229,12 @@ mod tests {
             tried.set(tried.get() + 1);
             candidate == key
         };
-        let found = identify(credentials, NOW, claim, None).find_key(credentials, REALM, algorithm, verifies);
+        let found = identify(credentials, NOW, claim, None, |_, _| Known::Nobody).find_key(
+            credentials,
+            REALM,
+            algorithm,
+            verifies,
+        );
         (found.is_ok(), tried.get())
     }
 

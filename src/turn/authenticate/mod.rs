@@ -13,12 +13,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::allocation::Owner;
+use super::look_up::{Known, LookUps};
 use super::nonce::Stale;
-use super::{Clock, Config, Credentials, FiveTuple, Rejection};
+use super::{Clock, Config, Credentials, FiveTuple, KeyLookUps, LookUp, Now, Rejection};
 use crate::stun::{
     AttributeType, ErrorCode, Message, Method, Seal, TransactionId, read_u32, read_xor_address, unquoted,
 };
-use long_term::{Claim, identify};
+use long_term::{Claim, Who, identify};
 pub(super) use short_term::authenticate_binding;
 
 /// A request whose MAC and nonce were found good, or that needs none, and what its response is sealed with.
@@ -130,9 +131,39 @@ impl std::fmt::Debug for Key {
 /// How an unauthenticated request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Denial {
-    /// 400, 401 or 438.
+    /// 400, 401, 438 or 500.
     pub(super) code: ErrorCode,
     pub(super) why: Rejection,
+}
+
+/// Why a request is not authenticated (yet).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Denied(Denial),
+    /// The key of this user, by its prepared name, is to be asked for first. The client has shown a good nonce.
+    KeyWanted(Arc<str>),
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+/// What is known of users whose keys are kept elsewhere, and where it is counted.
+pub(super) struct Keys<'s> {
+    pub(super) look_ups: &'s mut LookUps,
+    pub(super) counts: &'s mut [u64; LookUp::ALL.len()],
+}
+
+impl Keys<'_> {
+    fn known(&mut self, now: Now, policy: &KeyLookUps, name: &str) -> Known {
+        let (known, counted) = self.look_ups.known(now, policy, name);
+        if let Some(counted) = counted {
+            self.counts[counted as usize] += 1;
+        }
+        known
+    }
 }
 
 const fn denied(code: ErrorCode, why: Rejection) -> Denial {
@@ -154,12 +185,13 @@ enum Algorithm {
 /// What to answer, and why.
 pub(super) fn authenticate<'m, 'b>(
     config: &Config,
+    mut keys: Keys<'_>,
     clock: Clock,
     path: &FiveTuple,
     message: &'m Message<'b>,
     live_owner: Option<&Owner>,
-) -> Result<Authenticated<'m, 'b>, Denial> {
-    use ErrorCode::{BadRequest, StaleNonce, Unauthenticated};
+) -> Result<Authenticated<'m, 'b>, Refusal> {
+    use ErrorCode::{BadRequest, Unauthenticated};
 
     if !message.has_integrity() && !message.has_integrity_sha256() {
         let client = path.client.ip();
@@ -167,23 +199,25 @@ pub(super) fn authenticate<'m, 'b>(
             let owner = guest::owner(client, live_owner);
             return Ok(Authenticated { message, owner, sealing: Sealing::None });
         }
-        return Err(denied(Unauthenticated, Rejection::NoCredentials));
+        return Err(denied(Unauthenticated, Rejection::NoCredentials).into());
     }
     let claim = match (message.first(AttributeType::USERNAME), message.first(AttributeType::USERHASH)) {
         (Some(username), None) => Claim::Username(username),
         (None, Some(userhash)) => Claim::Userhash(userhash),
         // STUN-8489-14.4-04: they might not name the same user.
-        (Some(_), Some(_)) | (None, None) => return Err(denied(BadRequest, Rejection::Incomplete)),
+        (Some(_), Some(_)) | (None, None) => return Err(denied(BadRequest, Rejection::Incomplete).into()),
     };
     let (Some(realm), Some(nonce)) = (message.first(AttributeType::REALM), message.first(AttributeType::NONCE)) else {
-        return Err(denied(BadRequest, Rejection::Incomplete));
+        return Err(denied(BadRequest, Rejection::Incomplete).into());
     };
     let chosen = password_algorithm(config, path, message, nonce)?;
 
     if unquoted(realm) != config.realm.as_bytes() {
         // There is no rule for a wrong realm; it is a credential failure, not a mismatch (A16, STUN-8489-9.2.4-25).
-        return Err(denied(Unauthenticated, Rejection::WrongRealm));
+        return Err(denied(Unauthenticated, Rejection::WrongRealm).into());
     }
+    let came = Clock { unix_secs: keys.look_ups.came().unwrap_or(clock.unix_secs), ..clock };
+    let check_nonce = || config.check_nonce(came, path, message, nonce);
     let by_token = match (&config.credentials.tokens, claim) {
         (Some(keys), Claim::Username(kid)) => token::find_key(keys, clock.unix_secs, message, kid, live_owner),
         _ => None,
@@ -192,27 +226,46 @@ pub(super) fn authenticate<'m, 'b>(
         Some(found) => found?,
         None => {
             if !config.credentials.accepts(chosen, message) {
-                return Err(denied(Unauthenticated, Rejection::WeakAlgorithm));
+                return Err(denied(Unauthenticated, Rejection::WeakAlgorithm).into());
             }
-            let who = identify(&config.credentials, clock.unix_secs, claim, live_owner);
+            let known = |policy: &KeyLookUps, name: &str| keys.known(clock.now, policy, name);
+            let who = identify(&config.credentials, clock.unix_secs, claim, live_owner, known);
+            // Strangers have nobody looked up.
+            if let Who::Elsewhere(name) = who {
+                check_nonce()?;
+                return Err(Refusal::KeyWanted(name.as_ref().into()));
+            }
             let algorithm = chosen.unwrap_or(Algorithm::Md5);
             let verifies = |key: &[u8]| message.integrity_holds(key);
-            (who.find_key(&config.credentials, &config.realm, algorithm, verifies)?, who.owner(live_owner))
+            match who.find_key(&config.credentials, &config.realm, algorithm, verifies) {
+                Ok(key) => (key, who.owner(live_owner)),
+                // The password may have been changed since.
+                Err(denial) => match who.name_to_ask_again() {
+                    Some(name) if check_nonce().is_ok() => return Err(Refusal::KeyWanted(name.into())),
+                    _ => return Err(denial.into()),
+                },
+            }
         }
     };
-
-    match config.nonces.check(config.credentials.offer(), clock.unix_secs, path, nonce) {
-        Ok(()) => {}
-        // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what it
-        // wanted to give back (L12).
-        Err(Stale::Expired) if is_deletion(message) => {}
-        Err(_) if config.was_redirected(clock, path, nonce) => {}
-        Err(_) => return Err(denied(StaleNonce, Rejection::StaleNonce)),
-    }
+    check_nonce()?;
 
     let knows_sha256 = chosen.is_some() || message.has_integrity_sha256();
     let sealing = if knows_sha256 { Sealing::Sha256(key) } else { Sealing::Sha1(key) };
     Ok(Authenticated { message, owner, sealing })
+}
+
+impl Config {
+    /// Whether a nonce is good enough for this request.
+    fn check_nonce(&self, clock: Clock, path: &FiveTuple, message: &Message<'_>, nonce: &[u8]) -> Result<(), Denial> {
+        match self.nonces.check(self.credentials.offer(), clock.unix_secs, path, nonce) {
+            Ok(()) => Ok(()),
+            // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what
+            // it wanted to give back (L12).
+            Err(Stale::Expired) if is_deletion(message) => Ok(()),
+            Err(_) if self.was_redirected(clock, path, nonce) => Ok(()),
+            Err(_) => Err(denied(ErrorCode::StaleNonce, Rejection::StaleNonce)),
+        }
+    }
 }
 
 /// STUN-8489-9.2.4-08 to -11: neither attribute means MD5; both must be there, the list as we sent it, the choice in it.

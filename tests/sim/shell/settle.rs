@@ -68,7 +68,10 @@ impl Shell {
                 self.statistics.redeemed += u64::from(matches!(letter, Letter::Lend { port: Some(_), .. }));
                 self.servers[usize::from(to)].told(clock, shard, letter);
             }
-            Effect::ConnectPeer { .. } | Effect::ClosePeer { .. } => panic!("nobody here has a TCP relay"),
+            Effect::ConnectPeer { .. } | Effect::ClosePeer { .. } | Effect::Bound { .. } => {
+                panic!("nobody here has a TCP relay")
+            }
+            Effect::FindKey { .. } => panic!("no key is kept elsewhere"),
             Effect::Record(_) => {}
         }
     }

@@ -112,33 +112,10 @@ impl Checker<'_> {
         }
     }
 
-    /// A password as clients may hash it: prepared, which comes first; as it stands there, or taken apart (NFD), by
-    /// those that prepare nothing (requirement L21); and if wanted as RFC 5389 had it (CLASSIC-5389-15-01).
     pub(super) fn password_forms(&mut self, key: &str, text: &str, saslprep: bool) -> Option<Vec<String>> {
-        let prepared = match Prepared::new(text) {
-            Ok(prepared) => prepared.0,
-            // What RFC 8265 refuses, RFC 4013 may accept: a soft hyphen, which it removes.
-            Err(why) => match stringprep::saslprep(text).ok().filter(|form| saslprep && !form.is_empty()) {
-                Some(form) => form.into_owned(),
-                None => {
-                    let wrong = format!("the password is not usable: {why}");
-                    self.problem(key, Mistake::new(wrong, "take another password"));
-                    return None;
-                }
-            },
-        };
-        let mut forms = vec![prepared.clone(), text.to_owned(), prepared.nfd().collect()];
-        if saslprep && let Ok(form) = stringprep::saslprep(text) {
-            forms.push(form.into_owned());
-        }
-        let mut seen: Vec<String> = Vec::new();
-        forms.retain(|form| {
-            !form.is_empty() && !seen.contains(form) && {
-                seen.push(form.clone());
-                true
-            }
-        });
-        Some(forms)
+        let forms = password_forms(text, saslprep);
+        let mistake = |why| Mistake::new(format!("the password is not usable: {why}"), "take another password");
+        self.accept(key, forms.map_err(mistake))
     }
 
     fn optional_key<const N: usize>(&mut self, key: &str, text: &str) -> Option<[u8; N]> {
@@ -147,6 +124,34 @@ impl Checker<'_> {
         }
         self.accept(key, values::key(text))
     }
+}
+
+/// A password as clients may hash it: prepared, which comes first; as it stands there, or taken apart (NFD), by
+/// those that prepare nothing (requirement L21); and if wanted as RFC 5389 had it (CLASSIC-5389-15-01).
+///
+/// # Errors
+/// Why it cannot be one. It is not repeated.
+pub(in crate::config) fn password_forms(text: &str, saslprep: bool) -> Result<Vec<String>, String> {
+    let prepared = match Prepared::new(text) {
+        Ok(prepared) => prepared.0,
+        // What RFC 8265 refuses, RFC 4013 may accept: a soft hyphen, which it removes.
+        Err(why) => match stringprep::saslprep(text).ok().filter(|form| saslprep && !form.is_empty()) {
+            Some(form) => form.into_owned(),
+            None => return Err(why.to_string()),
+        },
+    };
+    let mut forms = vec![prepared.clone(), text.to_owned(), prepared.nfd().collect()];
+    if saslprep && let Ok(form) = stringprep::saslprep(text) {
+        forms.push(form.into_owned());
+    }
+    let mut seen: Vec<String> = Vec::new();
+    forms.retain(|form| {
+        !form.is_empty() && !seen.contains(form) && {
+            seen.push(form.clone());
+            true
+        }
+    });
+    Ok(forms)
 }
 
 /// A name as clients may hash it: prepared, as it stands there, and taken apart.
