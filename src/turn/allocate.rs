@@ -424,7 +424,10 @@ impl Server {
         self.counters.allocations_created += 1;
         for half in &halves {
             let (relay, relayed) = (relay.of_family(half.family()), half.relay.relayed());
-            self.record(Event::Allocated { session, relay, path, relayed, account: account.clone(), lifetime_secs });
+            let account = account.clone();
+            // As with its end, never left out.
+            let event = Event::Allocated { session, relay, path, relayed, account, lifetime_secs };
+            self.effects.push_back(Effect::Record(event));
         }
         let relayed = [0, 1].map(|place| halves.get(place).map(|half| half.relay.relayed()));
         let success = Success::Allocate { relayed, mapped: path.client, lifetime_secs, told, ticket };

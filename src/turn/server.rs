@@ -430,7 +430,9 @@ impl Server {
             let tell = |shard| Effect::Tell { shard, letter: Letter::Stop { path } };
             self.effects.extend(carrier.map(tell));
         }
-        self.record(Event::Ended { session, relay, path, relayed, account, why, traffic, hints, unpermitted });
+        // Whoever bills counts on it: never left out, and never more than there are sockets to close.
+        let ended = Event::Ended { session, relay, path, relayed, account, why, traffic, hints, unpermitted };
+        self.effects.push_back(Effect::Record(ended));
     }
 
     /// Ends the allocation of this 5-tuple if its time is over but the wheel has not come round yet.
