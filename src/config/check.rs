@@ -11,6 +11,7 @@ mod redirect;
 mod relay;
 mod tcp_relay;
 mod tls;
+mod usage;
 
 pub(super) use auth::password_forms;
 
@@ -115,6 +116,7 @@ impl Checker<'_> {
         };
         Config {
             admin: self.admin(&written.admin, &shards.listen, &shards.turn.credentials),
+            usage: self.usage(&written.usage, allocations),
             log: self.log(&written.log),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
             confinement: self.confinement(&written.process),

@@ -32,7 +32,7 @@ pub fn keep_secret(config: &mut Config) -> Result<PathBuf, String> {
 }
 
 /// Where this user's programs keep what they must remember: what systemd says, or the XDG base directory.
-fn state_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub(super) fn state_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let given = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     given("STATE_DIRECTORY")
         .or_else(|| given("XDG_STATE_HOME").map(|path| path.join("hairpin")))

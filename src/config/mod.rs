@@ -7,7 +7,7 @@
 //! that is `ops`. Command-line arguments are not here but in `cli`.
 //!
 //! Reading order: `written.rs` (the keys), `document.rs` (TOML with positions), `check.rs` and `check/` (one file a
-//! section), `admin.rs`, `token.rs`, `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`, `ice_servers.rs`
+//! section), `admin.rs`, `token.rs`, `usage.rs`, `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`, `ice_servers.rs`
 //! (what a browser is told).
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod kept_secret;
 mod key_backend;
 mod machine;
 mod token;
+mod usage;
 mod values;
 mod written;
 
@@ -37,6 +38,7 @@ pub use kept_secret::keep_secret;
 pub use key_backend::{KeyBackend, KeyBackendKind, KeyRecord, QueryPart};
 pub use machine::Machine;
 pub use token::Token;
+pub use usage::{Usage, UsageFile, UsageRedis, UsageWebhook};
 pub use values::{Prepared, parse_duration_secs};
 pub use written::Written;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where the keys of more users are kept, if anywhere.
     pub key_backend: Option<KeyBackend>,
+    /// Where usage records go, if they go anywhere.
+    pub usage: Option<Usage>,
     /// What to log and how.
     pub log: Log,
     /// How long to wait for allocations to end after a request to stop.

@@ -74,6 +74,8 @@ section! {
         compatibility: Compatibility = Compatibility::default(),
         /// Metrics and health.
         admin: Admin = Admin::default(),
+        /// Usage records.
+        usage: Usage = Usage::default(),
         /// Log lines.
         log: Log = Log::default(),
         /// The flight recorder.
@@ -476,6 +478,52 @@ section! {
         credentials_origins: Vec<String> = Vec::new(),
         /// Of credentials for which nobody says.
         credentials_lifetime: String = "1h".into(),
+    }
+}
+
+section! {
+    /// `[usage]`; empty text means that the key is not there.
+    Usage {
+        /// A file for records.
+        file: String = String::new(),
+        /// Size at which it is put aside; 0B: never.
+        file_rotate: String = "64MiB".into(),
+        /// Files put aside that are kept.
+        file_keep: i64 = 10,
+        /// A URL that records are posted to.
+        webhook: String = String::new(),
+        /// Shown there.
+        webhook_token: String = String::new(),
+        /// The same, in a file.
+        webhook_token_file: String = String::new(),
+        /// A PEM file with authorities.
+        webhook_ca: String = String::new(),
+        /// The longest a request may take.
+        webhook_timeout: String = "10s".into(),
+        /// The URL of a Redis or Valkey server.
+        redis: String = String::new(),
+        /// The key of the stream.
+        redis_stream: String = "hairpin:usage".into(),
+        /// About how many entries it keeps; 0: all.
+        redis_length: i64 = 1_000_000,
+        /// The longest that connecting or a command may take.
+        redis_timeout: String = "10s".into(),
+        /// Between two interim records; 0s: none.
+        interim: String = "10m".into(),
+        /// Whether records have the client's address.
+        client_addresses: bool = true,
+        /// Where records wait; empty: below the state directory.
+        spool: String = String::new(),
+        /// The most that may wait there.
+        spool_max: String = "256MiB".into(),
+        /// The longest that a record may wait for the disk.
+        sync: String = "1s".into(),
+        /// What may wait in memory.
+        queue: i64 = 65_536,
+        /// Records in one delivery.
+        batch: i64 = 500,
+        /// The longest pause between two attempts.
+        retry_max: String = "1m".into(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod control;
 mod process;
+mod usage;
 
 use std::fmt;
 
@@ -16,6 +17,7 @@ use crate::turn::{self, ConnectionEnd, EndReason, ForeignShare, Limit, LookUp, R
 
 pub(super) use control::Control;
 pub(super) use process::ProcessCollector;
+pub(super) use usage::UsageCollector;
 
 /// Asks the shards at every scrape.
 pub(super) struct ShardCollector<F> {

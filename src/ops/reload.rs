@@ -15,7 +15,7 @@ use crate::config::{Config, Errors, Note};
 
 /// Keys, and sections with a dot behind, that count only at start: what they make cannot be taken away from clients that
 /// use it.
-const ONLY_AT_START: [&str; 13] = [
+const ONLY_AT_START: [&str; 14] = [
     "threads",
     "listen.",
     "nat_discovery.",
@@ -27,6 +27,7 @@ const ONLY_AT_START: [&str; 13] = [
     "admin.listen",
     "admin.socket",
     "admin.credentials_listen",
+    "usage.",
     "log.format",
     "process.",
 ];

@@ -20,11 +20,12 @@ use super::confinement::{ConfinementError, Rights};
 use super::descriptors;
 use super::keys::Keys;
 use super::logging::LogLevel;
-use super::metrics::{Control, ProcessCollector, ShardCollector};
+use super::metrics::{Control, ProcessCollector, ShardCollector, UsageCollector};
 use super::orders::{ORDERS_MAX, Order};
 use super::pass_through::Carrier;
 use super::reload::{Load, Reload};
 use super::signals::{Signals, Wish};
+use super::usage;
 use crate::config::{AdminSocket, Config};
 use crate::shard::{Identity, ListenAddress, Shards, Skipped, Snapshot, StartError};
 use crate::turn::Transport;
@@ -58,6 +59,8 @@ pub enum RunError {
     Socket(PathBuf, io::Error),
     /// The shards could not be started.
     Shards(StartError),
+    /// The spool of usage records, in this directory, could not be opened.
+    Usage(PathBuf, io::Error),
     /// The process could not give up what it was told to.
     Confinement(ConfinementError),
 }
@@ -78,6 +81,12 @@ impl fmt::Display for RunError {
                 path.display()
             ),
             Self::Shards(error) => write!(f, "{error}"),
+            Self::Usage(path, error) => write!(
+                f,
+                "usage.spool: {} cannot be used: {error}\n    fix: let the user that runs hairpin write there, or choose \
+                 another directory",
+                path.display()
+            ),
             Self::Confinement(error) => write!(f, "{error}"),
         }
     }
@@ -119,7 +128,10 @@ async fn live(
     let pass_on = move |passed| drop(entrance.send(passed));
     let (keys, ask, questions) = Keys::new();
     keys.set(config.key_backend.as_ref());
-    let shards = Shards::start_with(config.shards.clone(), pass_on, ask).map_err(RunError::Shards)?;
+    let figures = Arc::<usage::Figures>::default();
+    let usage = config.usage.clone().map(|settings| usage::Queue::new(settings, Arc::clone(&figures)));
+    let accountant = usage.as_ref().map(usage::Queue::accountant);
+    let shards = Shards::start_with(config.shards.clone(), pass_on, ask, accountant).map_err(RunError::Shards)?;
     let listening = shards.listening().to_vec();
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
@@ -128,6 +140,17 @@ async fn live(
         shards.shut_down().await;
         return Err(RunError::Confinement(error));
     }
+
+    let (in_force, config_in_force) = watch::channel(Arc::new(config.clone()));
+    // Files in the spool belong to whoever the process has become.
+    let usage = match usage.map(|queue| queue.open(shards.clone(), &in_force)).transpose() {
+        Ok(usage) => usage,
+        Err(error) => {
+            shards.shut_down().await;
+            let spool = config.usage.map(|settings| settings.spool).unwrap_or_default();
+            return Err(RunError::Usage(spool, error));
+        }
+    };
 
     let certificates =
         config.certificate.clone().zip(identity.clone()).map(|(files, now)| Certificates::new(files, now));
@@ -138,7 +161,6 @@ async fn live(
     let back_ends_address = for_back_ends.as_ref().map(|(_, address)| *address);
     let socket_path = socket.as_ref().map(|(_, file)| file.path().display().to_string());
     let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
-    let (in_force, config_in_force) = watch::channel(Arc::new(config.clone()));
     if admin.is_some() || socket.is_some() || for_back_ends.is_some() {
         let registry = Registry::new();
         let source = shards.clone();
@@ -147,6 +169,7 @@ async fn live(
         keys.register(&registry);
         registry.register(Box::new(ProcessCollector::new())).expect("other names");
         registry.register(Box::new(control.clone())).expect("other names");
+        registry.register(Box::new(UsageCollector::new(figures))).expect("other names");
         if let Some(certificates) = &certificates {
             registry.register(Box::new(certificates.gauge())).expect("another name");
         }
@@ -209,6 +232,9 @@ async fn live(
     reload.control.set_draining(true);
     drain(&shards, reload.current.drain, signal, &mut signals).await;
     shards.shut_down().await;
+    if let Some(usage) = usage {
+        usage.close().await;
+    }
     info!("stopped");
     Ok(())
 }

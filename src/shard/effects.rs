@@ -10,6 +10,7 @@ use super::keys::KeyQuestion;
 use super::mailbox::Command;
 use super::reactor::Shard;
 use super::start::explain;
+use super::usage::Tidings;
 use crate::net::UdpSocket;
 use crate::turn::{BindError, Effect, Event, FiveTuple, PeerTransport, RelayId, Transport};
 
@@ -55,6 +56,9 @@ impl Shard<'_> {
                     let veil = self.home.veil();
                     self.home.lines.write(self.clock.now, &veil, &event);
                     self.home.recorder.note(self.clock.now, &veil, &event);
+                    if let Some(accountant) = &self.home.accountant {
+                        accountant.tell(self.home.place.index, Tidings::Event(&event));
+                    }
                 }
             }
         }

@@ -8,7 +8,8 @@
 //! `effects.rs` (what it does), `supervisor.rs` (what outlives a panic), `questions.rs` (what the control plane asks), `handshakes.rs` and
 //! `opening.rs` (where TLS clients and those behind proxies come from), `peers.rs` and `splices.rs` (TCP relays), `dtls/` (a
 //! feature). Tables: `listeners.rs`, `relays.rs`, `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`,
-//! `directory.rs`, `budgets.rs`, `counters.rs`. Questions to the control plane: `keys.rs`.
+//! `directory.rs`, `budgets.rs`, `counters.rs`. Questions to the control plane: `keys.rs`. What others hear: `record.rs`,
+//! `recorder/`, `usage.rs`.
 
 mod budgets;
 mod connections;
@@ -38,6 +39,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod token;
+mod usage;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +57,7 @@ pub use self::privacy::{Privacy, Shown, ShownAddresses, ShownNames};
 pub use self::questions::{SessionsPage, TooManyQuestions};
 pub use self::recorder::{Entry, RecorderSettings, StoryQuery, Told, What};
 pub use self::start::{Skipped, StartError};
+pub use self::usage::{Accountant, Tidings};
 #[cfg(test)]
 pub(crate) use crate::net::make_certificate;
 pub use crate::net::proxy_protocol::write as write_proxy_header;
@@ -251,12 +254,12 @@ impl Shards {
     /// An address that is required cannot be bound, or none can, or the system has no more threads, descriptors or
     /// memory. Nothing is left running then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        Self::start_with(settings, drop, drop)
+        Self::start_with(settings, drop, drop, None)
     }
 
-    /// The same, with somebody who takes connections that are not for us, and somebody who looks up keys that are kept
-    /// elsewhere. The first is called on the thread of the handshakes, the second on those of the shards, and neither
-    /// may take long.
+    /// The same, with somebody who takes connections that are not for us, somebody who looks up keys that are kept
+    /// elsewhere, and perhaps somebody who keeps account of usage. The first is called on the thread of the handshakes,
+    /// the others on those of the shards, and none may take long.
     ///
     /// # Errors
     /// As for [`Self::start`].
@@ -264,6 +267,7 @@ impl Shards {
         settings: Settings,
         pass_on: impl Fn(PassedOn) + Send + 'static,
         find_key: impl Fn(KeyQuestion) + Send + Sync + 'static,
+        accountant: Option<Accountant>,
     ) -> Result<Self, StartError> {
         let find_key: keys::FindKey = Arc::new(find_key);
         let count = settings.count.max(1);
@@ -340,6 +344,7 @@ impl Shards {
                 recorder: Recorder::new(settings.recorder, supervisor::random_hashes()),
                 lines: Lines::default(),
                 earlier: turn::Counters::default(),
+                accountant: accountant.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("hairpin-shard-{index}"))

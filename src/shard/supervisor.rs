@@ -17,7 +17,7 @@ use super::privacy::{Privacy, Veil};
 use super::reactor::Shard;
 use super::record::Lines;
 use super::recorder::{Recorder, RecorderSettings};
-use super::{Proxies, Settings, handshakes};
+use super::{Accountant, Proxies, Settings, Tidings, handshakes};
 use crate::net::{ReceiveBatch, clock};
 use crate::turn::{self, ShardIndex};
 
@@ -50,6 +50,8 @@ pub(super) struct Home {
     pub(super) lines: Lines,
     /// What servers that panicked had counted.
     pub(super) earlier: turn::Counters,
+    /// Who keeps account of what allocations relay, if anybody does.
+    pub(super) accountant: Option<Accountant>,
 }
 
 /// Sizes that shards need and machines do not.
@@ -141,6 +143,9 @@ pub(super) fn run(mut home: Home) {
 
         home.counters.shard_restarts += 1;
         home.recorder.lose_all(clock::monotonic());
+        if let Some(accountant) = &home.accountant {
+            accountant.tell(home.place.index, Tidings::Restarted);
+        }
         home.slot().publish(|copy| {
             copy.turn = home.earlier.clone();
             copy.shell = home.counters.clone();

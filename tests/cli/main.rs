@@ -22,3 +22,4 @@ mod reload;
 mod serve;
 mod tls;
 mod turn_client;
+mod usage;

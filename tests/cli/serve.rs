@@ -13,7 +13,7 @@ use super::turn_client::TurnClient;
 pub const QUIET: &str = "[listen]\nudp = [\"127.0.0.1:0\"]\ntcp = [\"127.0.0.1:0\"]\n\
                      [relay]\naddresses = [\"127.0.0.1\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n";
 
-fn get(admin: SocketAddr, path: &str) -> String {
+pub fn get(admin: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(admin).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {admin}\r\n\r\n").unwrap();

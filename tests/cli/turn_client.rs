@@ -137,6 +137,21 @@ impl TurnClient {
         })
     }
 
+    /// Sends data to a permitted peer that sends it back, and waits for that.
+    #[allow(dead_code, reason = "tests/observe has no use for it")]
+    pub fn exchange(&mut self, peer: SocketAddr, data: &[u8]) {
+        let Link::Udp(socket) = &self.link else { panic!("over UDP only") };
+        let mut buffer = [0; 2_048];
+        let mut writer = MessageWriter::new(&mut buffer, Method::Send, Class::Indication, TransactionId([7; 12]));
+        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        writer.attribute(AttributeType::DATA, data);
+        let len = writer.finish(Seal::None, false);
+        socket.send(&buffer[..len]).unwrap();
+        let len = socket.recv(&mut buffer).unwrap();
+        let echo = Message::parse(&buffer[..len]).unwrap();
+        assert_eq!(echo.first(AttributeType::DATA), Some(data));
+    }
+
     /// Loopback loses nothing, so nothing is sent twice.
     fn request(&mut self, method: Method, fill: impl FnOnce(&mut MessageWriter<'_>)) -> Result<(), u16> {
         // Random, because the kernel may give this client the port of one before it, and the server remembers deletions

@@ -60,7 +60,7 @@ impl Checker<'_> {
         AdminSocket::At(socket)
     }
 
-    fn token(&mut self, key: &str, text: &str, file: &str) -> Option<Token> {
+    pub(super) fn token(&mut self, key: &str, text: &str, file: &str) -> Option<Token> {
         let token = match (text.is_empty(), file.is_empty()) {
             (true, true) => return None,
             (false, true) => self.secret(key, text.as_bytes(), &[]),

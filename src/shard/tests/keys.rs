@@ -26,7 +26,7 @@ fn ask_elsewhere(count: u16) -> Settings {
 fn start(settings: Settings) -> (Shards, mpsc::Receiver<KeyQuestion>) {
     let (entrance, questions) = mpsc::channel();
     let ask = move |question| drop(entrance.send(question));
-    (Shards::start_with(settings, drop, ask).unwrap(), questions)
+    (Shards::start_with(settings, drop, ask, None).unwrap(), questions)
 }
 
 fn found(question: KeyQuestion) {
