@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit dtls conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
+.PHONY: help run test install lint doc unit dtls abuse conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
   bench instructions profile
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make lint   formatting, clippy, documentation"
 	@echo "make unit   every test but the lab's"
 	@echo "make dtls   the same with DTLS, which needs libssl-dev"
+	@echo "make abuse  attacks on a server in a namespace: docs/abuse.md"
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
 	@echo "make lab    the lab: browsers behind NATs calling each other; make lab-full [SERVER=coturn] every NAT against every other"
 	@echo "make bench  what packets and requests cost, beside coturn and a bare forwarder; ARGUMENTS=--help tells what it takes"
@@ -22,7 +23,7 @@ run:
 	$(CARGO) run --release
 
 # The lab comes last: its summary closes the run.
-test: install lint unit dtls conformance fuzz lab-unprivileged lab
+test: install lint unit abuse dtls conformance fuzz lab-unprivileged lab
 
 install:
 	@.ci/install
@@ -47,6 +48,10 @@ dtls-tests:
 	$(CARGO) clippy --all-targets --features dtls --locked -- -D warnings
 	$(CARGO) test --features dtls --locked --lib
 	$(CARGO) test --features dtls --locked --test interop dtls
+
+# Servers in a namespace of their own, attacked. FLOOD=10000000 in the environment makes its floods longer.
+abuse:
+	$(CARGO) test --locked --test abuse
 
 # DTLS too where it can be built; `make test` has built that much for `make dtls` already.
 HAS_OPENSSL = $(shell pkg-config --exists openssl 2>/dev/null && echo yes)

@@ -119,9 +119,9 @@ impl Fixture {
         let verdict =
             self.call(&allocate, |server, clock, packet, reply| server.from_client(clock, path, packet, reply));
         assert_eq!(verdict, Verdict::Later);
-        let Some(Effect::BindRelay { relay, .. }) = self.server.next_effect() else {
-            panic!("a bind must be asked for");
-        };
+        let mut effects = std::iter::from_fn(|| self.server.next_effect());
+        let bind = effects.find_map(|effect| if let Effect::BindRelay { relay, .. } = effect { Some(relay) } else { None });
+        let relay = bind.expect("a bind must be asked for");
         self.server.relay_bound(self.clock, relay, Ok(()));
         self.relay = Some(relay);
         while self.server.next_effect().is_some() {}

@@ -83,7 +83,7 @@ fn every_message_comes_back(flags: &[&str]) {
     let received = number(&text, "tot_recv_msgs").expect("received comes with sent");
     let lost = number(&text, "Total lost packets").expect("lost comes with sent");
     assert_eq!(sent, MESSAGES * clients, "sent");
-    let is_by_password = server.log().contains("account=us~");
+    let is_by_password = server.log().contains("account=\"us~");
     assert_eq!(is_by_password, !flags.contains(&"-J"), "whose allocations they are");
     if flags.contains(&"-S") && flags.contains(&"-t") {
         // Over TLS uclient takes a whole record for one message, and loses count when two come in one: ask the server,
