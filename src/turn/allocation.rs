@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::access_token::Grant;
-use super::bandwidth::Meter;
+use super::bandwidth::{Meter, Meters};
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::hints::Watch;
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
-use super::{FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
+use super::{Direction, FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Events about data without permission, of one allocation in one direction: a few tell the story.
@@ -218,6 +218,28 @@ impl Allocation {
         self.live_halves(now).find(|half| half.family() == family)
     }
 
+    /// Counts permitted data of `len` bytes through the relayed address of this family, if its bandwidth lets it pass. The
+    /// number of the datagram in its direction.
+    ///
+    /// # Errors
+    /// Why it is to be dropped; nothing is counted then.
+    #[inline(always)]
+    pub(super) fn pass(
+        &mut self,
+        meters: &mut Meters,
+        now: Now,
+        family: AddressFamily,
+        direction: Direction,
+        len: u64,
+    ) -> Result<u64, Reason> {
+        let is_it = |half: &&mut Half| now < half.expires && half.family() == family;
+        let half = self.halves.iter_mut().find(is_it).ok_or(Reason::NoAllocation)?;
+        if let Some(meter) = &mut self.meter {
+            meters.spend(meter, direction, len, now)?;
+        }
+        Ok(half.traffic.count(direction, len))
+    }
+
     /// Whether anything of it lives.
     pub(super) fn is_live(&self, now: Now) -> bool {
         self.halves.iter().any(|half| now < half.expires)
@@ -235,7 +257,10 @@ impl Allocation {
 
     /// The half that ends first.
     pub(super) fn first_to_end(&self) -> &Half {
-        self.halves.iter().min_by_key(|half| half.expires).expect("an allocation has a half at least")
+        match &self.halves[..] {
+            [only] => only,
+            halves => halves.iter().min_by_key(|half| half.expires).expect("an allocation has a half at least"),
+        }
     }
 
     /// Takes a half out of two, with its permissions and channels; those of the other stay (TURN-8656-8.2-04).

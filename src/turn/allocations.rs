@@ -171,18 +171,15 @@ impl Allocations {
     /// Frees the slot of a reservation.
     pub(super) fn release_hold(&mut self, name: RelayId) -> Option<Reservation> {
         let slot = self.slots.get_mut(name.slot as usize).filter(|slot| slot.generation == name.generation)?;
-        match std::mem::replace(&mut slot.state, State::Free) {
-            State::Reserved(reservation) => {
-                slot.generation = slot.generation.wrapping_add(1);
-                self.free.push(name.slot);
-                self.by_token.remove(&reservation.token);
-                Some(*reservation)
-            }
-            other => {
-                slot.state = other;
-                None
-            }
+        // Whatever ends is asked: an allocation is not to be moved out and back for that.
+        if !matches!(slot.state, State::Reserved(_)) {
+            return None;
         }
+        let State::Reserved(reservation) = std::mem::replace(&mut slot.state, State::Free) else { return None };
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(name.slot);
+        self.by_token.remove(&reservation.token);
+        Some(*reservation)
     }
 
     /// The names of all reservations whose socket is there.
@@ -267,13 +264,14 @@ impl Allocations {
             return Some((half, Removed::Half(self.get_mut(relay)?)));
         }
         let half = *allocation.halves().first().filter(|half| half.family() == relay.family)?;
-        Some((half, Removed::All(Box::new(self.remove_all(relay)?))))
+        Some((half, Removed::All(self.remove_all(relay)?)))
     }
 
-    fn remove_all(&mut self, relay: RelayId) -> Option<Allocation> {
+    fn remove_all(&mut self, relay: RelayId) -> Option<Box<Allocation>> {
         let slot = self.slots.get_mut(relay.slot as usize).filter(|slot| slot.generation == relay.generation)?;
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Live(allocation) => {
+                let allocation = Box::new(allocation);
                 slot.generation = slot.generation.wrapping_add(1);
                 self.free.push(relay.slot);
                 for (path, _) in allocation.paths() {
@@ -311,14 +309,14 @@ impl Allocations {
     }
 
     /// The live allocation of this 5-tuple.
+    #[inline]
     pub(super) fn live_by_path(&mut self, now: Now, path: &FiveTuple) -> Option<(RelayId, &mut Allocation)> {
-        match self.find(now, path) {
-            Found::Live(relay, allocation) => Some((relay, allocation)),
-            _ => None,
-        }
+        let index = *self.by_path.get(path)?;
+        self.live_in_slot(now, index)
     }
 
     /// The live allocation in this slot, whoever it is.
+    #[inline]
     pub(super) fn live_in_slot(&mut self, now: Now, index: u32) -> Option<(RelayId, &mut Allocation)> {
         let slot = self.slots.get_mut(index as usize)?;
         match &mut slot.state {

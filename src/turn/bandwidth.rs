@@ -237,6 +237,8 @@ impl Meters {
     ///
     /// # Errors
     /// Why it is to be dropped; nothing is spent then.
+    // Kept out of the path of those that no meter counts.
+    #[inline(never)]
     pub(super) fn spend(
         &mut self,
         meter: &mut Meter,

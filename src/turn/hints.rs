@@ -4,10 +4,10 @@
 //! who carries a VPN or a proxy through the relay has packets of another look. None of it proves anything: it is counted
 //! when an allocation ends, and ends one early only where the operator says so.
 //!
-//! The cost for a packet is one bit. Its bytes are looked at only among the first [`LOOKED_AT_FIRST`] of a direction, and of
+//! The cost for a packet is a comparison. Its bytes are looked at only among the first [`LOOKED_AT_FIRST`] of a direction, and of
 //! the later ones at one in [`LOOKED_AT_LATER`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::{Clock, EndReason, ForeignShare, Limits, RelayId, Server, Spread};
 
@@ -47,6 +47,8 @@ impl Hints {
 pub(super) struct Watch {
     peers: Bits<4>,
     ports: Bits<8>,
+    /// The port that the latest data went to, which is set already; 0 is none.
+    last_port: u16,
     seen: u32,
     foreign: u32,
 }
@@ -61,13 +63,17 @@ impl Watch {
         self.peers.set(bits);
     }
 
-    /// Data goes to a peer, the `number`th packet. Whether anything was learnt.
-    pub(super) fn sent(&mut self, to: SocketAddr, number: u64, data: &[u8]) -> bool {
-        self.ports.set(u64::from(to.port()));
-        self.look(number, data)
+    /// Data goes to a peer at this port.
+    #[inline]
+    pub(super) fn sent_to(&mut self, port: u16) {
+        if port != self.last_port {
+            self.last_port = port;
+            self.ports.set(u64::from(port));
+        }
     }
 
-    /// Data comes from a peer, the `number`th packet. Whether anything was learnt.
+    /// The `number`th packet of a direction has these bytes. Whether anything was learnt.
+    #[inline]
     pub(super) fn look(&mut self, number: u64, data: &[u8]) -> bool {
         if number >= LOOKED_AT_FIRST && !number.is_multiple_of(LOOKED_AT_LATER) {
             return false;
@@ -89,12 +95,19 @@ impl Watch {
     }
 }
 
+impl Limits {
+    /// Whether any allocation is ended for what it looks like.
+    pub(super) const fn end_tunnels(&self) -> bool {
+        self.peer_ports_per_allocation > 0 || self.foreign_packets_percent > 0
+    }
+}
+
 impl Server {
-    /// Ends an allocation that looks as the operator does not want it to, now that something was learnt about it.
+    /// Where [`Limits::end_tunnels`]: ends an allocation that looks as the operator does not want it to, now that something was learnt about it.
+    #[cold]
     pub(super) fn end_tunnel(&mut self, clock: Clock, relay: RelayId) -> bool {
-        let limits = self.config.limits;
-        let is_tunnel = limits.peer_ports_per_allocation + limits.foreign_packets_percent > 0
-            && self.allocations.get_mut(relay).is_some_and(|allocation| allocation.watch.exceeds(&limits));
+        let limits = &self.config.limits;
+        let is_tunnel = self.allocations.get_mut(relay).is_some_and(|allocation| allocation.watch.exceeds(limits));
         if is_tunnel {
             self.end(clock, relay, EndReason::Tunnel);
             self.end(clock, relay.other_half(), EndReason::Tunnel);
@@ -168,6 +181,10 @@ impl<const WORDS: usize> Bits<WORDS> {
     fn count(&self) -> u32 {
         let size = f64::from(WORDS as u32 * 64);
         let ones = self.0.iter().map(|word| word.count_ones()).sum::<u32>();
+        // So few have nothing to correct, and nearly all allocations have so few.
+        if ones * ones < WORDS as u32 * 64 {
+            return ones;
+        }
         // A full table tells of no more than it can.
         let empty = (size - f64::from(ones)).max(1.0);
         (size * (size / empty).ln()).round() as u32

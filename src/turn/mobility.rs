@@ -139,7 +139,12 @@ impl Mobile {
 impl Allocation {
     /// Where data for the client goes; `None` while it is out of reach.
     pub(super) fn client(&self) -> Option<FiveTuple> {
-        (!self.mobile.as_ref().is_some_and(|mobile| mobile.is_adrift)).then_some(self.path)
+        self.is_in_reach().then_some(self.path)
+    }
+
+    /// Whether the client is at [`Allocation::path`].
+    pub(super) fn is_in_reach(&self) -> bool {
+        !self.mobile.as_ref().is_some_and(|mobile| mobile.is_adrift)
     }
 
     /// The 5-tuples that requests are taken from, with the shard that passes on what comes from there.

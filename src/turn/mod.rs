@@ -412,3 +412,17 @@ pub struct Traffic {
     /// Bytes peer → client.
     pub bytes_to_client: u64,
 }
+
+impl Traffic {
+    /// Counts a datagram; which one it was in its direction.
+    #[inline]
+    fn count(&mut self, direction: Direction, len: u64) -> u64 {
+        let (packets, bytes) = match direction {
+            Direction::ToPeer => (&mut self.packets_to_peer, &mut self.bytes_to_peer),
+            Direction::ToClient => (&mut self.packets_to_client, &mut self.bytes_to_client),
+        };
+        *packets += 1;
+        *bytes += len;
+        *packets
+    }
+}

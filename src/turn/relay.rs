@@ -9,6 +9,7 @@ use std::ops::Range;
 use rand_core::Rng;
 
 use super::allocate::plain;
+use super::allocation::Allocation;
 use super::{Clock, Direction, Event, FiveTuple, IpFields, Packet, PeerTransport, Reason, RelayId, Server, Verdict};
 use crate::stun::{
     AddressFamily, AttributeType, ChannelData, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data,
@@ -19,71 +20,86 @@ const DATAGRAM_LEN_MAX: usize = 65_507;
 /// The largest value of a 16-bit length that is a multiple of four.
 const STUN_BODY_LEN_MAX: usize = 65_532;
 
+/// Data that a client has for a peer.
+pub(super) struct Outgoing {
+    pub(super) to: SocketAddr,
+    /// Where in the packet's buffer it lies.
+    pub(super) bytes: Range<usize>,
+    pub(super) dont_fragment: bool,
+}
+
 impl Server {
     pub(super) fn on_channel_data(&mut self, clock: Clock, path: FiveTuple, packet: &mut Packet<'_>) -> Verdict {
-        let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
-            return self.data_without_allocation(clock, &path);
-        };
-        let Some(ChannelData { number, data }) = ChannelData::parse(packet.message()) else {
-            return Verdict::Drop(Reason::BadChannelData);
-        };
-        let Some(peer) = allocation.channel_peer(clock.now, number) else {
-            return self.unpermitted(relay, Direction::ToPeer, None, Reason::NoChannel);
-        };
-        // A channel outlives its permission, but nothing passes without one (TURN-8656-12.6-05).
-        if let Err(reason) = allocation.check_data(clock.now, peer) {
-            return self.unpermitted(relay, Direction::ToPeer, Some(peer), reason);
-        }
-        let start = packet.range().start + channel_data::HEADER_LEN;
-        let bytes = start..start + data.len();
-        if allocation.mobile.is_some() {
-            self.settle(relay, &path);
-        }
-        let relay = relay.of_family(AddressFamily::of(peer.ip()));
-        self.forward_to_peer(clock, relay, peer, packet, bytes, false)
+        self.forward_to_peer(clock, path, packet, |allocation, packet| {
+            let ChannelData { number, data } = ChannelData::parse(packet.message()).ok_or(Reason::BadChannelData)?;
+            let to = allocation.channel_peer(clock.now, number).ok_or(Reason::NoChannel)?;
+            let start = packet.range().start + channel_data::HEADER_LEN;
+            Ok(Outgoing { to, bytes: start..start + data.len(), dont_fragment: false })
+        })
     }
 
-    /// Sends permitted data on: out of the relay's socket, or straight to another relay of this server.
+    /// Sends on what `read` finds, if it is permitted: out of the relay's socket, or straight to another relay of this
+    /// server.
+    #[inline]
     pub(super) fn forward_to_peer(
+        &mut self,
+        clock: Clock,
+        path: FiveTuple,
+        packet: &mut Packet<'_>,
+        read: impl FnOnce(&Allocation, &Packet<'_>) -> Result<Outgoing, Reason>,
+    ) -> Verdict {
+        let Some((relay, mut allocation)) = self.allocations.live_by_path(clock.now, &path) else {
+            return self.data_without_allocation(clock, &path);
+        };
+        let Outgoing { to, bytes, dont_fragment } = match read(allocation, packet) {
+            Ok(outgoing) => outgoing,
+            Err(Reason::NoChannel) => return self.unpermitted(relay, Direction::ToPeer, None, Reason::NoChannel),
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        // A channel outlives its permission, but nothing passes without one (TURN-8656-12.6-05).
+        if let Err(reason) = allocation.check_data(clock.now, to) {
+            return self.unpermitted(relay, Direction::ToPeer, Some(to), reason);
+        }
+        let relay = relay.of_family(AddressFamily::of(to.ip()));
+        if allocation.mobile.is_some() {
+            self.settle(relay, &path);
+            allocation = self.allocations.get_mut(relay).expect("it has not ended");
+        }
+        let len = bytes.len() as u64;
+        let passed = allocation.pass(&mut self.meters, clock.now, relay.family, Direction::ToPeer, len);
+        let number = match passed {
+            Ok(number) => number,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        allocation.watch.sent_to(to.port());
+        let is_telling = allocation.watch.look(number, &packet.buffer()[bytes.clone()]);
+        self.counters.traffic.count(Direction::ToPeer, len);
+        if is_telling && self.has_told(clock, relay, Direction::ToPeer, to, number) {
+            return Verdict::Drop(Reason::NoAllocation);
+        }
+        if self.config.is_relayed(to) {
+            return self.forward_to_relay(clock, relay, to, packet, bytes);
+        }
+        Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..packet.ip() } }
+    }
+
+    /// Hands data to another relay of this server, or to its shard.
+    fn forward_to_relay(
         &mut self,
         clock: Clock,
         relay: RelayId,
         to: SocketAddr,
         packet: &mut Packet<'_>,
         bytes: Range<usize>,
-        dont_fragment: bool,
     ) -> Verdict {
-        let to_relay = self.config.is_relayed(to);
-        let Some(allocation) = self.allocations.live_by_relay(clock.now, relay) else {
+        let half = self.allocations.get_mut(relay).and_then(|allocation| allocation.live_half(clock.now, relay.family));
+        let Some(from) = half.map(|half| half.relay.relayed()) else {
             return Verdict::Drop(Reason::NoAllocation);
         };
-        if let Some(meter) = &mut allocation.meter
-            && let Err(reason) = self.meters.spend(meter, Direction::ToPeer, bytes.len() as u64, clock.now)
-        {
-            return Verdict::Drop(reason);
-        }
-        let half = allocation.live_half(clock.now, relay.family).expect("it lives");
-        let from = half.relay.relayed();
-        half.traffic.packets_to_peer += 1;
-        half.traffic.bytes_to_peer += bytes.len() as u64;
-        let is_first = half.traffic.packets_to_peer == 1;
-        self.counters.traffic.packets_to_peer += 1;
-        self.counters.traffic.bytes_to_peer += bytes.len() as u64;
-        let number = half.traffic.packets_to_peer;
-        if allocation.watch.sent(to, number, &packet.buffer()[bytes.clone()]) && self.end_tunnel(clock, relay) {
-            return Verdict::Drop(Reason::NoAllocation);
-        }
-        if is_first {
-            self.first_data(relay, Direction::ToPeer, to);
-        }
-        let ip = packet.ip();
-        if !to_relay {
-            return Verdict::ToPeer { from: relay, to, bytes, ip: IpFields { dont_fragment, ..ip } };
-        }
         let owner = self.shard.owner_of(to.port());
         // A port of another shard may have been lent to this one.
         if owner != self.shard.index && self.allocations.live_by_relayed(clock.now, to).is_none() {
-            return Verdict::ToRelay { shard: owner, relayed: to, from, bytes, ip };
+            return Verdict::ToRelay { shard: owner, relayed: to, from, bytes, ip: packet.ip() };
         }
         self.forward_from_relay(clock, to, from, packet, bytes)
     }
@@ -124,47 +140,52 @@ impl Server {
         if let Err(reason) = allocation.check_data(clock.now, peer) {
             return self.unpermitted(relay, Direction::ToClient, Some(peer), reason);
         }
-        let Some(to) = allocation.client() else {
+        if !allocation.is_in_reach() {
             return Verdict::Drop(Reason::NoPath);
-        };
+        }
+        let is_stream = allocation.path.transport.is_stream();
         let len = data.len() as u64;
         let payload = data.clone();
         let buffer = packet.buffer();
         let framed = match allocation.channel_to(clock.now, peer) {
-            Some(number) => frame_channel_data(buffer, data, number, to.transport.is_stream()),
+            Some(number) => frame_channel_data(buffer, data, number, is_stream),
             None => {
                 let mut transaction_id = [0; 12];
                 self.random.fill_bytes(&mut transaction_id);
                 frame_data_indication(buffer, data, peer, TransactionId(transaction_id))
             }
         };
-        let Some(bytes) = framed.filter(|bytes| to.transport.is_stream() || bytes.len() <= DATAGRAM_LEN_MAX) else {
+        let Some(bytes) = framed.filter(|bytes| is_stream || bytes.len() <= DATAGRAM_LEN_MAX) else {
             return Verdict::Drop(Reason::TooLarge);
         };
-        if let Some(meter) = &mut allocation.meter
-            && let Err(reason) = self.meters.spend(meter, Direction::ToClient, len, clock.now)
-        {
-            return Verdict::Drop(reason);
-        }
-        let half = allocation.live_half(clock.now, relay.family).expect("it lives");
-        half.traffic.packets_to_client += 1;
-        half.traffic.bytes_to_client += len;
-        let is_first = half.traffic.packets_to_client == 1;
-        self.counters.traffic.packets_to_client += 1;
-        self.counters.traffic.bytes_to_client += len;
-        let number = half.traffic.packets_to_client;
-        if allocation.watch.look(number, &packet.buffer()[payload]) && self.end_tunnel(clock, relay) {
+        let number = match allocation.pass(&mut self.meters, clock.now, relay.family, Direction::ToClient, len) {
+            Ok(number) => number,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let is_telling = allocation.watch.look(number, &packet.buffer()[payload]);
+        let verdict = Verdict::ToClient { to: allocation.path, bytes, ip: packet.ip() };
+        self.counters.traffic.count(Direction::ToClient, len);
+        if is_telling && self.has_told(clock, relay, Direction::ToClient, peer, number) {
             return Verdict::Drop(Reason::NoAllocation);
         }
-        if is_first {
-            self.first_data(relay, Direction::ToClient, peer);
-        }
-        Verdict::ToClient { to, bytes, ip: packet.ip() }
+        verdict
     }
 }
 
 /// What happens once or a few times in the life of an allocation.
 impl Server {
+    /// Something was learnt from the `number`th packet: whether the allocation has ended for it.
+    #[inline(always)]
+    fn has_told(&mut self, clock: Clock, relay: RelayId, direction: Direction, peer: SocketAddr, number: u64) -> bool {
+        if self.config.limits.end_tunnels() && self.end_tunnel(clock, relay) {
+            return true;
+        }
+        if number == 1 {
+            self.first_data(relay, direction, peer);
+        }
+        false
+    }
+
     #[cold]
     fn first_data(&mut self, relay: RelayId, direction: Direction, peer: SocketAddr) {
         if let Some(allocation) = self.allocations.get_mut(relay) {
@@ -193,6 +214,7 @@ impl Server {
 }
 
 /// Puts number and length in front, on streams zeros behind up to a multiple of four (TURN-8656-12.5-02).
+#[inline]
 fn frame_channel_data(
     buffer: &mut [u8],
     data: Range<usize>,
@@ -202,7 +224,10 @@ fn frame_channel_data(
     let length = u16::try_from(data.len()).ok()?;
     let start = data.start - channel_data::HEADER_LEN;
     buffer[start..data.start].copy_from_slice(&channel_data::header(number, length));
-    let end = if padded { data.start + data.len().next_multiple_of(4) } else { data.end };
+    if !padded {
+        return Some(start..data.end);
+    }
+    let end = data.start + data.len().next_multiple_of(4);
     buffer[data.end..end].fill(0);
     Some(start..end)
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::attributes::unknown_attributes;
-use super::{Clock, Config, Direction, FiveTuple, Packet, PeerTransport, Reason, Server, Verdict};
+use super::relay::Outgoing;
+use super::{Clock, Config, FiveTuple, Packet, PeerTransport, Reason, Server, Verdict};
 use crate::stun::{AddressFamily, AttributeType, Message, read_xor_address};
 
 /// What a Send indication asks for.
@@ -50,29 +51,22 @@ impl Server {
             Ok(sent) => sent,
             Err(reason) => return Verdict::Drop(reason),
         };
-        let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path) else {
-            return self.data_without_allocation(clock, &path);
-        };
-        // TCP-6062-5.5-03
-        if allocation.transport != PeerTransport::Udp {
-            return Verdict::Drop(Reason::TcpRelay);
-        }
-        if !allocation.serves(clock.now, peer.ip()) {
-            return Verdict::Drop(Reason::PeerFamily);
-        }
-        if peer.port() == 0 {
-            return Verdict::Drop(Reason::BadIndication);
-        }
-        if let Err(reason) = allocation.check_data(clock.now, peer) {
-            return self.unpermitted(relay, Direction::ToPeer, Some(peer), reason);
-        }
-        if allocation.mobile.is_some() {
-            self.settle(relay, &path);
-        }
         // From datagram to datagram of the other family the attribute means nothing (TURN-8656-13-02).
         let is_translated =
             !path.transport.is_stream() && AddressFamily::of(path.client.ip()) != AddressFamily::of(peer.ip());
-        let relay = relay.of_family(AddressFamily::of(peer.ip()));
-        self.forward_to_peer(clock, relay, peer, packet, data, dont_fragment && !is_translated)
+        let dont_fragment = dont_fragment && !is_translated;
+        self.forward_to_peer(clock, path, packet, |allocation, _| {
+            // TCP-6062-5.5-03
+            if allocation.transport != PeerTransport::Udp {
+                return Err(Reason::TcpRelay);
+            }
+            if !allocation.serves(clock.now, peer.ip()) {
+                return Err(Reason::PeerFamily);
+            }
+            if peer.port() == 0 {
+                return Err(Reason::BadIndication);
+            }
+            Ok(Outgoing { to: peer, bytes: data, dont_fragment })
+        })
     }
 }

@@ -103,7 +103,8 @@ impl Server {
             Some(0x00..=0x03) => self.on_stun(clock, path, packet, reply),
             _ => Verdict::Drop(Reason::NotStun),
         };
-        self.counted(verdict)
+        self.count_drop(&verdict);
+        verdict
     }
 
     /// A datagram from a client that the kernel gave to another shard, `carrier`, and that belongs to this one
@@ -127,7 +128,8 @@ impl Server {
     pub fn from_peer(&mut self, clock: Clock, relay: RelayId, peer: SocketAddr, packet: &mut Packet<'_>) -> Verdict {
         let bytes = packet.range();
         let verdict = self.forward_to_client(clock, relay, peer, packet, bytes);
-        self.counted(verdict)
+        self.count_drop(&verdict);
+        verdict
     }
 
     /// A packet for one of our relays that another shard's relay sent ([`Verdict::ToRelay`]).
@@ -140,7 +142,8 @@ impl Server {
     ) -> Verdict {
         let bytes = packet.range();
         let verdict = self.forward_from_relay(clock, relayed, from, packet, bytes);
-        self.counted(verdict)
+        self.count_drop(&verdict);
+        verdict
     }
 
     /// ICMP about a datagram that was sent from the socket of a relay to `peer`, or this machine's own word for the
@@ -492,11 +495,10 @@ impl Server {
         }
     }
 
-    fn counted(&mut self, verdict: Verdict) -> Verdict {
-        if let Verdict::Drop(reason) = &verdict {
+    fn count_drop(&mut self, verdict: &Verdict) {
+        if let Verdict::Drop(reason) = verdict {
             self.counters.drops[*reason as usize] += 1;
         }
-        verdict
     }
 }
 
