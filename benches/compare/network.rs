@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
@@ -109,7 +109,7 @@ impl Network {
         let problem = |error: std::io::Error| format!("cannot try the links: {error}");
         let receiver = self.server.run(|| UdpSocket::bind((SERVER, 0))).map_err(problem)?;
         let to = receiver.local_addr().map_err(problem)?;
-        let before = received_by_core()?;
+        let (start, before) = (Instant::now(), received_by_core()?);
         let send = move || {
             let socket = UdpSocket::bind((CLIENTS, 0))?;
             for _ in 0..PROBES {
@@ -121,7 +121,13 @@ impl Network {
         self.load.run(send).map_err(problem)?;
         thread::sleep(Duration::from_millis(20));
         let after = received_by_core()?;
-        let of = |cpu: usize| after.get(cpu).zip(before.get(cpu)).map_or(0, |(after, before)| after - before);
+        // What the machine receives besides, in the same time.
+        thread::sleep(start.elapsed());
+        let besides = received_by_core()?;
+        let of = |cpu: usize| {
+            let at = |counts: &[u64]| counts.get(cpu).copied().unwrap_or_default();
+            (at(&after) - at(&before)).saturating_sub(at(&besides) - at(&after))
+        };
         let (server, load) = (of(self.server.cpu), of(self.load.cpu));
         if server < PROBES * 9 / 10 || load > PROBES / 10 {
             return Err(format!(
