@@ -56,6 +56,8 @@ section! {
         tcp_relay: TcpRelay = TcpRelay::default(),
         /// Who may allocate.
         auth: Auth = Auth::default(),
+        /// Tenants with their own users, secrets and limits.
+        realms: Vec<Realm> = Vec::new(),
         /// How long allocations live.
         allocations: Allocations = Allocations::default(),
         /// How much there may be.
@@ -272,6 +274,28 @@ section! {
         key_md5: String = String::new(),
         /// Instead of a password: SHA-256(name:realm:password) in hex.
         key_sha256: String = String::new(),
+    }
+}
+
+section! {
+    /// `[[realms]]`
+    Realm {
+        /// REALM where it is chosen by `listen`, and its name in accounts.
+        name: String = String::new(),
+        /// Addresses of ours, with or without a port.
+        listen: Vec<String> = Vec::new(),
+        /// How the names of its users begin.
+        user_prefix: String = String::new(),
+        /// Shared secrets, in the file itself.
+        secrets: Vec<String> = Vec::new(),
+        /// Files with one shared secret each.
+        secret_files: Vec<String> = Vec::new(),
+        /// Of all its users; 0 is no limit of its own.
+        allocations: i64 = 0,
+        /// Of each of its users; 0 is that of the server.
+        allocations_per_user: i64 = 0,
+        /// Static users.
+        users: Vec<User> = Vec::new(),
     }
 }
 
