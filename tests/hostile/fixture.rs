@@ -120,7 +120,8 @@ impl Fixture {
             self.call(&allocate, |server, clock, packet, reply| server.from_client(clock, path, packet, reply));
         assert_eq!(verdict, Verdict::Later);
         let mut effects = std::iter::from_fn(|| self.server.next_effect());
-        let bind = effects.find_map(|effect| if let Effect::BindRelay { relay, .. } = effect { Some(relay) } else { None });
+        let bind =
+            effects.find_map(|effect| if let Effect::BindRelay { relay, .. } = effect { Some(relay) } else { None });
         let relay = bind.expect("a bind must be asked for");
         self.server.relay_bound(self.clock, relay, Ok(()));
         self.relay = Some(relay);

@@ -77,12 +77,14 @@ fn remove(world: &mut World, path: FiveTuple, client: &mut Client) {
     assert_eq!(world.refresh(path, client, vec![lifetime(0)]).error(), 0);
 }
 
+/// Where, the realm there, who with which password, and what it is counted for.
+type Row<'r> = (FiveTuple, &'r str, (String, String), Option<&'r str>);
+
 #[test]
 fn each_realm_has_its_users_and_its_secrets_and_nobody_elses() {
     let secrets = ["north", "shop secret", "club secret", "lab secret"];
     let limited = |user: &str| secrets.map(|secret| time_limited(user, secret));
-    // Where, the realm there, who, with what, and what it is counted for.
-    let mut rows: Vec<(FiveTuple, &str, (String, String), Option<&str>)> = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
     for (name, password, here, there) in [
         ("alice", "s3cret", Some("alice@example.org"), None),
         ("alice", "sh0p", None, Some("alice@shop.example")),
