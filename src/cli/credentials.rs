@@ -21,6 +21,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = user_name)]
     user: String,
 
+    /// For a user of this realm of the configuration, instead of its auth.realm.
+    #[arg(long, value_name = "REALM")]
+    realm: Option<String>,
+
     /// How long they are good for, like 90s, 10m, 1h or 7d.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_secs)]
     ttl: u64,
@@ -49,7 +53,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             )
         })?;
     }
-    let auth = &config.shards.turn.credentials;
+    let auth = config
+        .credentials_for(arguments.realm.as_deref(), &arguments.user)
+        .map_err(|what| format!("{what}\n    fix: take the --realm of this --user: see [[realms]] in {file}"))?;
     let secret = auth.secrets.first().ok_or_else(|| {
         format!(
             "{file}: auth.secrets: there is no shared secret to make credentials from\n    \

@@ -74,14 +74,16 @@ impl Checker<'_> {
         let behavior_discovery = self.nat_discovery(written, &relays, &ports, &mut listen);
         let allocations = self.count("limits.allocations", written.limits.allocations, 1..=TABLE_MAX);
         let threads = self.threads(written.threads, &ports);
-        let (credentials, secret_is_made_up, key_backend) = self.credentials(&written.auth, &written.limits, threads);
-        let turn = turn::Config {
+        let (credentials, secret_is_made_up, key_backend) =
+            self.credentials(&written.auth, &written.limits, threads, !written.realms.is_empty());
+        let mut turn = turn::Config {
             realm: self.realm(&written.auth.realm),
             software: self.software(&written.software),
             nonces: self.nonces(&written.auth),
             // Fresh at every start, as the allocations are.
             session_key: turn::SessionKey(auth::random_bytes()),
             credentials,
+            realms: Vec::new(),
             peers: self.peers(&written.peers, &relays, &listen),
             redirect: self.redirect(written, &relays, &listen),
             relays,
@@ -96,6 +98,7 @@ impl Checker<'_> {
             lifetimes: self.lifetimes(&written.allocations),
             limits: self.table_limits(&written.limits, allocations, threads),
         };
+        turn.realms = self.realms(written, &turn, &listen);
         let (tls, certificate) = self.tls(&written.tls, &written.limits, &listen);
         let (rules, pass_through) = self.pass_through(&written.pass_through, &listen);
         let shards = shard::Settings {

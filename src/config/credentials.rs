@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-use super::Prepared;
-use crate::turn::{SharedSecret, TimeLimitedForm};
+use super::{Config, Prepared};
+use crate::turn::{Credentials, Realm, RealmChoice, SharedSecret, TimeLimitedForm};
 
 /// A user name that expires by itself and the password that goes with it.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,6 +22,34 @@ impl TimeLimited {
         let username = format!("{expires_unix_secs}{}{user}", form.separator);
         let password = form.password(&secret.0, &username);
         Self { username, password }
+    }
+}
+
+impl Config {
+    /// The credentials that a user is to have one of; those of `auth` without a realm, or under its name.
+    ///
+    /// # Errors
+    /// What is wrong with realm or user.
+    pub fn credentials_for(&self, realm: Option<&str>, user: &str) -> Result<&Credentials, String> {
+        let turn = &self.shards.turn;
+        let prefix_of = |realm: &Realm| match &realm.chosen_by {
+            RealmChoice::UserPrefix(prefix) => Some(prefix.clone()),
+            _ => None,
+        };
+        let Some(name) = realm.filter(|name| *name != turn.realm) else {
+            let begins = |realm: &&Realm| prefix_of(realm).is_some_and(|prefix| user.starts_with(&prefix));
+            return match turn.realms.iter().find(begins) {
+                Some(other) => Err(format!("a user whose name begins so belongs to the realm {}", other.name)),
+                None => Ok(&turn.credentials),
+            };
+        };
+        let Some(found) = turn.realms.iter().find(|realm| *realm.name == *name) else {
+            return Err(format!("there is no realm \"{name}\" in the configuration"));
+        };
+        match prefix_of(found).filter(|prefix| !user.starts_with(prefix)) {
+            Some(prefix) => Err(format!("the names of users of the realm {name} begin with \"{prefix}\"")),
+            None => Ok(&found.credentials),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! value ([`AllocationHeld`], [`ConnectionHeld`], …) and given back when that value is dropped, so that a shard that
 //! panics gives back what it held while it unwinds. Entries vanish at zero: the maps are as large as what is alive.
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +16,13 @@ use dashmap::mapref::entry::Entry;
 
 use super::budgets::Table;
 use super::{ConnectionLimits, Quotas};
-use crate::turn::BindError;
+use crate::turn::{BindError, Realm, realm_of_account};
 
 #[derive(Debug)]
 pub(super) struct Directory {
     limits: RwLock<Limits>,
+    /// By name, those that have limits of their own.
+    realms: RwLock<HashMap<Arc<str>, RealmQuota>>,
     allocations: AtomicUsize,
     /// Allocations by who has them.
     holders: DashMap<Holder, usize>,
@@ -37,6 +40,7 @@ enum Holder {
     Account(Arc<str>),
     /// The first address of a client's network.
     Prefix(IpAddr),
+    Realm(Arc<str>),
 }
 
 impl Holder {
@@ -45,8 +49,16 @@ impl Holder {
         match self {
             Self::Account(_) => (quotas.allocations_per_account, BindError::UserQuotaReached),
             Self::Prefix(_) => (quotas.allocations_per_prefix, BindError::PrefixQuotaReached),
+            Self::Realm(_) => (quotas.allocations, BindError::RealmQuotaReached),
         }
     }
+}
+
+/// What the users of one realm may have, instead of what those of the server may.
+#[derive(Clone, Copy, Debug)]
+struct RealmQuota {
+    allocations: usize,
+    allocations_per_account: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +90,7 @@ impl ConnectionRefusal {
 #[derive(Debug)]
 pub(super) struct AllocationHeld {
     directory: Arc<Directory>,
-    holders: ArrayVec<Holder, 2>,
+    holders: ArrayVec<Holder, 3>,
     /// It counts for the server as well.
     is_complete: bool,
 }
@@ -106,6 +118,7 @@ impl Directory {
     pub(super) fn new(quotas: Quotas, limits: ConnectionLimits) -> Self {
         Self {
             limits: RwLock::new(Limits { quotas, connections: limits }),
+            realms: RwLock::default(),
             allocations: AtomicUsize::new(0),
             holders: DashMap::new(),
             connections: AtomicUsize::new(0),
@@ -119,6 +132,23 @@ impl Directory {
     /// From now on. Whoever is above stays.
     pub(super) fn set_limits(&self, quotas: Quotas, connections: ConnectionLimits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Limits { quotas, connections };
+    }
+
+    /// From now on. Whoever is above stays.
+    pub(super) fn set_realms(&self, realms: &[Realm]) {
+        let quota = |realm: &Realm| {
+            let Realm { allocations, allocations_per_account, .. } = *realm;
+            (Arc::clone(&realm.name), RealmQuota { allocations, allocations_per_account })
+        };
+        *self.realms.write().unwrap_or_else(PoisonError::into_inner) = realms.iter().map(quota).collect();
+    }
+
+    fn realm_of(&self, account: &str) -> Option<(Arc<str>, RealmQuota)> {
+        let realms = self.realms.read().unwrap_or_else(PoisonError::into_inner);
+        if realms.is_empty() {
+            return None;
+        }
+        realms.get_key_value(realm_of_account(account)?).map(|(name, quota)| (Arc::clone(name), *quota))
     }
 
     fn limits(&self) -> Limits {
@@ -138,10 +168,17 @@ impl Directory {
     ) -> Result<AllocationHeld, BindError> {
         let quotas = self.limits().quotas;
         let directory = Arc::clone(self);
+        let realm = self.realm_of(account);
+        let of_users = realm.as_ref().map_or(quotas, |(_, realm)| Quotas {
+            allocations: realm.allocations,
+            allocations_per_account: realm.allocations_per_account,
+            ..quotas
+        });
+        let realm = realm.map(|(name, _)| Holder::Realm(name));
         // Returning early gives back what was counted until then.
         let mut held = AllocationHeld { directory, holders: ArrayVec::new(), is_complete: false };
-        for holder in [Holder::Account(Arc::clone(account)), Holder::Prefix(network(client))] {
-            let (quota, refusal) = holder.quota(&quotas);
+        for holder in [Holder::Account(Arc::clone(account)), Holder::Prefix(network(client))].into_iter().chain(realm) {
+            let (quota, refusal) = holder.quota(&of_users);
             if !increment_below(&self.holders, holder.clone(), quota) {
                 return Err(refusal);
             }
@@ -284,6 +321,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::turn::{Credentials, RealmChoice};
 
     fn directory(allocations: usize, per_account: usize, total: usize, per_address: usize) -> Arc<Directory> {
         Arc::new(Directory::new(
@@ -338,6 +376,30 @@ mod tests {
             drop(first);
         }
         assert_empty(&directory);
+    }
+
+    /// The users of a realm have its quotas, all and each; those of another have nothing to do with it.
+    #[test]
+    fn s12_a_realm_has_quotas_of_its_own() {
+        let directory = directory(100, 5, 0, 0);
+        let mut realm = Realm::new("a", RealmChoice::Credentials, Credentials::default());
+        (realm.allocations, realm.allocations_per_account) = (3, 2);
+        directory.set_realms(std::slice::from_ref(&realm));
+        let hold = |account: &str| directory.hold_allocation(&account.into(), CLIENT);
+        let held = ["alice@a", "alice@a", "bob@a"].map(|account| hold(account).expect("within the quotas"));
+        assert_eq!(hold("alice@a").unwrap_err(), BindError::UserQuotaReached);
+        assert_eq!(hold("bob@a").unwrap_err(), BindError::RealmQuotaReached);
+        let mut namesakes = Vec::new();
+        for _ in 0..5 {
+            namesakes.push(hold("alice@b").expect("the server's quota"));
+        }
+        assert_eq!(hold("alice@b").unwrap_err(), BindError::UserQuotaReached);
+        drop(held);
+        let again = hold("bob@a").expect("given back");
+        // Whoever is there when the realm goes is given back all the same.
+        directory.set_realms(&[]);
+        drop(again);
+        assert!(!directory.holders.contains_key(&Holder::Realm("a".into())));
     }
 
     #[test]

@@ -286,7 +286,11 @@ impl Shards {
         let mut shards = Self {
             listening: bound.listening,
             skipped: bound.skipped,
-            directory: Arc::new(Directory::new(settings.quotas, settings.connections)),
+            directory: {
+                let directory = Directory::new(settings.quotas, settings.connections);
+                directory.set_realms(&settings.turn.realms);
+                Arc::new(directory)
+            },
             mailboxes: mailboxes.into(),
             slots: (0..count).map(|_| Slot::default()).collect(),
             questions: Arc::default(),
@@ -386,6 +390,7 @@ impl Shards {
     /// it was; so does the certificate, for which there is [`Shards::set_identity`].
     pub fn configure(&self, settings: &Settings) {
         self.directory.set_limits(settings.quotas, settings.connections);
+        self.directory.set_realms(&settings.turn.realms);
         let bounds = Bounds::of(settings);
         if let Some(handshakes) = &self.handshakes {
             handshakes.shared.set_privacy(settings.privacy);

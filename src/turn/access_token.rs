@@ -141,7 +141,7 @@ impl Grant {
     pub(super) fn owner(self) -> Owner {
         let account = format!("{}/{}", self.kid, hex::encode(&Sha256::digest(&self.mac_key)[..8]));
         let username = format!("\u{1}token {account}").into();
-        Owner { username, account: account.into(), grant: Some(Arc::new(self)) }
+        Owner { username, realm: None, account: account.into(), grant: Some(Arc::new(self)) }
     }
 }
 

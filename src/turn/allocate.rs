@@ -442,7 +442,9 @@ impl Server {
             return;
         };
         let code = match error {
-            BindError::UserQuotaReached | BindError::PrefixQuotaReached => ErrorCode::AllocationQuotaReached,
+            BindError::UserQuotaReached | BindError::PrefixQuotaReached | BindError::RealmQuotaReached => {
+                ErrorCode::AllocationQuotaReached
+            }
             BindError::PortInUse | BindError::OutOfCapacity => ErrorCode::InsufficientCapacity,
         };
         let give_up = pending.abandoned || pending.is_redeemed || pending.attempts >= BIND_ATTEMPTS_MAX;
@@ -451,6 +453,7 @@ impl Server {
         match error {
             BindError::UserQuotaReached => self.reached(Limit::AllocationsPerUser),
             BindError::PrefixQuotaReached => self.reached(Limit::AllocationsPerPrefix),
+            BindError::RealmQuotaReached => self.reached(Limit::AllocationsPerRealm),
             BindError::OutOfCapacity => self.reached(Limit::Allocations),
             BindError::PortInUse => {}
         }
@@ -466,7 +469,10 @@ impl Server {
     pub(super) fn release_refused(&mut self, clock: Clock, relay: Relay, error: BindError) {
         match error {
             BindError::PortInUse => self.release_port(clock, relay),
-            BindError::UserQuotaReached | BindError::PrefixQuotaReached | BindError::OutOfCapacity => {
+            BindError::UserQuotaReached
+            | BindError::PrefixQuotaReached
+            | BindError::RealmQuotaReached
+            | BindError::OutOfCapacity => {
                 self.release_unused(clock, relay);
             }
         }

@@ -22,10 +22,20 @@ const UNPERMITTED_TOLD_MAX: u8 = 4;
 pub(super) struct Owner {
     /// The user name, however the client gave it: requests under another name get 441.
     pub(super) username: Arc<str>,
-    /// What quotas count by: the user id of a time-limited name, else the whole name (REST-08).
+    /// `None` is the server's own.
+    pub(super) realm: Option<Arc<str>>,
+    /// What quotas count by: the user id of a time-limited name, else the whole name (REST-08);
+    /// where there are several realms, with the realm behind it.
     pub(super) account: Arc<str>,
     /// The access token it was made with, if that is what it was made with; the name above is made up then.
     pub(super) grant: Option<Arc<Grant>>,
+}
+
+impl Owner {
+    /// Whether both are who they are by the same name, in the same realm; tokens may differ.
+    pub(super) fn is_same_user(&self, other: &Self) -> bool {
+        self.username == other.username && self.realm == other.realm
+    }
 }
 
 /// The relayed transport address.

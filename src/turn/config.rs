@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::{
-    Bandwidth, BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, PortSet, Redirect, RelayTransports, SessionKey,
+    Bandwidth, BehaviorDiscovery, Credentials, PeerPolicy, PeerRefusal, PortSet, Realm, Redirect, RelayTransports,
+    SessionKey,
 };
 use crate::stun::AddressFamily;
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub software: Option<String>,
     /// Who may allocate.
     pub credentials: Credentials,
+    /// Realms beside this one, with their own users, secrets and limits.
+    pub realms: Vec<Realm>,
     /// What nonces are made with.
     pub nonces: NonceKeys,
     /// What session ids are made with.
@@ -58,6 +61,7 @@ impl Config {
             realm: String::new(),
             software: None,
             credentials: Credentials::default(),
+            realms: Vec::new(),
             nonces,
             session_key: SessionKey::default(),
             relays: Vec::new(),

@@ -43,7 +43,7 @@ impl Server {
         let allocation = self.allocations.live_by_relay(clock.now, relay).ok_or(ErrorCode::BadRequest)?;
         let (owner, asker) = (&allocation.owner, request.owner());
         // The same name stands for the same account, but for guests.
-        if owner.username != asker.username || owner.account != asker.account {
+        if !owner.is_same_user(asker) || owner.account != asker.account {
             return Err(ErrorCode::WrongCredentials);
         }
         // TCP-6062-5.4-02

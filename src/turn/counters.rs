@@ -126,6 +126,8 @@ vocabulary! {
         AllocationsPerUser = "allocations_per_user",
         /// `limits.allocations_per_prefix`: 486.
         AllocationsPerPrefix = "allocations_per_prefix",
+        /// `realms.allocations`: 486.
+        AllocationsPerRealm = "allocations_per_realm",
         /// `relay.ports`: none of the family is free: 508.
         RelayPorts = "relay_ports",
         /// `limits.permissions_per_allocation`: 508.

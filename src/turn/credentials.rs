@@ -73,7 +73,7 @@ impl Credentials {
     pub(super) const fn offer(&self) -> Offer {
         let no_others = self.secrets.is_empty() && self.tokens.is_none() && self.look_ups.is_none();
         let all_by_hash = no_others && !self.users.is_empty();
-        Offer { userhash: self.userhash && all_by_hash, md5: self.md5 }
+        Offer { userhash: self.userhash && all_by_hash, md5: self.md5, realm: 0 }
     }
 }
 

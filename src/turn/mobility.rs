@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::allocation::{Allocation, Owner};
 use super::allocations::Found;
 use super::authenticate::Authenticated;
+use super::realms::Scope;
 use super::{
     Clock, Config, Effect, Event, FiveTuple, Letter, MobilityKey, Now, Reason, RelayId, Server, ShardIndex, Verdict,
 };
@@ -103,9 +104,10 @@ pub(super) enum Whose {
 
 /// Whom the client of another shard's allocation says he is. Where it lives, a user name may be older than allowed
 /// (REST-04), which nobody knows here.
-pub(super) fn presumed_owner(message: &Message<'_>) -> Option<Owner> {
+pub(super) fn presumed_owner(scope: Scope<'_>, message: &Message<'_>) -> Option<Owner> {
     let username = std::str::from_utf8(message.first(AttributeType::USERNAME)?).ok()?;
-    Some(Owner { username: username.into(), account: username.into(), grant: None })
+    let realm = scope.presumed_realm(username.as_bytes());
+    Some(Owner { username: username.into(), realm, account: username.into(), grant: None })
 }
 
 /// What an allocation has besides if its client may move.
@@ -295,7 +297,7 @@ impl Server {
             // Another one lives there now, or the ticket has been shown before.
             return Err(ErrorCode::AllocationMismatch);
         }
-        if allocation.owner.username != request.owner().username {
+        if !allocation.owner.is_same_user(request.owner()) {
             return Err(ErrorCode::WrongCredentials);
         }
         if !is_repeated && allocation.latest_path() == Some(*path) {

@@ -57,6 +57,7 @@ mod peer_connections;
 mod peer_policy;
 mod peer_rules;
 mod ports;
+mod realms;
 mod redirect;
 mod refresh;
 mod relay;
@@ -89,6 +90,7 @@ pub use packet::{IpFields, Packet, ReplyBuffer};
 pub use peer_connections::ConnectionId;
 pub use peer_policy::{PeerPolicy, PeerProfile, PeerRefusal};
 pub use peer_rules::{NotARule, PeerRule, PortSet};
+pub use realms::{Realm, RealmChoice, realm_of_account};
 pub use redirect::{Alternate, Redirect, RedirectWhen};
 pub use relay_transports::{PeerPorts, PeerTransport, RelayTransports, TcpRelays};
 pub use revocation::{EndSessions, Revocation};
@@ -383,6 +385,8 @@ pub enum BindError {
     UserQuotaReached,
     /// The client's network has as many allocations as allowed: 486.
     PrefixQuotaReached,
+    /// The account's realm has as many allocations as allowed: 486.
+    RealmQuotaReached,
     /// The whole server has as many allocations as allowed, or is out of descriptors or memory: 508.
     OutOfCapacity,
 }

@@ -34,6 +34,8 @@ pub(super) struct Offer {
     pub(super) userhash: bool,
     /// MD5 beside SHA-256.
     pub(super) md5: bool,
+    /// Tells the realm; 0 is the server's own.
+    pub(super) realm: u64,
 }
 
 impl Offer {
@@ -104,8 +106,9 @@ impl NonceKeys {
             let ours = |key: &[u8; 32]| bool::from(mac(key, *offer, *time, path)[..].ct_eq(given));
             offer.features() == features && (ours(&self.current) || self.previous.as_ref().is_some_and(ours))
         };
-        let offers =
-            [likely.md5, !likely.md5].into_iter().flat_map(|md5| [true, false].map(|userhash| Offer { userhash, md5 }));
+        let offers = [likely.md5, !likely.md5]
+            .into_iter()
+            .flat_map(|md5| [true, false].map(|userhash| Offer { userhash, md5, ..likely }));
         let made_with = offers.into_iter().find(is_ours)?;
         Some((made_with, u32::from_be_bytes(*time).into()))
     }
@@ -116,6 +119,9 @@ fn mac(key: &[u8; 32], offer: Offer, time: [u8; TIME_LEN], path: &FiveTuple) -> 
     mac.update(COOKIE);
     mac.update(offer.features());
     mac.update(offer.algorithms());
+    if offer.realm != 0 {
+        mac.update(&offer.realm.to_be_bytes());
+    }
     mac.update(&time);
     mac.update(path.transport.label().as_bytes());
     match path.client.ip() {
@@ -139,7 +145,7 @@ mod tests {
     }
 
     const NOW: u64 = 1_800_000_000;
-    const OFFER: Offer = Offer { userhash: false, md5: true };
+    const OFFER: Offer = Offer { userhash: false, md5: true, realm: 0 };
 
     fn keys(current: u8, previous: Option<u8>) -> NonceKeys {
         NonceKeys { current: [current; 32], previous: previous.map(|byte| [byte; 32]), lifetime_secs: 600 }
@@ -188,7 +194,7 @@ mod tests {
         let client = path("192.0.2.1:1000");
         let keys = keys(1, None);
         let offers = [(true, true), (true, false), (false, true), (false, false)];
-        let offers = offers.map(|(userhash, md5)| Offer { userhash, md5 });
+        let offers = offers.map(|(userhash, md5)| Offer { userhash, md5, realm: 0 });
         for made_with in offers {
             let nonce = keys.issue(made_with, NOW, &client);
             assert_eq!(nonce[9..13].as_bytes(), made_with.features());

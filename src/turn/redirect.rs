@@ -94,7 +94,7 @@ impl Config {
     pub(super) fn was_redirected(&self, clock: Clock, path: &FiveTuple, nonce: &[u8]) -> bool {
         let lifetime_secs = self.nonces.lifetime_secs.min(REDIRECTED_SECS);
         let keys = NonceKeys { lifetime_secs, ..self.nonces.clone() };
-        keys.check(self.credentials.offer(), clock.unix_secs, &anywhere_at(path), nonce).is_ok()
+        keys.check(self.scope(path).offer(), clock.unix_secs, &anywhere_at(path), nonce).is_ok()
     }
 }
 
@@ -168,8 +168,9 @@ impl Server {
         }
         // Who comes by anycast stays with this server, and its nonces.
         if redirect.shares_nonces || redirect.anycast.contains(&path.server.ip()) {
-            writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
-            let offer = self.config.credentials.offer();
+            let scope = self.config.scope(&path);
+            writer.attribute(AttributeType::REALM, scope.name().as_bytes());
+            let offer = scope.offer();
             let nonce = self.config.nonces.issue(offer, clock.unix_secs, &anywhere_at(&path));
             writer.attribute(AttributeType::NONCE, nonce.as_bytes());
             // Without, a nonce that speaks of them would look tampered with.

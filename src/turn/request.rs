@@ -159,7 +159,7 @@ impl Server {
             Whose::Ours if message.method() == Method::ConnectionBind => self.owner_of_connection(message).cloned(),
             Whose::Ours => self.live_owner(clock, &path, shown).cloned(),
             Whose::Carried(shard) => return Verdict::NotMine { shard },
-            Whose::Shown(_) => presumed_owner(message),
+            Whose::Shown(_) => presumed_owner(self.config.scope(&path), message),
         };
         let keys = Keys { look_ups: &mut self.look_ups, counts: &mut self.counters.look_ups };
         let request = match authenticate(&self.config, keys, clock, &path, message, live_owner.as_ref()) {
@@ -296,7 +296,8 @@ impl Server {
         if denial.why == Rejection::NoCredentials {
             self.record(Event::Challenged { session, path });
         } else {
-            let claimed = message.first(AttributeType::USERNAME).and_then(|name| self.config.credentials.claimed(name));
+            let claimed =
+                message.first(AttributeType::USERNAME).and_then(|name| self.config.scope(&path).claimed(name));
             self.record(Event::AuthenticationFailed { session, path, why: denial.why, claimed });
         }
         let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
@@ -306,12 +307,12 @@ impl Server {
         // has, know neither realm nor nonce (STUN-8489-9.1.3-02).
         let is_challenge = matches!(denial.code, ErrorCode::Unauthenticated | ErrorCode::StaleNonce);
         if is_challenge && answering.method != Method::Binding {
-            writer.attribute(AttributeType::REALM, self.config.realm.as_bytes());
-            let credentials = &self.config.credentials;
-            let nonce = self.config.nonces.issue(credentials.offer(), clock.unix_secs, &path);
+            let scope = self.config.scope(&path);
+            writer.attribute(AttributeType::REALM, scope.name().as_bytes());
+            let nonce = self.config.nonces.issue(scope.offer(), clock.unix_secs, &path);
             writer.attribute(AttributeType::NONCE, nonce.as_bytes());
-            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, credentials.offer().algorithms());
-            if let Some(tokens) = &credentials.tokens {
+            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, scope.offer().algorithms());
+            if let Some(tokens) = &scope.credentials().tokens {
                 // OAUTH-7635-6.1-01: for whom a client must have its token made.
                 writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, tokens.server_name.as_bytes());
             }

@@ -10,7 +10,7 @@ use ahash::RandomState;
 
 use super::allocation::{Allocation, Owner};
 use super::authenticate::Sealing;
-use super::{Clock, Config, EndReason, RelayId, Server, SharedSecret, StaticUser, WalkPlace};
+use super::{Clock, Config, EndReason, RelayId, Server, StaticUser, WalkPlace};
 use crate::stun::integrity;
 
 /// When allocations end with their credentials, apart from their next Refresh. Each includes those before.
@@ -30,21 +30,17 @@ pub enum EndSessions {
 pub struct Revocation {
     old: Arc<Config>,
     new: Arc<Config>,
-    secrets: Vec<SharedSecret>,
 }
 
 impl Revocation {
     /// What is taken away between the two; `None` if nothing is, or allocations are to live on.
     pub fn between(old: &Arc<Config>, new: &Arc<Config>) -> Option<Self> {
         let (before, after) = (&old.credentials, &new.credentials);
-        let secrets: Vec<SharedSecret> =
-            before.secrets.iter().filter(|secret| !after.secrets.contains(secret)).cloned().collect();
-        let may_lack_some = !secrets.is_empty() || !before.users.is_empty() || before.tokens.is_some();
-        (after.end_sessions >= EndSessions::Removed && may_lack_some).then(|| Self {
-            old: Arc::clone(old),
-            new: Arc::clone(new),
-            secrets,
-        })
+        let lacks_secrets = before.secrets.iter().any(|secret| !after.secrets.contains(secret));
+        let may_lack_some =
+            lacks_secrets || !before.users.is_empty() || before.tokens.is_some() || !old.realms.is_empty();
+        (after.end_sessions >= EndSessions::Removed && may_lack_some)
+            .then(|| Self { old: Arc::clone(old), new: Arc::clone(new) })
     }
 
     fn is_about(&self, allocation: &Allocation, print: impl Fn(&[u8]) -> u64) -> bool {
@@ -54,14 +50,18 @@ impl Revocation {
                 |config: &Config| config.credentials.tokens.as_ref().is_some_and(|keys| keys.get(&grant.kid).is_some());
             return has(&self.old) && !has(&self.new);
         }
-        if let Some(before) = self.old.credentials.users.get(&owner.username) {
-            let is_same = |after| self.old.realm != self.new.realm || have_a_key_in_common(before, after);
-            return !self.new.credentials.users.get(&owner.username).is_some_and(is_same);
+        let Some(before) = self.old.credentials_of(owner) else { return false };
+        // A realm goes with all that it has.
+        let Some(after) = self.new.credentials_of(owner) else { return true };
+        let realm = self.old.realm_on_wire(owner);
+        if let Some(user) = before.users.get(&owner.username) {
+            let is_same = |after| realm != self.new.realm_on_wire(owner) || have_a_key_in_common(user, after);
+            return !after.users.get(&owner.username).is_some_and(is_same);
         }
         let Some(made_with) = allocation.key_print else { return false };
-        self.secrets.iter().any(|secret| {
-            let (name, realm) = (&owner.username, &self.old.realm);
-            let password = self.old.credentials.time_limited.password(&secret.0, name);
+        before.secrets.iter().filter(|secret| !after.secrets.contains(secret)).any(|secret| {
+            let name = &owner.username;
+            let password = before.time_limited.password(&secret.0, name);
             print(&integrity::long_term_key_md5(name, realm, &password)) == made_with
                 || print(&integrity::long_term_key_sha256(name, realm, &password)) == made_with
         })
@@ -77,7 +77,7 @@ impl Config {
     /// How long an owner's allocation may live, of what it would be granted otherwise.
     pub(super) fn cap_lifetime(&self, clock: Clock, owner: &Owner, lifetime_secs: u32) -> u32 {
         let lifetime_secs = owner.cap(clock, lifetime_secs);
-        let credentials = &self.credentials;
+        let credentials = self.credentials_of(owner).unwrap_or(&self.credentials);
         if credentials.end_sessions < EndSessions::Expired || credentials.users.get(&owner.username).is_some() {
             return lifetime_secs;
         }

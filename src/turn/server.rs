@@ -360,7 +360,7 @@ impl Server {
         match self.allocations.live_by_path(clock.now, path) {
             None => Err(ErrorCode::AllocationMismatch),
             // By name, so that a fresh time-limited name of the same person is another user, as the RFC has it.
-            Some((_, allocation)) if allocation.owner.username != request.owner().username => {
+            Some((_, allocation)) if !allocation.owner.is_same_user(request.owner()) => {
                 Err(ErrorCode::WrongCredentials)
             }
             Some(found) => Ok(found),

@@ -142,3 +142,31 @@ fn rest_06_separator_and_hash_are_those_of_the_configuration() {
     mac.update(username.as_bytes());
     assert_eq!(entry["credential"], STANDARD.encode(mac.finalize().into_bytes()));
 }
+
+/// A realm's users get credentials from its own secret.
+#[test]
+fn credentials_are_made_for_a_realm() {
+    let place = Place::new();
+    let text = format!(
+        "[auth]\nsecrets = [\"fedcba9876543210\"]\n[[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nsecrets = [\"{SECRET}\"]\n"
+    );
+    place.file("realms.toml", &text);
+    let make = |user: &str, realm: &str| {
+        let to = ["--realm", realm, "--host", "::1", "--config", "realms.toml"];
+        place.run(&[&["credentials", "--user", user][..], &to].concat())
+    };
+    let run = make("c-alice", "club");
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let entry = entry_of(&run.stdout);
+    let mut mac = Hmac::<Sha1>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(entry["username"].as_str().unwrap().as_bytes());
+    assert_eq!(entry["credential"], STANDARD.encode(mac.finalize().into_bytes()));
+    for (user, realm, words) in [
+        ("alice", "club", "begin with \"c-\""),
+        ("alice", "pub", "no realm \"pub\""),
+        ("c-alice", "hairpin", "belongs to the realm club"),
+    ] {
+        let run = make(user, realm);
+        assert!(run.code != Some(0) && run.stderr.contains(words), "{}", run.stderr);
+    }
+}

@@ -41,11 +41,12 @@ type Row = (Limit, fn(&mut Config), fn(&mut World) -> u16, u16);
 
 #[test]
 fn s12_each_limit_is_reached_answered_and_counted_by_its_name() {
-    let rows: [Row; 8] = [
+    let rows: [Row; 9] = [
         (Limit::Allocations, |config| config.limits.allocations = 1, bob_allocates, 508),
         (Limit::Allocations, |_| {}, |world| the_shell_refuses(world, BindError::OutOfCapacity), 508),
         (Limit::AllocationsPerUser, |_| {}, |world| the_shell_refuses(world, BindError::UserQuotaReached), 486),
         (Limit::AllocationsPerPrefix, |_| {}, |world| the_shell_refuses(world, BindError::PrefixQuotaReached), 486),
+        (Limit::AllocationsPerRealm, |_| {}, |world| the_shell_refuses(world, BindError::RealmQuotaReached), 486),
         (
             Limit::RelayPorts,
             |config| config.ports = PortRange { first: 50_000, last: 50_000, quarantine_secs: 0 },
@@ -80,5 +81,7 @@ fn s12_each_limit_is_reached_answered_and_counted_by_its_name() {
         }
     }
     let reached: Vec<Limit> = rows.iter().map(|row| row.0).collect();
-    assert!(Limit::ALL.iter().all(|limit| reached.contains(limit)), "a limit has no row");
+    // That of look-ups is reached where those are: `look_ups.rs`.
+    let mut here = Limit::ALL.iter().filter(|limit| **limit != Limit::LookUpsWaiting);
+    assert!(here.all(|limit| reached.contains(limit)), "a limit has no row");
 }

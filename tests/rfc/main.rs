@@ -29,6 +29,7 @@ mod mobility_shards;
 mod names;
 mod permissions;
 mod policy;
+mod realms;
 mod redirect;
 mod refresh;
 mod reservations;

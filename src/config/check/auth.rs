@@ -1,6 +1,7 @@
 //! `[auth]`: who may allocate.
 
 mod backend;
+mod realms;
 mod tokens;
 mod users;
 
@@ -32,20 +33,24 @@ const SECRET_FIX: &str = "make one with: openssl rand -hex 32";
 
 impl Checker<'_> {
     pub(super) fn realm(&mut self, text: &str) -> String {
+        self.checked_realm("auth.realm", text)
+    }
+
+    fn checked_realm(&mut self, key: &str, text: &str) -> String {
         let fix = || format!("write 1 to {REALM_BYTES_MAX} bytes without quotes or backslashes, like \"example.org\"");
         let prepared = match Prepared::new(text) {
             Ok(prepared) => prepared.0,
             Err(why) => {
-                self.problem("auth.realm", Mistake::new(format!("the realm is not usable: {why}"), fix()));
+                self.problem(key, Mistake::new(format!("the realm is not usable: {why}"), fix()));
                 return String::new();
             }
         };
         if prepared.len() > REALM_BYTES_MAX {
             let wrong = format!("the realm is {} bytes long", prepared.len());
-            self.problem("auth.realm", Mistake::new(wrong, fix()));
+            self.problem(key, Mistake::new(wrong, fix()));
         }
         if prepared.contains(['"', '\\']) {
-            self.problem("auth.realm", Mistake::new("the realm has a quote or backslash in it", fix()));
+            self.problem(key, Mistake::new("the realm has a quote or backslash in it", fix()));
         }
         prepared
     }
@@ -82,6 +87,7 @@ impl Checker<'_> {
         written: &written::Auth,
         limits: &written::Limits,
         threads: u16,
+        has_realms: bool,
     ) -> (Credentials, bool, Option<KeyBackend>) {
         let mut secrets = self.secrets_of_file(written);
         secrets.extend(self.secret_files(written));
@@ -89,7 +95,7 @@ impl Checker<'_> {
         let has_secrets = !written.secrets.is_empty() || !written.secret_files.is_empty();
         let has_backend = !written.backend.url.is_empty() || !written.backend.url_file.is_empty();
         let has_users = !written.users.is_empty() || !written.token_keys.is_empty() || !written.guests.is_empty();
-        let made_up = !has_secrets && !has_users && !has_backend;
+        let made_up = !has_secrets && !has_users && !has_backend && !has_realms;
         if made_up {
             self.note(
                 "auth.secrets",

@@ -476,13 +476,16 @@ fn the_example_has_every_key_with_its_default() {
         names.extend(keys.iter().map(|key| format!("{section}.{key}")));
     }
     // Lists of tables have no defaults: they stand there as comments.
-    let tables = ["auth.users", "auth.token_keys", "auth.binding_users", "redirect.alternates"];
+    let tables = ["auth.users", "auth.token_keys", "auth.binding_users", "redirect.alternates", "realms"];
     names.retain(|name| !tables.contains(&name.as_str()));
     for name in names {
         assert!(document.has(&name), "config.example.toml lacks {name}");
     }
     for key in written::ListenTable::KEYS {
         assert!(EXAMPLE.contains(&format!("{key} = ")), "{key}");
+    }
+    for key in written::Realm::KEYS {
+        assert!(EXAMPLE.contains(&format!("\n#   {key} ")) || EXAMPLE.contains(&format!("\n#{key} = ")), "{key}");
     }
     let entries =
         [written::User::KEYS, written::TokenKey::KEYS, written::BindingUser::KEYS, written::Alternate::KEYS].concat();

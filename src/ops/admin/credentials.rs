@@ -24,6 +24,8 @@ const EXAMPLE: &str = "{\"user\": \"alice\", \"ttl_seconds\": 3600}";
 pub(super) struct Wish {
     /// Whatever tells users apart in quotas and logs.
     pub user: String,
+    /// To which of the configuration's realms it belongs, if not to the server's own.
+    pub realm: Option<String>,
     /// How long they are to be good for.
     pub ttl_seconds: Option<u64>,
 }
@@ -43,7 +45,13 @@ pub(super) async fn make(sources: &Sources, request: Request<Body>) -> Result<Re
     let user = user_name(&wish.user).map_err(|what| {
         Refusal::bad("body user", what, "write 1 to 487 bytes without control characters: an id of your own")
     })?;
-    let auth = &config.shards.turn.credentials;
+    let auth = config.credentials_for(wish.realm.as_deref(), &user).map_err(|what| {
+        Refusal::bad(
+            "body realm",
+            what,
+            "write the name of one of [[realms]] that this user belongs to, or leave it out",
+        )
+    })?;
     let secret = auth.secrets.first().ok_or_else(|| {
         let fix = "add one to auth.secrets or auth.secret_files of the server";
         Refusal::new(StatusCode::CONFLICT, "auth.secrets", "there is no shared secret to make credentials from", fix)

@@ -38,5 +38,5 @@ pub(super) fn owner(client: IpAddr, live_owner: Option<&Owner>) -> Owner {
         client @ IpAddr::V6(_) => (client, 64),
     };
     let network = IpNet::new_assert(client, length).trunc();
-    Owner { username: USERNAME.into(), account: format!("guest {network}").into(), grant: None }
+    Owner { username: USERNAME.into(), realm: None, account: format!("guest {network}").into(), grant: None }
 }

@@ -8,6 +8,7 @@ use super::{Algorithm, Denial, Key, denied};
 use crate::stun::{ErrorCode, integrity, opaque_string, unquoted};
 use crate::turn::allocation::Owner;
 use crate::turn::look_up::Known;
+use crate::turn::realms::Home;
 use crate::turn::{Credentials, KeyLookUps, Rejection, SharedSecret, StaticUser};
 
 /// USERNAME is accepted up to this length (STUN-8489-14.3-01).
@@ -190,7 +191,7 @@ impl Who<'_, '_> {
     }
 
     /// The owner of what this client makes; the one there is, if it is the same.
-    pub(super) fn owner(&self, live_owner: Option<&Owner>) -> Owner {
+    pub(super) fn owner(&self, home: Home<'_>, live_owner: Option<&Owner>) -> Owner {
         let (name, userid) = match self {
             Self::Static { name, .. } | Self::Kept { name, .. } => (&**name, None),
             Self::TimeLimited { name, userid } => (*name, *userid),
@@ -201,8 +202,8 @@ impl Who<'_, '_> {
         }
         let username: Arc<str> = name.into();
         // REST-08.
-        let account = userid.map_or_else(|| Arc::clone(&username), |start| name[start..].into());
-        Owner { username, account, grant: None }
+        let user = userid.map_or_else(|| Arc::clone(&username), |start| name[start..].into());
+        Owner { username, realm: home.realm(), account: home.account(user), grant: None }
     }
 }
 

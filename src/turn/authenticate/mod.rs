@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::allocation::Owner;
 use super::look_up::{Known, LookUps};
 use super::nonce::Stale;
+use super::realms::Scope;
 use super::{Clock, Config, Credentials, FiveTuple, KeyLookUps, LookUp, Now, Rejection};
 use crate::stun::{
     AttributeType, ErrorCode, Message, Method, Seal, TransactionId, read_u32, read_xor_address, unquoted,
@@ -193,9 +194,10 @@ pub(super) fn authenticate<'m, 'b>(
 ) -> Result<Authenticated<'m, 'b>, Refusal> {
     use ErrorCode::{BadRequest, Unauthenticated};
 
+    let scope = config.scope(path);
     if !message.has_integrity() && !message.has_integrity_sha256() {
         let client = path.client.ip();
-        if config.credentials.admits_guest(client) {
+        if scope.credentials().admits_guest(client) {
             let owner = guest::owner(client, live_owner);
             return Ok(Authenticated { message, owner, sealing: Sealing::None });
         }
@@ -210,41 +212,53 @@ pub(super) fn authenticate<'m, 'b>(
     let (Some(realm), Some(nonce)) = (message.first(AttributeType::REALM), message.first(AttributeType::NONCE)) else {
         return Err(denied(BadRequest, Rejection::Incomplete).into());
     };
-    let chosen = password_algorithm(config, path, message, nonce)?;
+    let chosen = password_algorithm(scope, path, message, nonce)?;
 
-    if unquoted(realm) != config.realm.as_bytes() {
+    if unquoted(realm) != scope.name().as_bytes() {
         // There is no rule for a wrong realm; it is a credential failure, not a mismatch (A16, STUN-8489-9.2.4-25).
         return Err(denied(Unauthenticated, Rejection::WrongRealm).into());
     }
     let came = Clock { unix_secs: keys.look_ups.came().unwrap_or(clock.unix_secs), ..clock };
     let check_nonce = || config.check_nonce(came, path, message, nonce);
-    let by_token = match (&config.credentials.tokens, claim) {
+    let by_token = match (&scope.credentials().tokens, claim) {
         (Some(keys), Claim::Username(kid)) => token::find_key(keys, clock.unix_secs, message, kid, live_owner),
         _ => None,
     };
     let (key, owner) = match by_token {
         Some(found) => found?,
         None => {
-            if !config.credentials.accepts(chosen, message) {
+            if !scope.credentials().accepts(chosen, message) {
                 return Err(denied(Unauthenticated, Rejection::WeakAlgorithm).into());
             }
-            let known = |policy: &KeyLookUps, name: &str| keys.known(clock.now, policy, name);
-            let who = identify(&config.credentials, clock.unix_secs, claim, live_owner, known);
-            // Strangers have nobody looked up.
-            if let Who::Elsewhere(name) = who {
-                check_nonce()?;
-                return Err(Refusal::KeyWanted(name.as_ref().into()));
+            let username = match claim {
+                Claim::Username(name) => Some(name),
+                Claim::Userhash(_) => None,
+            };
+            let mut found = Err(denied(Unauthenticated, Rejection::UnknownUser).into());
+            for home in scope.homes(username) {
+                let of_here = live_owner.filter(|owner| home.has(owner));
+                let known = |policy: &KeyLookUps, name: &str| keys.known(clock.now, policy, name);
+                let who = identify(home.credentials(), clock.unix_secs, claim, of_here, known);
+                // Strangers have nobody looked up.
+                if let Who::Elsewhere(name) = who {
+                    check_nonce()?;
+                    return Err(Refusal::KeyWanted(name.as_ref().into()));
+                }
+                let algorithm = chosen.unwrap_or(Algorithm::Md5);
+                let verifies = |key: &[u8]| message.integrity_holds(key);
+                found = match who.find_key(home.credentials(), scope.name(), algorithm, verifies) {
+                    Ok(key) => Ok((key, who.owner(home, of_here))),
+                    // The password may have been changed since.
+                    Err(denial) => match who.name_to_ask_again() {
+                        Some(name) if check_nonce().is_ok() => Err(Refusal::KeyWanted(name.into())),
+                        _ => Err(denial.into()),
+                    },
+                };
+                if found.is_ok() {
+                    break;
+                }
             }
-            let algorithm = chosen.unwrap_or(Algorithm::Md5);
-            let verifies = |key: &[u8]| message.integrity_holds(key);
-            match who.find_key(&config.credentials, &config.realm, algorithm, verifies) {
-                Ok(key) => (key, who.owner(live_owner)),
-                // The password may have been changed since.
-                Err(denial) => match who.name_to_ask_again() {
-                    Some(name) if check_nonce().is_ok() => return Err(Refusal::KeyWanted(name.into())),
-                    _ => return Err(denial.into()),
-                },
-            }
+            found?
         }
     };
     check_nonce()?;
@@ -257,7 +271,7 @@ pub(super) fn authenticate<'m, 'b>(
 impl Config {
     /// Whether a nonce is good enough for this request.
     fn check_nonce(&self, clock: Clock, path: &FiveTuple, message: &Message<'_>, nonce: &[u8]) -> Result<(), Denial> {
-        match self.nonces.check(self.credentials.offer(), clock.unix_secs, path, nonce) {
+        match self.nonces.check(self.scope(path).offer(), clock.unix_secs, path, nonce) {
             Ok(()) => Ok(()),
             // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what
             // it wanted to give back (L12).
@@ -270,14 +284,14 @@ impl Config {
 
 /// STUN-8489-9.2.4-08 to -11: neither attribute means MD5; both must be there, the list as we sent it, the choice in it.
 fn password_algorithm(
-    config: &Config,
+    scope: Scope<'_>,
     path: &FiveTuple,
     message: &Message<'_>,
     nonce: &[u8],
 ) -> Result<Option<Algorithm>, Denial> {
     let bad = denied(ErrorCode::BadRequest, Rejection::BadAlgorithms);
-    let offer = config.credentials.offer();
-    let as_sent = |list: &[u8]| list == offer.algorithms() || config.nonces.went_with(offer, path, nonce, list);
+    let offer = scope.offer();
+    let as_sent = |list: &[u8]| list == offer.algorithms() || scope.config().nonces.went_with(offer, path, nonce, list);
     let chosen = message.first(AttributeType::PASSWORD_ALGORITHM);
     let offered = message.first(AttributeType::PASSWORD_ALGORITHMS);
     match (chosen, offered) {

@@ -16,14 +16,20 @@ const USERNAME_BYTES_MAX: usize = 508;
 impl Checker<'_> {
     pub(super) fn users(&mut self, written: &written::Auth) -> Users {
         let realm = Prepared::new(&written.realm).map(|realm| realm.0).unwrap_or_default();
+        self.users_of("auth", &written.users, &realm, written.saslprep)
+    }
+
+    /// The users in the section `base`.
+    pub(super) fn users_of(&mut self, base: &str, written: &[written::User], realm: &str, saslprep: bool) -> Users {
         let mut users: Vec<(String, StaticUser)> = Vec::new();
         let mut taken = HashSet::new();
-        for (index, user) in written.users.iter().enumerate() {
-            let key = |name: &str| format!("auth.users[{index}].{name}");
+        for (index, user) in written.iter().enumerate() {
+            let base = format!("{base}.users[{index}]");
+            let key = |name: &str| format!("{base}.{name}");
             let Some(name) = self.user_name(&key("name"), &user.name, "name = \"alice\"") else {
                 continue;
             };
-            let Some(keys) = self.keys_of(index, user, &name, &realm, written.saslprep) else {
+            let Some(keys) = self.keys_of(&base, user, &name, realm, saslprep) else {
                 continue;
             };
             self.name_is_free(key("name"), &name, &mut taken);
@@ -75,13 +81,13 @@ impl Checker<'_> {
 
     fn keys_of(
         &mut self,
-        index: usize,
+        base: &str,
         user: &written::User,
         name: &str,
         realm: &str,
         saslprep: bool,
     ) -> Option<StaticUser> {
-        let key = |name: &str| format!("auth.users[{index}].{name}");
+        let key = |name: &str| format!("{base}.{name}");
         let has_keys = !user.key_md5.is_empty() || !user.key_sha256.is_empty();
         match (user.password.is_empty(), has_keys) {
             (true, false) => {

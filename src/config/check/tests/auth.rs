@@ -87,3 +87,92 @@ fn classic_5389_15_01_saslprep_is_an_option() {
     let plain = turn::StaticUser::from_password("a", "example.org", "plain");
     assert!(user(&text("saslprep = true\n", "plain")) == plain, "ASCII has one form");
 }
+
+/// Each kind of realm, completed by what holds for all.
+#[test]
+fn realms_are_read_with_their_users_secrets_and_limits() {
+    let config = accept(
+        "[listen]\nudp = [\"127.0.0.1:3478\"]\n[auth]\nrealm = \"example.org\"\ncredential_lifetime_max = \"1h\"\n\
+         [[realms]]\nname = \"shop\"\nlisten = [\"127.0.0.1\"]\nallocations = 7\n\
+         [[realms.users]]\nname = \"alice\"\npassword = \"pw\"\n\
+         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\n\
+         [[realms.users]]\nname = \"c-alice\"\npassword = \"pw\"\n\
+         [[realms]]\nname = \"lab\"\nsecrets = [\"0123456789abcdef\"]",
+    );
+    assert!(!config.secret_is_made_up);
+    let [shop, club, lab] = &config.shards.turn.realms[..] else { panic!("three realms") };
+    assert_eq!(shop.chosen_by, turn::RealmChoice::Addresses(vec!["127.0.0.1:0".parse().unwrap()]));
+    assert_eq!((shop.allocations, shop.allocations_per_account), (7, 128));
+    assert_eq!((club.allocations, club.allocations_per_account), (usize::MAX, 3));
+    assert_eq!((lab.credentials.secrets.len(), lab.credentials.ttl_secs_max), (1, 3600));
+    // With the realm that the client is told.
+    let made = |name, realm| turn::StaticUser::from_password(name, realm, "pw");
+    assert!(*shop.credentials.users.get("alice").unwrap() == made("alice", "shop"));
+    assert!(*club.credentials.users.get("c-alice").unwrap() == made("c-alice", "example.org"));
+    for (realm, user, good) in [
+        (None, "bob", true),
+        (Some("example.org"), "bob", true),
+        (None, "c-bob", false),
+        (Some("club"), "c-bob", true),
+        (Some("club"), "bob", false),
+        (Some("lab"), "bob", true),
+        (Some("nowhere"), "bob", false),
+    ] {
+        assert_eq!(config.credentials_for(realm, user).is_ok(), good, "{realm:?} {user}");
+    }
+}
+
+#[test]
+fn realms_that_contradict_each_other_are_refused() {
+    const SECRETS: [&str; 2] = ["secrets = [\"0123456789abcdef\"]\n", "secrets = [\"fedcba9876543210\"]\n"];
+    let realm = |place: usize, rest: &str| format!("[[realms]]\n{}{rest}\n", SECRETS[place]);
+    let two = |first: &str, second: &str| realm(0, first) + &realm(1, second);
+    for (text, key, words) in [
+        (two("name = \"a\"", "name = \"a\""), "realms[1].name", "another realm"),
+        (realm(0, "name = \"hairpin\""), "realms[0].name", "another realm"),
+        (realm(0, "name = \"a@b\""), "realms[0].name", "\"@\""),
+        (realm(0, ""), "realms[0].name", "empty"),
+        ("[[realms]]\nname = \"a\"".into(), "realms[0].name", "neither secrets nor users"),
+        (realm(0, "name = \"a\"\nlisten = [\"8.8.8.8:9\"]"), "realms[0].listen[0]", "nobody listens"),
+        (realm(0, "name = \"a\"\nlisten = [\"x\"]"), "realms[0].listen[0]", "not an address"),
+        (realm(0, "name = \"a\"\nlisten = [\"0.0.0.0\"]"), "realms[0].listen[0]", "any address"),
+        (
+            two("name = \"a\"\nlisten = [\"127.0.0.1\"]", "name = \"b\"\nlisten = [\"127.0.0.1:3478\"]"),
+            "realms[1].listen[0]",
+            "belongs to the realm a",
+        ),
+        (
+            realm(0, "name = \"a\"\nlisten = [\"127.0.0.1\"]\nuser_prefix = \"a-\""),
+            "realms[0].user_prefix",
+            "both listen and user_prefix",
+        ),
+        (
+            two("name = \"a\"\nuser_prefix = \"a-\"", "name = \"b\"\nuser_prefix = \"a-b-\""),
+            "realms[1].user_prefix",
+            "belong to a",
+        ),
+        (
+            realm(0, "name = \"a\"\nuser_prefix = \"a-\"\n[[realms.users]]\nname = \"bob\"\npassword = \"p\""),
+            "realms[0].users[0].name",
+            "does not begin",
+        ),
+        (
+            realm(0, "name = \"a\"\nuser_prefix = \"b\"") + "[[auth.users]]\nname = \"bob\"\npassword = \"p\"",
+            "auth.users[0].name",
+            "belongs to the realm a",
+        ),
+        (
+            realm(0, "name = \"a\"\n[[realms.users]]\nname = \"bob\"\npassword = \"p\"")
+                + "[[auth.users]]\nname = \"bob\"\npassword = \"p\"",
+            "realms[0].users[0].name",
+            "another realm",
+        ),
+        (realm(0, "name = \"a\"") + &realm(0, "name = \"b\""), "realms[1].secrets[0]", "twice"),
+        (realm(0, "name = \"a\"\nallocations = -1"), "realms[0].allocations", "out of bounds"),
+    ] {
+        let text = format!("{text}\n[listen]\nudp = [\"127.0.0.1:3478\"]");
+        let errors = check(&text).expect_err(&text);
+        let shown = errors.to_string();
+        assert!(shown.contains(&format!("{key}:")) && shown.contains(words), "{text}\n{shown}");
+    }
+}

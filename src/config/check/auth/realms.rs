@@ -1,0 +1,224 @@
+//! `[[realms]]`: tenants with their own users, secrets and limits.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::check::{Checker, TABLE_MAX};
+use crate::config::values::{Mistake, Prepared};
+use crate::config::written;
+use crate::shard::ListenAddress;
+use crate::turn::{Config, Credentials, Realm, RealmChoice, SharedSecret, Users};
+
+impl Checker<'_> {
+    /// `server` has what `[auth]` says.
+    pub(in crate::config::check) fn realms(
+        &mut self,
+        written: &written::Written,
+        server: &Config,
+        listen: &[ListenAddress],
+    ) -> Vec<Realm> {
+        if !written.realms.is_empty() && server.realm.contains('@') {
+            let wrong = "with [[realms]] no realm can have an \"@\" in its name: users are told apart as user@realm";
+            self.problem("auth.realm", Mistake::new(wrong, "write another name, like \"example.org\""));
+        }
+        let mut realms: Vec<Realm> = Vec::new();
+        let mut secrets = server.credentials.secrets.clone();
+        for (index, table) in written.realms.iter().enumerate() {
+            let base = format!("realms[{index}]");
+            let name = self.realm_name(&format!("{base}.name"), &table.name, server, &realms);
+            let chosen_by = self.choice(&base, table, &realms, listen);
+            let is_by_place = matches!(chosen_by, RealmChoice::Addresses(_));
+            let on_wire = if is_by_place { &name } else { &server.realm };
+            let users = self.users_of(&base, &table.users, on_wire, written.auth.saslprep);
+            self.users_fit(&base, table, &chosen_by, server, &realms);
+            let own = self.secrets_of_realm(&base, table, &mut secrets);
+            if table.users.is_empty() && table.secrets.is_empty() && table.secret_files.is_empty() {
+                let wrong = "this realm has neither secrets nor users";
+                self.problem(format!("{base}.name"), Mistake::new(wrong, "write secrets = [\"…\"] below it"));
+            }
+            let credentials = credentials(&server.credentials, users, own);
+            let allocations = self.count(&format!("{base}.allocations"), table.allocations, 0..=TABLE_MAX);
+            let per_user =
+                self.count(&format!("{base}.allocations_per_user"), table.allocations_per_user, 0..=TABLE_MAX);
+            let of_server = usize::try_from(written.limits.allocations_per_user).unwrap_or_default();
+            let mut realm = Realm::new(&name, chosen_by, credentials);
+            realm.allocations = if allocations == 0 { usize::MAX } else { allocations };
+            realm.allocations_per_account = if per_user == 0 { of_server } else { per_user };
+            realms.push(realm);
+        }
+        self.users_of_server_fit(&written.auth, &realms);
+        realms
+    }
+
+    fn realm_name(&mut self, key: &str, text: &str, server: &Config, others: &[Realm]) -> String {
+        let name = self.checked_realm(key, text);
+        if name.contains('@') {
+            let wrong = "the realm has an \"@\" in it, and users are told apart as user@realm";
+            self.problem(key, Mistake::new(wrong, "write another name, like \"example.org\""));
+        }
+        if !name.is_empty() && (name == server.realm || others.iter().any(|other| *other.name == *name)) {
+            let wrong = format!("there is another realm \"{name}\"");
+            self.problem(key, Mistake::new(wrong, "give every realm a name of its own; auth.realm counts as well"));
+        }
+        name
+    }
+
+    fn choice(
+        &mut self,
+        base: &str,
+        table: &written::Realm,
+        others: &[Realm],
+        listen: &[ListenAddress],
+    ) -> RealmChoice {
+        let (by_place, by_prefix) = (!table.listen.is_empty(), !table.user_prefix.is_empty());
+        if by_place && by_prefix {
+            let wrong = "this realm has both listen and user_prefix: where it is the only one, all users are its own";
+            self.problem(format!("{base}.user_prefix"), Mistake::new(wrong, "keep one of the two"));
+        }
+        if by_place {
+            let mut addresses = Vec::new();
+            for (place, text) in table.listen.iter().enumerate() {
+                let key = format!("{base}.listen[{place}]");
+                let result = place_of(text, &addresses, others, listen);
+                addresses.extend(self.accept(key, result));
+            }
+            return RealmChoice::Addresses(addresses);
+        }
+        if !by_prefix {
+            return RealmChoice::Credentials;
+        }
+        let key = format!("{base}.user_prefix");
+        let prefix = Prepared::new(&table.user_prefix).map_or_else(
+            |why| {
+                let wrong = format!("the prefix is not usable: {why}");
+                self.problem(key.as_str(), Mistake::new(wrong, "write how the names begin, like \"shop-\""));
+                String::new()
+            },
+            |prefix| prefix.0,
+        );
+        for other in others {
+            if let RealmChoice::UserPrefix(taken) = &other.chosen_by
+                && (taken.starts_with(&prefix) || prefix.starts_with(taken.as_str()))
+            {
+                let wrong = format!("a name may begin so and belong to {}, with \"{taken}\", as well", other.name);
+                self.problem(key.as_str(), Mistake::new(wrong, "write prefixes of which none begins with another"));
+            }
+        }
+        RealmChoice::UserPrefix(prefix)
+    }
+
+    fn secrets_of_realm(
+        &mut self,
+        base: &str,
+        table: &written::Realm,
+        all: &mut Vec<SharedSecret>,
+    ) -> Vec<SharedSecret> {
+        let mut own = Vec::new();
+        for (place, secret) in table.secrets.iter().enumerate() {
+            own.extend(self.secret(&format!("{base}.secrets[{place}]"), secret.as_bytes(), all));
+            all.extend(own.last().cloned());
+        }
+        for (place, path) in table.secret_files.iter().enumerate() {
+            let secret = self.secret_file(&format!("{base}.secret_files[{place}]"), path, all);
+            all.extend(secret.clone());
+            own.extend(secret);
+        }
+        own
+    }
+
+    /// Users that nobody could log in as, or that two realms would claim.
+    fn users_fit(
+        &mut self,
+        base: &str,
+        table: &written::Realm,
+        chosen_by: &RealmChoice,
+        server: &Config,
+        others: &[Realm],
+    ) {
+        for (place, user) in table.users.iter().enumerate() {
+            let Ok(name) = Prepared::new(&user.name).map(|name| name.0) else { continue };
+            let key = format!("{base}.users[{place}].name");
+            match chosen_by {
+                RealmChoice::Addresses(_) => {}
+                RealmChoice::UserPrefix(prefix) if !name.starts_with(prefix.as_str()) => {
+                    let wrong = format!("the name does not begin with \"{prefix}\", the user_prefix of its realm");
+                    self.problem(key, Mistake::new(wrong, "rename the user, or leave user_prefix out"));
+                }
+                RealmChoice::UserPrefix(_) => {}
+                RealmChoice::Credentials => {
+                    let has = |users: &Users| users.get(&name).is_some();
+                    let by_name = others.iter().filter(|other| other.chosen_by == RealmChoice::Credentials);
+                    if has(&server.credentials.users) || by_name.clone().any(|other| has(&other.credentials.users)) {
+                        let wrong = "another realm has a user of this name, and nothing would tell which is meant";
+                        self.problem(key, Mistake::new(wrong, "rename one, or give the realm listen or user_prefix"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn users_of_server_fit(&mut self, auth: &written::Auth, realms: &[Realm]) {
+        for (place, user) in auth.users.iter().enumerate() {
+            let Ok(name) = Prepared::new(&user.name).map(|name| name.0) else { continue };
+            let taken = realms.iter().find(
+                |realm| matches!(&realm.chosen_by, RealmChoice::UserPrefix(prefix) if name.starts_with(prefix.as_str())),
+            );
+            if let Some(realm) = taken {
+                let wrong = format!("a name that begins so belongs to the realm {}", realm.name);
+                let fix = "rename the user, or move it to [[realms.users]] of that realm";
+                self.problem(format!("auth.users[{place}].name"), Mistake::new(wrong, fix));
+            }
+        }
+    }
+}
+
+/// How it is done is the server's decision, who may is the realm's.
+fn credentials(server: &Credentials, users: Users, secrets: Vec<SharedSecret>) -> Credentials {
+    Credentials {
+        users,
+        secrets,
+        ttl_secs_max: server.ttl_secs_max,
+        time_limited: server.time_limited,
+        md5: server.md5,
+        strict_algorithms: server.strict_algorithms,
+        userhash: server.userhash,
+        end_sessions: server.end_sessions,
+        ..Credentials::default()
+    }
+}
+
+/// An address of ours that no other realm has; the port 0 is any.
+fn place_of(text: &str, own: &[SocketAddr], others: &[Realm], listen: &[ListenAddress]) -> Result<SocketAddr, Mistake> {
+    let address = match (text.parse::<SocketAddr>(), text.parse::<IpAddr>()) {
+        (Ok(address), _) if address.port() != 0 => address,
+        (_, Ok(ip)) => SocketAddr::new(ip, 0),
+        _ => {
+            let fix = "write an address with or without a port, like \"203.0.113.1:3478\" or \"203.0.113.1\"";
+            return Err(Mistake::new(format!("\"{text}\" is not an address"), fix));
+        }
+    };
+    if address.ip().is_unspecified() {
+        let wrong = format!("{} stands for any address, and no client comes to it", address.ip());
+        return Err(Mistake::new(wrong, "write the address that the clients of this realm come to"));
+    }
+    let is_heard = |entry: &&ListenAddress| {
+        let at = entry.address;
+        (at.port() == address.port() || address.port() == 0)
+            && (at.ip() == address.ip() || at.ip().is_unspecified() && at.is_ipv4() == address.is_ipv4())
+    };
+    if !listen.iter().any(|entry| is_heard(&entry)) {
+        let wrong = format!("nobody listens on {text}");
+        return Err(Mistake::new(wrong, "write an address of [listen], or add this one there"));
+    }
+    let meets = |other: &SocketAddr| {
+        other.ip() == address.ip() && (other.port() == address.port() || other.port() == 0 || address.port() == 0)
+    };
+    let taken = |realm: &&Realm| matches!(&realm.chosen_by, RealmChoice::Addresses(all) if all.iter().any(meets));
+    if let Some(realm) = others.iter().find(|realm| taken(realm)) {
+        let wrong = format!("{text} belongs to the realm {} already", realm.name);
+        return Err(Mistake::new(wrong, "write every address for one realm only"));
+    }
+    if own.iter().any(meets) {
+        return Err(Mistake::new(format!("{text} is listed twice"), "remove one of the two"));
+    }
+    Ok(address)
+}
