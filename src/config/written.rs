@@ -34,7 +34,9 @@ macro_rules! section {
 // Below the macro, which it uses.
 mod auth;
 
-pub use auth::{Auth, Backend, BindingUser, Realm, TokenKey, User};
+pub use auth::{Auth, Backend, Realm, User};
+#[cfg(test)]
+pub use auth::{BindingUser, TokenKey};
 
 fn addresses<const N: usize>(values: [&str; N]) -> Vec<ListenEntry> {
     values.map(|address| ListenEntry::Address(address.into())).into()
