@@ -102,8 +102,8 @@ impl Reload {
     }
 }
 
-/// Clients keep their sessions' names, the mobility tickets they have, and the nonces: new keys come only from another `auth.nonce_secret`, and then the old ones are
-/// good for as long as a nonce is.
+/// Clients keep their sessions' names, the mobility tickets they have, and the nonces: new keys come only from another
+/// `auth.nonce_secret`, and then the old ones are good for as long as a nonce is.
 fn keep_keys(current: &Config, new: &mut Config) {
     let old = &current.shards.turn.nonces;
     let turn = Arc::make_mut(&mut new.shards.turn);

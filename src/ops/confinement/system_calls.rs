@@ -200,7 +200,7 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, Error> {
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, own)?]);
     rules.insert(libc::SYS_kill, vec![rule(0, SeccompCmpOp::Eq, own)?, rule(1, SeccompCmpOp::Eq, 0)?]);
-    // Its own limits, which raises none: a limit can be lowered, or raised to what was granted before.
+    // Its own limits, and nobody else's.
     rules.insert(libc::SYS_prlimit64, vec![rule(0, SeccompCmpOp::Eq, 0)?, rule(0, SeccompCmpOp::Eq, own)?]);
     Ok(rules)
 }
