@@ -2,7 +2,7 @@
 //!
 //! The machine says what may pass ([`Offload::mirror`]), until when ([`Offload::extend`]), and when that ends early
 //! ([`Offload::unmirror`]); it asks what has passed. What the mirror does not know, or does not do exactly as
-//! [`super::relay`] would, comes to the machine like any other packet, so that a mirror may forget a flow, and none may
+//! `relay.rs` would, comes to the machine like any other packet, so that a mirror may forget a flow, and none may
 //! be there at all, without anybody seeing a difference.
 
 use std::fmt;
@@ -43,7 +43,7 @@ pub struct Passed {
     pub packets: u64,
     /// Bytes of application data in them.
     pub bytes: u64,
-    /// Those of the datagrams whose first bytes were looked at, as [`super::hints`] looks at them.
+    /// Those of the datagrams whose first bytes were looked at, as `hints.rs` looks at them.
     pub seen: u32,
     /// Those of them that look like no call.
     pub foreign: u32,
