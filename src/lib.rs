@@ -10,9 +10,9 @@
 //!
 //! In reading order: [`stun`] is RFC 8489 on the wire, without state. [`turn`] is RFC 8656 as a machine, without
 //! sockets or clocks; its first page is the contract that everything else is built around. [`net`] has the sockets and
-//! nearly all unsafe code, [`offload`] what is relayed in the kernel and the rest of it. [`shard`] is one thread with one machine and its sockets. [`config`] turns what the operator
-//! wrote into what the others may rely on. [`ops`] looks after the running server on tokio, away from the packets.
-//! [`cli`] is the command line.
+//! nearly all unsafe code, [`offload`] what is relayed in the kernel and the rest of it. [`shard`] is one thread with one
+//! machine and its sockets. [`config`] turns what the operator wrote into what the others may rely on. [`ops`] looks after
+//! the running server on tokio, away from the packets. [`cli`] is the command line.
 //!
 //! ARCHITECTURE.md says why the rooms are cut this way and which may import which; `tests/house` holds it to that.
 

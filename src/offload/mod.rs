@@ -2,7 +2,7 @@
 //! what `turn::relay` does.
 //!
 //! Lives here: the program, in C (`program/`), which `build.rs` has clang compile; the memory that it shares with us
-//! (`memory.rs`); loading, attaching, pinning and adopting it (`kernel.rs`, through aya); and [`turn::Offload`] for each
+//! (`memory.rs`); loading, attaching, pinning and adopting it (`kernel.rs`, through aya); and [`crate::turn::Offload`] for each
 //! shard (`mirror.rs`). May import `turn`, for the contract, and `stun`.
 //!
 //! # How it works
