@@ -67,6 +67,7 @@ mod reservations;
 mod revocation;
 mod send;
 mod server;
+mod server_name;
 mod session;
 mod timers;
 
@@ -95,6 +96,7 @@ pub use redirect::{Alternate, Redirect, RedirectWhen};
 pub use relay_transports::{PeerPorts, PeerTransport, RelayTransports, TcpRelays};
 pub use revocation::{EndSessions, Revocation};
 pub use server::Server;
+pub use server_name::{NotAServerName, ServerName};
 pub use session::{SessionId, SessionKey};
 
 use crate::stun::AddressFamily;

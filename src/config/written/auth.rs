@@ -95,6 +95,8 @@ section! {
         name: String = String::new(),
         /// Addresses of ours, with or without a port.
         listen: Vec<String> = Vec::new(),
+        /// Names that its clients ask for in their TLS handshakes.
+        server_names: Vec<String> = Vec::new(),
         /// How the names of its users begin.
         user_prefix: String = String::new(),
         /// Shared secrets, in the file itself.

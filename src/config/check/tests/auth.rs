@@ -101,7 +101,8 @@ fn realms_are_read_with_their_users_secrets_and_limits() {
     );
     assert!(!config.secret_is_made_up);
     let [shop, club, lab] = &config.shards.turn.realms[..] else { panic!("three realms") };
-    assert_eq!(shop.chosen_by, turn::RealmChoice::Addresses(vec!["127.0.0.1:0".parse().unwrap()]));
+    let addresses = vec!["127.0.0.1:0".parse().unwrap()];
+    assert_eq!(shop.chosen_by, turn::RealmChoice::Place { addresses, server_names: vec![] });
     assert_eq!((shop.allocations, shop.allocations_per_account), (7, 128));
     assert_eq!((club.allocations, club.allocations_per_account), (usize::MAX, 3));
     assert_eq!((lab.credentials.secrets.len(), lab.credentials.ttl_secs_max), (1, 3600));
@@ -147,6 +148,16 @@ fn realms_that_contradict_each_other_are_refused() {
             "both listen and user_prefix",
         ),
         (
+            realm(0, "name = \"a\"\nserver_names = [\"a.example\"]"),
+            "realms[0].server_names[0]",
+            "nobody listens for TLS",
+        ),
+        (
+            realm(0, "name = \"a\"\nserver_names = [\"a.example\"]\nuser_prefix = \"a-\""),
+            "realms[0].user_prefix",
+            "both server_names and user_prefix",
+        ),
+        (
             two("name = \"a\"\nuser_prefix = \"a-\"", "name = \"b\"\nuser_prefix = \"a-b-\""),
             "realms[1].user_prefix",
             "belong to a",
@@ -175,4 +186,58 @@ fn realms_that_contradict_each_other_are_refused() {
         let shown = errors.to_string();
         assert!(shown.contains(&format!("{key}:")) && shown.contains(words), "{text}\n{shown}");
     }
+}
+
+#[test]
+fn server_names_of_realms_are_read_and_told_apart() {
+    let pem = crate::shard::make_certificate(&["a.example", "*.b.example"], |_| {});
+    let place = std::env::temp_dir().join(format!("hairpin-names-{}", std::process::id()));
+    std::fs::create_dir_all(&place).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = place.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (certificate, key) = (write("cert.pem", &pem.0), write("key.pem", &pem.1));
+    let text = |listen: &str, names: [&str; 2], rest: &str| {
+        let realm = |place: usize| {
+            let (name, names, secret) =
+                (["a", "b"][place], names[place], ["0123456789abcdef", "fedcba9876543210"][place]);
+            format!("[[realms]]\nname = \"{name}\"\nserver_names = [{names}]\nsecrets = [\"{secret}\"]\n")
+        };
+        let tls = format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+        format!("[listen]\nudp = [\"127.0.0.1:3478\"]\n{listen}\n{rest}{tls}{}{}", realm(0), realm(1))
+    };
+    let tls = "tls = [\"127.0.0.1:5349\"]";
+    let tls_too = "tcp = [{ address = \"127.0.0.1:3478\", tls = true }]";
+    let names = |texts: &[&str]| texts.iter().map(|text| turn::ServerName::parse(text).unwrap()).collect();
+    for listen in [tls, tls_too] {
+        let config = accept(&text(listen, ["\"A.Example.\", \"turn.b.example\"", "\"*.b.example\""], ""));
+        let [a, b] = &config.shards.turn.realms[..] else { panic!("two realms") };
+        let place = |server_names| turn::RealmChoice::Place { addresses: vec![], server_names };
+        assert_eq!(a.chosen_by, place(names(&["a.example", "turn.b.example"])));
+        assert_eq!(b.chosen_by, place(names(&["*.b.example"])));
+    }
+    let shared = "tls = [{ address = \"127.0.0.1:5349\", pass_through = \"127.0.0.1:8443\" }]";
+    let ours = "[pass_through]\nnames = [\"a.example\", \"B.example\"]\n";
+    accept(&text(shared, ["\"a.example\"", "\"b.example\""], ours));
+    accept(&text(shared, ["\"a.example\"", "\"*.b.example\""], ""));
+    for (listen, names, rest, key, words) in [
+        (
+            tls,
+            ["\"a.example\"", "\"b.example\", \"A.EXAMPLE\""],
+            "",
+            "realms[1].server_names[1]",
+            "belongs to the realm a",
+        ),
+        (tls, ["\"a.example\", \"a.example.\"", "\"b\""], "", "realms[0].server_names[1]", "listed twice"),
+        (tls, ["\"127.0.0.1\"", "\"b\""], "", "realms[0].server_names[0]", "not a name"),
+        (tls, ["\"a.*.example\"", "\"b\""], "", "realms[0].server_names[0]", "not a name"),
+        (shared, ["\"a.example\"", "\"c.example\""], ours, "realms[1].server_names[0]", "passed on"),
+    ] {
+        let text = text(listen, names, rest);
+        let shown = check(&text).expect_err(&text).to_string();
+        assert!(shown.contains(&format!("{key}:")) && shown.contains(words), "{text}\n{shown}");
+    }
+    std::fs::remove_dir_all(place).unwrap();
 }
