@@ -12,7 +12,7 @@ use super::allocation::{Allocation, Relay};
 use super::allocations::{Allocations, Removed};
 use super::answer_limit::AnswerLimit;
 use super::authenticate::Authenticated;
-use super::bandwidth::{Meters, Unshared};
+use super::bandwidth::{Meters, Rates, Unshared};
 use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
 use super::look_up::LookUps;
@@ -69,14 +69,14 @@ impl Server {
         let look_ups = LookUps::new(&hashes, random.next_u64());
         let pools =
             config.relays.iter().map(|address| (*address, PortPool::new(config.ports, shard, |_| false))).collect();
-        let bandwidth = config.limits.bandwidth;
+        let rates = Rates::of(&config);
         Self {
             config,
             shard,
             random,
             allocations: Allocations::new(hashes.clone()),
             answer_limit: AnswerLimit::new(hashes.clone()),
-            meters: Meters::new(bandwidth, Box::new(Unshared), hashes.clone()),
+            meters: Meters::new(rates, Box::new(Unshared), hashes.clone()),
             look_ups,
             connections: PeerConnections::new(hashes.clone()),
             pools,

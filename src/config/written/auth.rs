@@ -107,6 +107,12 @@ section! {
         allocations: i64 = 0,
         /// Of each of its users; 0 is that of the server.
         allocations_per_user: i64 = 0,
+        /// Of all its users together.
+        bandwidth: String = "off".into(),
+        /// Of each of its users; "" is that of the server.
+        bandwidth_per_user: String = String::new(),
+        /// Of each of their allocations; "" is that of the server.
+        bandwidth_per_allocation: String = String::new(),
         /// Static users.
         users: Vec<User> = Vec::new(),
     }

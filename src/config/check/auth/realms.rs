@@ -6,7 +6,7 @@ use crate::config::check::{Checker, TABLE_MAX};
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
 use crate::shard::ListenAddress;
-use crate::turn::{Config, Credentials, Realm, RealmChoice, ServerName, SharedSecret, Users};
+use crate::turn::{Bandwidth, Config, Credentials, Realm, RealmChoice, ServerName, SharedSecret, Users};
 
 impl Checker<'_> {
     /// `server` has what `[auth]` says.
@@ -43,10 +43,24 @@ impl Checker<'_> {
             let mut realm = Realm::new(&name, chosen_by, credentials);
             realm.allocations = if allocations == 0 { usize::MAX } else { allocations };
             realm.allocations_per_account = if per_user == 0 { of_server } else { per_user };
+            realm.bandwidth = self.bandwidth_of_realm(&base, table, server);
             realms.push(realm);
         }
         self.users_of_server_fit(&written.auth, &realms);
         realms
+    }
+
+    fn bandwidth_of_realm(&mut self, base: &str, table: &written::Realm, server: &Config) -> Bandwidth {
+        let mut rate = |key: &str, text: &str, of_server: u64| match text {
+            "" => of_server,
+            text => self.rate(&format!("{base}.{key}"), text),
+        };
+        let of_server = server.limits.bandwidth;
+        Bandwidth {
+            per_allocation: rate("bandwidth_per_allocation", &table.bandwidth_per_allocation, of_server.per_allocation),
+            per_account: rate("bandwidth_per_user", &table.bandwidth_per_user, of_server.per_account),
+            total: rate("bandwidth", &table.bandwidth, 0),
+        }
     }
 
     fn realm_name(&mut self, key: &str, text: &str, server: &Config, others: &[Realm]) -> String {

@@ -93,11 +93,11 @@ fn classic_5389_15_01_saslprep_is_an_option() {
 fn realms_are_read_with_their_users_secrets_and_limits() {
     let config = accept(
         "[listen]\nudp = [\"127.0.0.1:3478\"]\n[auth]\nrealm = \"example.org\"\ncredential_lifetime_max = \"1h\"\n\
-         [[realms]]\nname = \"shop\"\nlisten = [\"127.0.0.1\"]\nallocations = 7\n\
+         [[realms]]\nname = \"shop\"\nlisten = [\"127.0.0.1\"]\nallocations = 7\nbandwidth = \"8Mbit/s\"\nbandwidth_per_user = \"off\"\n\
          [[realms.users]]\nname = \"alice\"\npassword = \"pw\"\n\
-         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\n\
+         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\nbandwidth_per_allocation = \"80kbit/s\"\n\
          [[realms.users]]\nname = \"c-alice\"\npassword = \"pw\"\n\
-         [[realms]]\nname = \"lab\"\nsecrets = [\"0123456789abcdef\"]",
+         [[realms]]\nname = \"lab\"\nsecrets = [\"0123456789abcdef\"]\n[limits]\nbandwidth_per_user = \"1Mbit/s\"",
     );
     assert!(!config.secret_is_made_up);
     let [shop, club, lab] = &config.shards.turn.realms[..] else { panic!("three realms") };
@@ -106,6 +106,11 @@ fn realms_are_read_with_their_users_secrets_and_limits() {
     assert_eq!((shop.allocations, shop.allocations_per_account), (7, 128));
     assert_eq!((club.allocations, club.allocations_per_account), (usize::MAX, 3));
     assert_eq!((lab.credentials.secrets.len(), lab.credentials.ttl_secs_max), (1, 3600));
+    let rates = |per_allocation, per_account, total| turn::Bandwidth { per_allocation, per_account, total };
+    assert_eq!(
+        [shop, club, lab].map(|realm| realm.bandwidth),
+        [rates(0, 0, 1_000_000), rates(10_000, 125_000, 0), rates(0, 125_000, 0)]
+    );
     // With the realm that the client is told.
     let made = |name, realm| turn::StaticUser::from_password(name, realm, "pw");
     assert!(*shop.credentials.users.get("alice").unwrap() == made("alice", "shop"));
@@ -180,6 +185,8 @@ fn realms_that_contradict_each_other_are_refused() {
         ),
         (realm(0, "name = \"a\"") + &realm(0, "name = \"b\""), "realms[1].secrets[0]", "twice"),
         (realm(0, "name = \"a\"\nallocations = -1"), "realms[0].allocations", "out of bounds"),
+        (realm(0, "name = \"a\"\nbandwidth = \"1bit/s\""), "realms[0].bandwidth", "out of bounds"),
+        (realm(0, "name = \"a\"\nbandwidth_per_user = \"fast\""), "realms[0].bandwidth_per_user", "not a rate"),
     ] {
         let text = format!("{text}\n[listen]\nudp = [\"127.0.0.1:3478\"]");
         let errors = check(&text).expect_err(&text);
