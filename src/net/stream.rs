@@ -59,6 +59,14 @@ impl ClientStream {
         }
     }
 
+    /// The name that the client has asked for in a handshake.
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(tls) => tls.server_name(),
+        }
+    }
+
     /// Reads once.
     ///
     /// # Errors

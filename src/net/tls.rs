@@ -145,6 +145,11 @@ impl TlsStream {
         &mut self.tcp
     }
 
+    /// The name that the client has asked for, if it has asked for one. Known when the handshake is over.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.session.server_name()
+    }
+
     /// Reads what has come, and answers. Anything may cost a signature. Costs no more than the client sends.
     ///
     /// # Errors

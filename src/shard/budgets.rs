@@ -15,19 +15,23 @@ const FORGOTTEN_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Shared([AtomicU64; 2]);
 
-/// All there are: an account's live as long as one of its allocations.
+/// All there are: those of accounts and realms live as long as one of their allocations.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     server: Arc<Shared>,
-    accounts: DashMap<Arc<str>, Weak<Shared>>,
+    accounts: ByName,
+    realms: ByName,
 }
 
-impl Table {
-    fn account(&self, account: &Arc<str>) -> Arc<Shared> {
-        if self.accounts.len() >= FORGOTTEN_MAX && self.accounts.len().is_power_of_two() {
-            self.accounts.retain(|_, shared| shared.strong_count() > 0);
+#[derive(Debug, Default)]
+struct ByName(DashMap<Arc<str>, Weak<Shared>>);
+
+impl ByName {
+    fn get(&self, name: &Arc<str>) -> Arc<Shared> {
+        if self.0.len() >= FORGOTTEN_MAX && self.0.len().is_power_of_two() {
+            self.0.retain(|_, shared| shared.strong_count() > 0);
         }
-        let mut entry = self.accounts.entry(Arc::clone(account)).or_default();
+        let mut entry = self.0.entry(Arc::clone(name)).or_default();
         entry.upgrade().unwrap_or_else(|| {
             let shared = Arc::default();
             *entry = Arc::downgrade(&shared);
@@ -45,7 +49,11 @@ struct Budget(Arc<Shared>);
 
 impl turn::Budgets for Budgets {
     fn of_account(&mut self, account: &Arc<str>) -> Box<dyn turn::Budget> {
-        Box::new(Budget(self.0.bandwidth.account(account)))
+        Box::new(Budget(self.0.bandwidth.accounts.get(account)))
+    }
+
+    fn of_realm(&mut self, realm: &Arc<str>) -> Box<dyn turn::Budget> {
+        Box::new(Budget(self.0.bandwidth.realms.get(realm)))
     }
 
     fn of_server(&mut self) -> Box<dyn turn::Budget> {
@@ -79,8 +87,14 @@ mod tests {
     /// Four shards that want twenty times what there is get what there is, to 5 %.
     #[test]
     fn several_shards_share_one_bucket_exactly() {
+        let of_account = |budgets: &mut Budgets| budgets.of_account(&"alice".into());
+        let of_realm = |budgets: &mut Budgets| budgets.of_realm(&"shop".into());
+        let shares: [&(dyn Fn(&mut Budgets) -> Box<dyn turn::Budget> + Sync); 2] = [&of_account, &of_realm];
+        shares.into_iter().for_each(assert_exact);
+    }
+
+    fn assert_exact(share: &(dyn Fn(&mut Budgets) -> Box<dyn turn::Budget> + Sync)) {
         let shared = budgets();
-        let account: Arc<str> = "alice".into();
         let (rate, slice, start) = (10_000_000, 50_000, 1_000_000_000_u64);
         // Time is a count that the shards move on together.
         let clock = AtomicU64::new(start);
@@ -88,7 +102,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let mut budget = Budgets(Arc::clone(&shared.0)).of_account(&account);
+                    let mut budget = share(&mut Budgets(Arc::clone(&shared.0)));
                     loop {
                         let now = clock.fetch_add(250_000, Ordering::Relaxed);
                         if now >= start + 2_000_000_000 {
@@ -116,11 +130,12 @@ mod tests {
         assert!(second.take(Direction::ToPeer, 1000, 1, now).is_err(), "one bucket");
         assert_eq!(second.take(Direction::ToClient, 1000, 1, now), Ok(()), "each direction alone");
         assert_eq!(shared.of_account(&bob).take(Direction::ToPeer, 1000, 1, now), Ok(()));
+        assert_eq!(shared.of_realm(&alice).take(Direction::ToPeer, 1000, 1, now), Ok(()), "a realm is no account");
         drop((first, second));
         assert_eq!(shared.of_account(&alice).take(Direction::ToPeer, 1000, 1, now), Ok(()), "a new one");
         for number in 0..10 * FORGOTTEN_MAX {
             drop(shared.of_account(&format!("user {number}").into()));
         }
-        assert!(shared.0.bandwidth.accounts.len() <= FORGOTTEN_MAX);
+        assert!(shared.0.bandwidth.accounts.0.len() <= FORGOTTEN_MAX);
     }
 }

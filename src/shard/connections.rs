@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use mio::{Interest, Registry};
 
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     pub(super) is_read_closed: bool,
     /// Other methods than Binding are not for this connection (ALPN-7443-2-04).
     pub(super) binding_only: bool,
+    /// Where its client has come to by the name that it asked for.
+    pub(super) realm: Option<Arc<str>>,
     /// It came from another shard, and stays.
     pub(super) has_moved: bool,
     /// The shard where its last message is to be served, and that message.
@@ -140,6 +143,7 @@ impl Connections {
             is_paused: false,
             is_read_closed: false,
             binding_only,
+            realm: None,
             has_moved: false,
             leaving: None,
             joins: None,

@@ -45,7 +45,7 @@ pub(super) struct Parcel {
 }
 
 /// What is to be done with a parcel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     /// For [`turn::Server::from_relay`].
     Relayed {
@@ -62,6 +62,8 @@ pub(super) enum Label {
         carrier: u16,
         /// How to answer: listeners have the same places in all shards.
         route: Route,
+        /// For [`turn::Server::came_to`].
+        realm: Option<Arc<str>>,
     },
     /// A message for a client whose DTLS association is here, because the kernel gives its datagrams to this shard.
     Encrypt {

@@ -233,7 +233,10 @@ impl Shard<'_> {
                     self.carry_out(verdict, slot, Asker::Nobody);
                     self.drain_effects();
                 }
-                Label::Client { path, carrier, route } => {
+                Label::Client { path, carrier, route, realm } => {
+                    if realm.is_some() {
+                        self.server.came_to(path, realm);
+                    }
                     if self.home.listeners.has_proxies() {
                         self.routes.learn(path, route);
                     }
@@ -307,7 +310,8 @@ impl Shard<'_> {
                     let packet = self.home.batch.packet(slot);
                     let (bytes, ip) = (packet.range(), packet.ip());
                     let carrier = self.home.place.index;
-                    self.post(shard, Label::Client { path, carrier, route }, slot, bytes, ip);
+                    let realm = self.associations.realm_of(&path);
+                    self.post(shard, Label::Client { path, carrier, route, realm }, slot, bytes, ip);
                 }
                 Asker::Connection(index) => self.send_away(index, shard),
                 Asker::Elsewhere { .. } | Asker::Nobody => self.home.counters.unsendable += 1,

@@ -343,6 +343,8 @@ impl Shard<'_> {
         let Some(connection) = self.connections.close(client) else {
             return;
         };
+        // It has said its last message, and its end will be the splice's.
+        self.server.came_to(connection.path, None);
         let (mut stream, out, held) = connection.into_parts();
         let Some((index, peer)) = self.peers.by_id(id) else {
             return self.forget_peer(id);

@@ -95,6 +95,8 @@ impl Shard<'_> {
         match self.connections.move_in(self.home.poll.registry(), connection) {
             Ok(index) => {
                 self.home.counters.connections_moved += 1;
+                let realm = self.connections.get_mut(index).and_then(|connection| connection.realm.clone());
+                self.server.came_to(path, realm);
                 if self.serve_stream(index, path, &unread) {
                     self.look_at(index);
                 }
@@ -140,14 +142,20 @@ impl Shard<'_> {
 
     fn open_connection(&mut self, accepted: Accepted) -> Option<usize> {
         self.make_way(&accepted.path);
+        let path = accepted.path;
+        let realm = accepted.stream.server_name().and_then(|name| self.home.config.realm_of_server_name(name));
         let is_classic = accepted.path.transport == Transport::Tcp && self.home.config.compatibility.classic_tcp;
         let registry = self.home.poll.registry();
         match self.connections.open(registry, accepted, self.home.bounds.send_buffer_bytes, self.clock.now) {
             Ok(index) => {
                 self.home.counters.connections_accepted += 1;
-                if let Some(connection) = self.connections.get_mut(index).filter(|_| is_classic) {
-                    connection.partial.cookie = Cookie::Optional;
+                if let Some(connection) = self.connections.get_mut(index) {
+                    connection.realm.clone_from(&realm);
+                    if is_classic {
+                        connection.partial.cookie = Cookie::Optional;
+                    }
                 }
+                self.server.came_to(path, realm);
                 Some(index)
             }
             Err(error) => {

@@ -418,7 +418,7 @@ impl Server {
         }
         let ticket = current_ticket(&self.config, self.shard, relay, &allocation);
         let account = allocation.owner.account.clone();
-        allocation.meter = self.meters.join(&account);
+        allocation.meter = self.meters.join(&allocation.owner);
         self.allocations.promote(relay, allocation);
         self.arm(clock, relay);
         self.counters.allocations_created += 1;

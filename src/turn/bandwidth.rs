@@ -1,10 +1,10 @@
-//! How much data may pass: token buckets of allocations, of accounts and of the whole server.
+//! How much data may pass: token buckets of allocations, of accounts, of realms and of the whole server.
 //!
 //! What exceeds a rate is dropped, not delayed: a relay that queues makes calls late. Each direction has buckets of its
 //! own. A bucket is one moment, up to which its bytes have been paid for; it is allowed to lie [`BURST_NANOS`] back, and
 //! whoever comes when it lies ahead is refused. So any datagram fits, however slow the rate, and the sum is exact.
 //!
-//! Accounts and the server share their buckets with other shards, behind [`Budgets`]. They are not asked for each packet:
+//! Accounts, realms and the server share their buckets with other shards, behind [`Budgets`]. They are not asked for each packet:
 //! each takes a slice of [`SLICES_A_SECOND`] at a time, and packets are paid from that.
 
 use std::collections::HashMap;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::{Now, Reason, RelayId, Server};
+use super::allocation::Owner;
+use super::{Config, Now, Realm, Reason, RelayId, Server};
 
 /// Of a rate, what may pass at once if nothing has passed before: that of 40 ms.
 pub const BURST_NANOS: u64 = 40_000_000;
@@ -28,7 +29,7 @@ pub struct Bandwidth {
     pub per_allocation: u64,
     /// Of all allocations of one account.
     pub per_account: u64,
-    /// Of all allocations.
+    /// Of all allocations together, or all of a realm.
     pub total: u64,
 }
 
@@ -80,6 +81,9 @@ pub trait Budgets: fmt::Debug + Send {
     /// That of an account, which every shard finds by the same name for as long as one of them keeps it.
     fn of_account(&mut self, account: &Arc<str>) -> Box<dyn Budget>;
 
+    /// That of a realm, found in the same way.
+    fn of_realm(&mut self, realm: &Arc<str>) -> Box<dyn Budget>;
+
     /// That of the server.
     fn of_server(&mut self) -> Box<dyn Budget>;
 }
@@ -93,6 +97,10 @@ struct OwnBudget([Now; 2]);
 
 impl Budgets for Unshared {
     fn of_account(&mut self, _: &Arc<str>) -> Box<dyn Budget> {
+        Box::new(OwnBudget::default())
+    }
+
+    fn of_realm(&mut self, _: &Arc<str>) -> Box<dyn Budget> {
         Box::new(OwnBudget::default())
     }
 
@@ -113,8 +121,12 @@ impl Budget for OwnBudget {
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     paid: [Now; 2],
-    /// Its place among the accounts, if those have a rate.
+    /// Of the allocation alone.
+    rate: u64,
+    /// Its place among the accounts, if those of its realm have a rate.
     account: Option<usize>,
+    /// Its place among the realms, if its own has a rate.
+    realm: Option<usize>,
 }
 
 /// What this shard has taken from a shared pair of buckets and not spent.
@@ -160,77 +172,143 @@ impl Slices {
     }
 }
 
+/// What several allocations have in common.
 #[derive(Debug)]
-struct Account {
+struct Share {
     name: Arc<str>,
+    rate: u64,
     slices: Slices,
     allocations: usize,
+}
+
+impl Share {
+    fn provide(&mut self, direction: Direction, bytes: u64, now: Now) -> Result<(), Now> {
+        self.slices.provide(direction, self.rate, bytes, now)
+    }
+}
+
+/// Shares of one kind, each there as long as one of its allocations.
+#[derive(Debug)]
+struct Shares {
+    table: Vec<Option<Share>>,
+    free: Vec<usize>,
+    by_name: HashMap<Arc<str>, usize, RandomState>,
+}
+
+impl Shares {
+    fn new(hashes: RandomState) -> Self {
+        Self { table: Vec::new(), free: Vec::new(), by_name: HashMap::with_hasher(hashes) }
+    }
+
+    fn clear(&mut self) {
+        self.table.clear();
+        self.free.clear();
+        self.by_name.clear();
+    }
+
+    /// Counts an allocation more; the place of its share.
+    fn join(&mut self, name: &Arc<str>, rate: u64, budget: impl FnOnce(&Arc<str>) -> Box<dyn Budget>) -> usize {
+        let place = self.by_name.get(name).copied().unwrap_or_else(|| {
+            let place = self.free.pop().unwrap_or(self.table.len());
+            if place == self.table.len() {
+                self.table.push(None);
+            }
+            let slices = Slices::new(budget(name));
+            self.table[place] = Some(Share { name: name.clone(), rate, slices, allocations: 0 });
+            self.by_name.insert(name.clone(), place);
+            place
+        });
+        self.table[place].as_mut().expect("indexed by name").allocations += 1;
+        place
+    }
+
+    fn leave(&mut self, place: Option<usize>) {
+        let Some(place) = place else { return };
+        let Some(share) = &mut self.table[place] else { return };
+        share.allocations -= 1;
+        if share.allocations == 0 {
+            self.by_name.remove(&share.name);
+            self.table[place] = None;
+            self.free.push(place);
+        }
+    }
+
+    fn get_mut(&mut self, place: Option<usize>) -> Option<&mut Share> {
+        self.table[place?].as_mut()
+    }
+
+    /// Panics unless these are the places of its allocations.
+    fn check_invariants(&self, places: impl Iterator<Item = usize>) {
+        let mut counts = vec![0; self.table.len()];
+        places.for_each(|place| counts[place] += 1);
+        for (share, count) in self.table.iter().zip(counts) {
+            assert_eq!(share.as_ref().map_or(0, |share| share.allocations), count, "a share is miscounted");
+        }
+        assert_eq!(self.by_name.len() + self.free.len(), self.table.len(), "the index of shares has strays");
+    }
+}
+
+/// All rates of a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rates {
+    server: Bandwidth,
+    /// Of the users of realms, instead of those of the server, whose total holds for them as well.
+    realms: HashMap<Arc<str>, Bandwidth>,
+}
+
+impl Rates {
+    pub(super) fn of(config: &Config) -> Self {
+        let rates = |realm: &Realm| (Arc::clone(&realm.name), realm.bandwidth);
+        Self { server: config.limits.bandwidth, realms: config.realms.iter().map(rates).collect() }
+    }
 }
 
 /// All meters of a shard that are not an allocation's own.
 #[derive(Debug)]
 pub(super) struct Meters {
-    rates: Bandwidth,
+    rates: Rates,
     budgets: Box<dyn Budgets>,
     server: Slices,
-    accounts: Vec<Option<Account>>,
-    free: Vec<usize>,
-    by_name: HashMap<Arc<str>, usize, RandomState>,
+    accounts: Shares,
+    realms: Shares,
 }
 
 impl Meters {
-    pub(super) fn new(rates: Bandwidth, mut budgets: Box<dyn Budgets>, hashes: RandomState) -> Self {
+    pub(super) fn new(rates: Rates, mut budgets: Box<dyn Budgets>, hashes: RandomState) -> Self {
         let server = Slices::new(budgets.of_server());
-        let by_name = HashMap::with_hasher(hashes);
-        Self { rates, budgets, server, accounts: Vec::new(), free: Vec::new(), by_name }
+        Self { rates, budgets, server, accounts: Shares::new(hashes.clone()), realms: Shares::new(hashes) }
     }
 
     fn hashes(&self) -> RandomState {
-        self.by_name.hasher().clone()
+        self.accounts.by_name.hasher().clone()
     }
 
     /// Forgets everybody; whoever still has an allocation joins again.
-    pub(super) fn restart(&mut self, rates: Bandwidth) {
+    pub(super) fn restart(&mut self, rates: Rates) {
         self.rates = rates;
         self.accounts.clear();
-        self.free.clear();
-        self.by_name.clear();
+        self.realms.clear();
     }
 
-    /// What is to be measured of a new allocation of this account, if anything is.
-    pub(super) fn join(&mut self, account: &Arc<str>) -> Option<Box<Meter>> {
-        if self.rates == Bandwidth::default() {
+    /// What is to be measured of a new allocation of this owner, if anything is.
+    pub(super) fn join(&mut self, owner: &Owner) -> Option<Box<Meter>> {
+        let of_realm = owner.realm.as_ref().and_then(|name| Some((name, *self.rates.realms.get(name)?)));
+        let Bandwidth { per_allocation, per_account, .. } = of_realm.map_or(self.rates.server, |(_, rates)| rates);
+        let of_realm = of_realm.map(|(name, rates)| (name, rates.total)).filter(|(_, total)| *total > 0);
+        if per_allocation == 0 && per_account == 0 && of_realm.is_none() && self.rates.server.total == 0 {
             return None;
         }
-        let account = (self.rates.per_account > 0).then(|| self.join_account(account));
-        Some(Box::new(Meter { account, ..Meter::default() }))
-    }
-
-    fn join_account(&mut self, name: &Arc<str>) -> usize {
-        let place = self.by_name.get(name).copied().unwrap_or_else(|| {
-            let place = self.free.pop().unwrap_or(self.accounts.len());
-            if place == self.accounts.len() {
-                self.accounts.push(None);
-            }
-            let slices = Slices::new(self.budgets.of_account(name));
-            self.accounts[place] = Some(Account { name: name.clone(), slices, allocations: 0 });
-            self.by_name.insert(name.clone(), place);
-            place
-        });
-        self.accounts[place].as_mut().expect("indexed by name").allocations += 1;
-        place
+        let Self { budgets, accounts, realms, .. } = self;
+        let account = (per_account > 0)
+            .then(|| accounts.join(&owner.account, per_account, |account| budgets.of_account(account)));
+        let realm = of_realm.map(|(name, total)| realms.join(name, total, |realm| budgets.of_realm(realm)));
+        Some(Box::new(Meter { paid: [Now(0); 2], rate: per_allocation, account, realm }))
     }
 
     /// The allocation that this was measured of has ended.
     pub(super) fn leave(&mut self, meter: &Meter) {
-        let Some(place) = meter.account else { return };
-        let Some(account) = &mut self.accounts[place] else { return };
-        account.allocations -= 1;
-        if account.allocations == 0 {
-            self.by_name.remove(&account.name);
-            self.accounts[place] = None;
-            self.free.push(place);
-        }
+        self.accounts.leave(meter.account);
+        self.realms.leave(meter.realm);
     }
 
     /// Spends the bytes of a datagram.
@@ -246,25 +324,26 @@ impl Meters {
         bytes: u64,
         now: Now,
     ) -> Result<(), Reason> {
-        let Bandwidth { per_allocation, per_account, total } = self.rates;
-        let paid = match per_allocation {
+        let total = self.rates.server.total;
+        let paid = match meter.rate {
             0 => None,
             rate => Some(
                 take_from_bucket(meter.paid[direction as usize], rate, bytes, now)
                     .map_err(|_| Reason::BandwidthPerAllocation)?,
             ),
         };
-        if let Some(account) = meter.account.and_then(|place| self.accounts[place].as_mut()) {
-            let provided = account.slices.provide(direction, per_account, bytes, now);
-            provided.map_err(|_| Reason::BandwidthPerUser)?;
+        let (mut account, mut realm) = (self.accounts.get_mut(meter.account), self.realms.get_mut(meter.realm));
+        if let Some(account) = &mut account {
+            account.provide(direction, bytes, now).map_err(|_| Reason::BandwidthPerUser)?;
+        }
+        if let Some(realm) = &mut realm {
+            realm.provide(direction, bytes, now).map_err(|_| Reason::BandwidthPerRealm)?;
         }
         if total > 0 {
             self.server.provide(direction, total, bytes, now).map_err(|_| Reason::BandwidthTotal)?;
             self.server.spend(direction, bytes);
         }
-        if let Some(account) = meter.account.and_then(|place| self.accounts[place].as_mut()) {
-            account.slices.spend(direction, bytes);
-        }
+        account.into_iter().chain(realm).for_each(|share| share.slices.spend(direction, bytes));
         if let Some(paid) = paid {
             meter.paid[direction as usize] = paid;
         }
@@ -280,11 +359,11 @@ impl Meters {
         bytes: u64,
         now: Now,
     ) -> Option<Now> {
-        let Bandwidth { per_allocation, per_account, total } = self.rates;
+        let total = self.rates.server.total;
         let mut wait: Option<Now> = None;
-        if per_allocation > 0 {
+        if meter.rate > 0 {
             let paid = &mut meter.paid[direction as usize];
-            *paid = pay(*paid, per_allocation, bytes, now);
+            *paid = pay(*paid, meter.rate, bytes, now);
             wait = (*paid > now).then_some(*paid);
         }
         let mut pay = |slices: &mut Slices, rate: u64| {
@@ -293,23 +372,19 @@ impl Meters {
                 wait = wait.max(Some(when));
             }
         };
-        if let Some(account) = meter.account.and_then(|place| self.accounts[place].as_mut()) {
-            pay(&mut account.slices, per_account);
-        }
+        let shares = self.accounts.get_mut(meter.account).into_iter().chain(self.realms.get_mut(meter.realm));
+        shares.for_each(|share| pay(&mut share.slices, share.rate));
         if total > 0 {
             pay(&mut self.server, total);
         }
         wait
     }
 
-    /// Panics where accounts are miscounted.
+    /// Panics where accounts or realms are miscounted.
     pub(super) fn check_invariants<'m>(&self, meters: impl Iterator<Item = &'m Meter>) {
-        let mut counts = vec![0; self.accounts.len()];
-        meters.filter_map(|meter| meter.account).for_each(|place| counts[place] += 1);
-        for (account, count) in self.accounts.iter().zip(counts) {
-            assert_eq!(account.as_ref().map_or(0, |account| account.allocations), count, "an account is miscounted");
-        }
-        assert_eq!(self.by_name.len() + self.free.len(), self.accounts.len(), "the index of accounts has strays");
+        let (accounts, realms): (Vec<_>, Vec<_>) = meters.map(|meter| (meter.account, meter.realm)).unzip();
+        self.accounts.check_invariants(accounts.into_iter().flatten());
+        self.realms.check_invariants(realms.into_iter().flatten());
     }
 }
 
@@ -318,7 +393,7 @@ impl Server {
     /// Shares the bandwidth of accounts and of the server with other shards. To be called before anything else: until
     /// then this machine believes to be alone.
     pub fn share_bandwidth(&mut self, budgets: Box<dyn Budgets>) {
-        self.meters = Meters::new(self.config.limits.bandwidth, budgets, self.meters.hashes());
+        self.meters = Meters::new(Rates::of(&self.config), budgets, self.meters.hashes());
     }
 
     /// Whether each packet of this relay has to be measured, so that nobody else may relay for it.
@@ -328,13 +403,13 @@ impl Server {
 
     /// After a change of rates everybody begins anew, with full buckets.
     pub(super) fn configure_bandwidth(&mut self) {
-        let rates = self.config.limits.bandwidth;
+        let rates = Rates::of(&self.config);
         if rates == self.meters.rates {
             return;
         }
         self.meters.restart(rates);
         for (_, allocation) in self.allocations.iter_mut() {
-            allocation.meter = self.meters.join(&allocation.owner.account);
+            allocation.meter = self.meters.join(&allocation.owner);
         }
     }
 }
@@ -376,22 +451,30 @@ mod tests {
         assert!(take_from_bucket(paid, 1_000, 1, paid).is_ok());
     }
 
+    fn owner(account: &str, realm: Option<&str>) -> Owner {
+        Owner { username: account.into(), realm: realm.map(Into::into), account: account.into(), grant: None }
+    }
+
     #[test]
-    fn accounts_come_and_go() {
-        let rates = Bandwidth { per_account: 1_000, ..Bandwidth::default() };
+    fn accounts_and_realms_come_and_go() {
+        let of_realm = Bandwidth { total: 5_000, ..Bandwidth::default() };
+        let server = Bandwidth { per_account: 1_000, ..Bandwidth::default() };
+        let rates = Rates { server, realms: [("shop".into(), of_realm)].into() };
         let mut meters = Meters::new(rates, Box::new(Unshared), RandomState::with_seeds(1, 2, 3, 4));
-        let names: [Arc<str>; 2] = ["alice".into(), "bob".into()];
-        let first = meters.join(&names[0]).unwrap();
-        let second = meters.join(&names[0]).unwrap();
-        let other = meters.join(&names[1]).unwrap();
-        meters.check_invariants([&*first, &*second, &*other].into_iter());
+        let owners =
+            [owner("alice", None), owner("alice", None), owner("bob", None), owner("carol@shop", Some("shop"))];
+        let [first, second, other, shop] = owners.map(|owner| meters.join(&owner).unwrap());
+        assert_eq!((shop.account, shop.realm.is_some(), other.realm), (None, true, None), "each has its own rates");
+        meters.check_invariants([&*first, &*second, &*other, &*shop].into_iter());
         meters.leave(&first);
-        meters.check_invariants([&*second, &*other].into_iter());
+        meters.check_invariants([&*second, &*other, &*shop].into_iter());
+        meters.leave(&shop);
         meters.leave(&second);
         meters.leave(&other);
         meters.check_invariants([].into_iter());
-        assert!(meters.join(&names[0]).is_some());
-        meters.restart(Bandwidth::default());
-        assert!(meters.join(&names[0]).is_none());
+        assert!(meters.join(&owner("alice", None)).is_some());
+        meters.restart(Rates { server: Bandwidth::default(), realms: [("shop".into(), of_realm)].into() });
+        assert!(meters.join(&owner("alice", None)).is_none());
+        assert!(meters.join(&owner("carol@shop", Some("shop"))).is_some());
     }
 }

@@ -78,6 +78,8 @@ vocabulary! {
         BandwidthPerAllocation = "bandwidth_per_allocation",
         /// More data than `limits.bandwidth_per_user`.
         BandwidthPerUser = "bandwidth_per_user",
+        /// More data than `realms.bandwidth`.
+        BandwidthPerRealm = "bandwidth_per_realm",
         /// More data than `limits.bandwidth_total`.
         BandwidthTotal = "bandwidth_total",
         /// More requests in a second from one network than may wait for keys that are kept elsewhere.

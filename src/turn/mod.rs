@@ -68,6 +68,7 @@ mod reservations;
 mod revocation;
 mod send;
 mod server;
+mod server_name;
 mod session;
 mod timers;
 
@@ -97,6 +98,7 @@ pub use redirect::{Alternate, Redirect, RedirectWhen};
 pub use relay_transports::{PeerPorts, PeerTransport, RelayTransports, TcpRelays};
 pub use revocation::{EndSessions, Revocation};
 pub use server::Server;
+pub use server_name::{NotAServerName, ServerName};
 pub use session::{SessionId, SessionKey};
 
 use crate::stun::AddressFamily;

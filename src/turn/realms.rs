@@ -1,19 +1,24 @@
 //! Realms beside the one of `[auth]`: tenants of one server, each with its own users, secrets and limits.
 //!
-//! A realm is chosen in one of two ways. By place: the address that the client came to, or the server name of its TLS
-//! handshake. Such a realm is the REALM on the wire there, and nobody else's credentials count. Or by name: a prefix of
+//! A realm is chosen in one of two ways. By place: the server name that the client has asked for in its TLS handshake, or
+//! else the address that it came to. Such a realm is the REALM on the wire there, and nobody else's credentials count. The
+//! machine knows no TLS: the shell asks [`Config::realm_of_server_name`] once for each handshake and says where the client
+//! is ([`super::Server::came_to`]), so that a request costs one look-up more, and a packet none. Or by name: a prefix of
 //! the user name, or whose secret or user it is. The client cannot know of that one; it is told the realm of `[auth]`,
 //! and only what is counted and shown for it differs. Accounts have the realm behind an `@` where there are any, so that
 //! the same name in two realms is two accounts. No realm's name has an `@` in it, so no name can pretend.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use sha2::{Digest, Sha256};
 
 use super::allocation::Owner;
 use super::nonce::Offer;
-use super::{Config, Credentials, FiveTuple};
+use super::server_name::{ServerName, normal};
+use super::{Bandwidth, Config, Credentials, FiveTuple, Server};
 use crate::stun::{opaque_string, unquoted};
 
 /// A realm beside the one of [`Config::realm`].
@@ -30,6 +35,8 @@ pub struct Realm {
     pub allocations: usize,
     /// Allocations of one of its users.
     pub allocations_per_account: usize,
+    /// What its users may relay, instead of what those of the server may; the total of the server holds for them as well.
+    pub bandwidth: Bandwidth,
     /// In nonces.
     tag: u64,
 }
@@ -37,8 +44,13 @@ pub struct Realm {
 /// How a client comes to a realm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RealmChoice {
-    /// By the address that it sends to. The port 0 stands for any.
-    Addresses(Vec<SocketAddr>),
+    /// By where it comes to. There is at least one of the two.
+    Place {
+        /// The addresses that it sends to, unless a server name says otherwise. The port 0 stands for any.
+        addresses: Vec<SocketAddr>,
+        /// What it asks for in its handshake, wherever it sends to.
+        server_names: Vec<ServerName>,
+    },
     /// By the beginning of the user's name, which for a time-limited one is what follows the expiry.
     UserPrefix(String),
     /// By its user or secret; nothing else tells.
@@ -56,6 +68,7 @@ impl Realm {
             credentials,
             allocations: usize::MAX,
             allocations_per_account: usize::MAX,
+            bandwidth: Bandwidth::default(),
             tag: u64::from_be_bytes(*tag),
         }
     }
@@ -64,11 +77,11 @@ impl Realm {
     fn is_at(&self, path: &FiveTuple) -> bool {
         let is_here =
             |at: &SocketAddr| at.ip() == path.server.ip() && (at.port() == 0 || at.port() == path.server.port());
-        matches!(&self.chosen_by, RealmChoice::Addresses(addresses) if addresses.iter().any(is_here))
+        matches!(&self.chosen_by, RealmChoice::Place { addresses, .. } if addresses.iter().any(is_here))
     }
 
     const fn is_by_place(&self) -> bool {
-        matches!(self.chosen_by, RealmChoice::Addresses(_))
+        matches!(self.chosen_by, RealmChoice::Place { .. })
     }
 }
 
@@ -76,6 +89,47 @@ impl Realm {
 /// where there is no other.
 pub fn realm_of_account(account: &str) -> Option<&str> {
     account.rsplit_once('@').map(|(_, realm)| realm)
+}
+
+/// The clients that have asked for the server name of a realm, by 5-tuple: at most one for each connection.
+#[derive(Debug)]
+pub(super) struct Places {
+    by_path: HashMap<FiveTuple, Arc<str>, RandomState>,
+}
+
+impl Places {
+    pub(super) fn new(hashes: RandomState) -> Self {
+        Self { by_path: HashMap::with_hasher(hashes) }
+    }
+
+    fn get(&self, path: &FiveTuple) -> Option<&str> {
+        // Nearly always empty, and then costs no hashing.
+        if self.by_path.is_empty() { None } else { self.by_path.get(path).map(|realm| &**realm) }
+    }
+
+    pub(super) fn forget(&mut self, path: &FiveTuple) {
+        if !self.by_path.is_empty() {
+            self.by_path.remove(path);
+        }
+    }
+}
+
+impl Server {
+    /// The client of this connection has come to this realm, whatever its address says. To be called before its first
+    /// message, and holds until [`Server::path_closed`], or until `None` takes it back. For a datagram that another shard has
+    /// read it holds for that one datagram ([`Server::from_carrier`]). A realm that the configuration does not have (any
+    /// more), or has elsewhere than by place, is as none.
+    pub fn came_to(&mut self, path: FiveTuple, realm: Option<Arc<str>>) {
+        match realm {
+            Some(realm) => drop(self.places.by_path.insert(path, realm)),
+            None => self.places.forget(&path),
+        }
+    }
+
+    /// 5-tuples of which it is known to which realm their clients have come.
+    pub fn paths_placed(&self) -> usize {
+        self.places.by_path.len()
+    }
 }
 
 /// What counts on a path: the realm on the wire and its credentials.
@@ -87,8 +141,25 @@ pub(super) struct Scope<'c> {
 }
 
 impl Config {
-    pub(super) fn scope(&self, path: &FiveTuple) -> Scope<'_> {
-        Scope { config: self, place: self.realms.iter().find(|realm| realm.is_at(path)) }
+    pub(super) fn scope(&self, path: &FiveTuple, places: &Places) -> Scope<'_> {
+        let asked_for = places.get(path).and_then(|name| self.realm_named(name)).filter(|realm| realm.is_by_place());
+        Scope { config: self, place: asked_for.or_else(|| self.realms.iter().find(|realm| realm.is_at(path))) }
+    }
+
+    /// The realm of clients that ask for this server name; one that has exactly this name before one with a wildcard.
+    pub fn realm_of_server_name(&self, asked: &str) -> Option<Arc<str>> {
+        if self.realms.is_empty() {
+            return None;
+        }
+        let asked = normal(asked);
+        let having = |is_meant: fn(&ServerName, &str) -> bool| {
+            self.realms.iter().find(|realm| match &realm.chosen_by {
+                RealmChoice::Place { server_names, .. } => server_names.iter().any(|name| is_meant(name, &asked)),
+                _ => false,
+            })
+        };
+        let realm = having(ServerName::is_exactly).or_else(|| having(ServerName::covers))?;
+        Some(Arc::clone(&realm.name))
     }
 
     /// Those under which an allocation was made, if they are there still.

@@ -10,8 +10,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::authenticate::{Authenticated, Sealing};
+use super::realms::Scope;
 use super::request::Answering;
-use super::{Clock, Config, FiveTuple, NonceKeys, ReplyBuffer, Server, Transport};
+use super::{Clock, FiveTuple, NonceKeys, ReplyBuffer, Server, Transport};
 use crate::stun::{AttributeType, Class, ErrorCode, Message, MessageWriter, Method};
 
 /// How long a client counts as redirected, in seconds.
@@ -89,12 +90,13 @@ impl Redirect {
     }
 }
 
-impl Config {
+impl Scope<'_> {
     /// Whether this nonce was in a 300 to this client. Any server that has the same keys can tell.
-    pub(super) fn was_redirected(&self, clock: Clock, path: &FiveTuple, nonce: &[u8]) -> bool {
-        let lifetime_secs = self.nonces.lifetime_secs.min(REDIRECTED_SECS);
-        let keys = NonceKeys { lifetime_secs, ..self.nonces.clone() };
-        keys.check(self.scope(path).offer(), clock.unix_secs, &anywhere_at(path), nonce).is_ok()
+    pub(super) fn was_redirected(self, clock: Clock, path: &FiveTuple, nonce: &[u8]) -> bool {
+        let nonces = &self.config().nonces;
+        let lifetime_secs = nonces.lifetime_secs.min(REDIRECTED_SECS);
+        let keys = NonceKeys { lifetime_secs, ..nonces.clone() };
+        keys.check(self.offer(), clock.unix_secs, &anywhere_at(path), nonce).is_ok()
     }
 }
 
@@ -134,7 +136,7 @@ impl Server {
             && redirect.when >= when
             && redirect.target(path, 0).is_some()
             && match nonce {
-                Some(nonce) => !self.config.was_redirected(clock, path, nonce),
+                Some(nonce) => !self.config.scope(path, &self.places).was_redirected(clock, path, nonce),
                 // Guests and strangers, whom no signature protects.
                 None => redirect.unauthenticated,
             }
@@ -168,7 +170,7 @@ impl Server {
         }
         // Who comes by anycast stays with this server, and its nonces.
         if redirect.shares_nonces || redirect.anycast.contains(&path.server.ip()) {
-            let scope = self.config.scope(&path);
+            let scope = self.config.scope(&path, &self.places);
             writer.attribute(AttributeType::REALM, scope.name().as_bytes());
             let offer = scope.offer();
             let nonce = self.config.nonces.issue(offer, clock.unix_secs, &anywhere_at(&path));

@@ -159,10 +159,11 @@ impl Server {
             Whose::Ours if message.method() == Method::ConnectionBind => self.owner_of_connection(message).cloned(),
             Whose::Ours => self.live_owner(clock, &path, shown).cloned(),
             Whose::Carried(shard) => return Verdict::NotMine { shard },
-            Whose::Shown(_) => presumed_owner(self.config.scope(&path), message),
+            Whose::Shown(_) => presumed_owner(self.config.scope(&path, &self.places), message),
         };
+        let scope = self.config.scope(&path, &self.places);
         let keys = Keys { look_ups: &mut self.look_ups, counts: &mut self.counters.look_ups };
-        let request = match authenticate(&self.config, keys, clock, &path, message, live_owner.as_ref()) {
+        let request = match authenticate(scope, keys, clock, &path, message, live_owner.as_ref()) {
             Ok(request) => {
                 self.counters.authenticated += 1;
                 request
@@ -296,8 +297,8 @@ impl Server {
         if denial.why == Rejection::NoCredentials {
             self.record(Event::Challenged { session, path });
         } else {
-            let claimed =
-                message.first(AttributeType::USERNAME).and_then(|name| self.config.scope(&path).claimed(name));
+            let scope = self.config.scope(&path, &self.places);
+            let claimed = message.first(AttributeType::USERNAME).and_then(|name| scope.claimed(name));
             self.record(Event::AuthenticationFailed { session, path, why: denial.why, claimed });
         }
         let mut writer = MessageWriter::new(reply, answering.method, Class::Error, answering.transaction_id);
@@ -307,7 +308,7 @@ impl Server {
         // has, know neither realm nor nonce (STUN-8489-9.1.3-02).
         let is_challenge = matches!(denial.code, ErrorCode::Unauthenticated | ErrorCode::StaleNonce);
         if is_challenge && answering.method != Method::Binding {
-            let scope = self.config.scope(&path);
+            let scope = self.config.scope(&path, &self.places);
             writer.attribute(AttributeType::REALM, scope.name().as_bytes());
             let nonce = self.config.nonces.issue(scope.offer(), clock.unix_secs, &path);
             writer.attribute(AttributeType::NONCE, nonce.as_bytes());

@@ -12,12 +12,13 @@ use super::allocation::{Allocation, Relay};
 use super::allocations::{Allocations, Removed};
 use super::answer_limit::AnswerLimit;
 use super::authenticate::Authenticated;
-use super::bandwidth::{Meters, Unshared};
+use super::bandwidth::{Meters, Rates, Unshared};
 use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
 use super::look_up::LookUps;
 use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
+use super::realms::Places;
 use super::timers::Timers;
 use super::{
     BindError, Clock, Config, Counters, Effect, EndReason, Event, FiveTuple, Letter, Limit, Now, Packet, PortSet,
@@ -48,6 +49,8 @@ pub struct Server {
     pub(super) lent: HashMap<SocketAddr, (u16, Relay), ahash::RandomState>,
     /// 5-tuples that the kernel gives to this shard and that belong to others.
     pub(super) elsewhere: Elsewhere,
+    /// To which realms clients have come that asked for one.
+    pub(super) places: Places,
     /// The shard that passed on the datagram being served, if one did.
     pub(super) carrier: Option<u16>,
     pub(super) effects: VecDeque<Effect>,
@@ -66,21 +69,22 @@ impl Server {
         let look_ups = LookUps::new(&hashes, random.next_u64());
         let pools =
             config.relays.iter().map(|address| (*address, PortPool::new(config.ports, shard, |_| false))).collect();
-        let bandwidth = config.limits.bandwidth;
+        let rates = Rates::of(&config);
         Self {
             config,
             shard,
             random,
             allocations: Allocations::new(hashes.clone()),
             answer_limit: AnswerLimit::new(hashes.clone()),
-            meters: Meters::new(bandwidth, Box::new(Unshared), hashes.clone()),
+            meters: Meters::new(rates, Box::new(Unshared), hashes.clone()),
             look_ups,
             connections: PeerConnections::new(hashes.clone()),
             pools,
             timers: Timers::new(),
             deleted: Deleted::default(),
             lent: HashMap::with_hasher(hashes.clone()),
-            elsewhere: Elsewhere::new(hashes),
+            elsewhere: Elsewhere::new(hashes.clone()),
+            places: Places::new(hashes),
             carrier: None,
             effects: VecDeque::new(),
             draining: false,
@@ -120,6 +124,7 @@ impl Server {
         self.carrier = Some(carrier);
         let verdict = self.from_client(clock, path, packet, reply);
         self.carrier = None;
+        self.places.forget(&path);
         self.stop_carrier(clock, carrier, path);
         verdict
     }
@@ -164,6 +169,7 @@ impl Server {
     pub fn path_closed(&mut self, clock: Clock, path: FiveTuple) {
         self.allocations.abandon(&path);
         self.look_ups.path_closed(&path);
+        self.places.forget(&path);
         if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path)
             && !self.lose_path(relay, &path)
         {

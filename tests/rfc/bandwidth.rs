@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use hairpin::turn::{Bandwidth, FiveTuple, Limits, Reason, RelayId};
+use hairpin::turn::{
+    Bandwidth, Config, Credentials, FiveTuple, Limits, Realm, RealmChoice, Reason, RelayId, StaticUser,
+};
 
 use crate::client::{channel_data, data};
 use crate::tcp::{connect, connected, connection_id, tcp_config, tcp_world};
-use crate::world::{PEER, Seen, World, config, path, send_indication};
+use crate::world::{PEER, REALM, Seen, World, config, path, send_indication};
 
 const CLIENTS: [&str; 3] = ["192.0.2.10:40000", "192.0.2.20:40000", "192.0.2.30:40000"];
 /// Bytes a second.
@@ -89,6 +91,58 @@ fn the_server_shares_its_rate_among_all() {
     let clients = clients(&mut world);
     let passed = flood(&mut world, &clients, 3000, 2, Reason::BandwidthTotal);
     assert_exact(passed.iter().sum(), 2 * RATE);
+}
+
+/// Alice is of the shop and has two allocations, Bob is of the server.
+fn of_a_realm(server: Bandwidth, shop: Bandwidth) -> Config {
+    let mut config = config();
+    config.limits.bandwidth = server;
+    let alice = config.credentials.users.get("alice").expect("Alice").clone();
+    let users = [("alice".to_owned(), alice)].into();
+    let mut realm = Realm::new("shop", RealmChoice::Credentials, Credentials { users, ..Credentials::default() });
+    realm.bandwidth = shop;
+    config.realms = vec![realm];
+    config.credentials.users = [("bob".to_owned(), StaticUser::from_password("bob", REALM, "hunter2"))].into();
+    config
+}
+
+#[test]
+fn a_realm_shares_its_rate_and_others_have_theirs() {
+    let mut world = World::with(of_a_realm(Bandwidth::default(), Bandwidth { total: RATE, ..Bandwidth::default() }));
+    let clients = clients(&mut world);
+    assert!(world.server.is_metered(clients[0].1) && !world.server.is_metered(clients[2].1));
+    let passed = flood(&mut world, &clients, 3000, 2, Reason::BandwidthPerRealm);
+    assert_exact(passed[0] + passed[1], 2 * RATE);
+    assert_eq!(passed[2], 6 * RATE, "nobody counts what is not of the realm");
+    // The total of the server holds beside it, whichever is smaller.
+    let total = |total| Bandwidth { total, ..Bandwidth::default() };
+    for (server, shop, why) in [(RATE, 3 * RATE, Reason::BandwidthTotal), (3 * RATE, RATE, Reason::BandwidthPerRealm)] {
+        let mut world = World::with(of_a_realm(total(server), total(shop)));
+        let clients = self::clients(&mut world);
+        let passed = flood(&mut world, &clients[..2], 3000, 2, why);
+        assert_exact(passed.iter().sum(), 2 * RATE);
+        world.server.check_invariants();
+    }
+}
+
+#[test]
+fn a_realm_has_rates_of_its_own_for_users_and_allocations() {
+    let server = Bandwidth { per_account: RATE, ..Bandwidth::default() };
+    let mut world = World::with(of_a_realm(server, Bandwidth { per_account: 2 * RATE, ..Bandwidth::default() }));
+    let clients = clients(&mut world);
+    let passed = flood(&mut world, &clients, 3000, 2, Reason::BandwidthPerUser);
+    assert_exact(passed[0] + passed[1], 4 * RATE);
+    assert_exact(passed[2], 2 * RATE);
+    let of_each = Bandwidth { per_allocation: RATE, ..Bandwidth::default() };
+    let mut world = World::with(of_a_realm(Bandwidth::default(), of_each));
+    let clients = self::clients(&mut world);
+    let passed = flood(&mut world, &clients, 3000, 2, Reason::BandwidthPerAllocation);
+    passed[..2].iter().for_each(|passed| assert_exact(*passed, 2 * RATE));
+    assert_eq!(passed[2], 6 * RATE);
+    // A reload that takes them away.
+    world.server.configure(Arc::new(of_a_realm(Bandwidth::default(), Bandwidth::default())));
+    world.server.check_invariants();
+    assert!(!world.server.is_metered(clients[0].1));
 }
 
 /// A packet that one of the rates refuses costs the others nothing.

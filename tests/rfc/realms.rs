@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hairpin::stun::{AttributeType, Method};
 use hairpin::turn::{
-    Config, Credentials, Event, FiveTuple, Realm, RealmChoice, Revocation, SharedSecret, StaticUser, TimeLimitedForm,
-    WalkPlace,
+    Config, Credentials, Event, FiveTuple, Realm, RealmChoice, Revocation, ServerName, SharedSecret, StaticUser,
+    TimeLimitedForm, Transport, WalkPlace,
 };
 
 use crate::client::{Client, bare, lifetime, udp};
@@ -31,9 +31,16 @@ fn credentials(realm: &str, users: &[(&str, &str)], secret: &str) -> Credentials
     }
 }
 
+fn names(texts: &[&str]) -> Vec<ServerName> {
+    texts.iter().map(|text| ServerName::parse(text).unwrap()).collect()
+}
+
 /// One realm of each kind.
 fn three_realms() -> Config {
-    let addresses = RealmChoice::Addresses(vec!["192.0.2.9:0".parse().unwrap()]);
+    let addresses = RealmChoice::Place {
+        addresses: vec!["192.0.2.9:0".parse().unwrap()],
+        server_names: names(&["*.shop.example"]),
+    };
     let prefix = RealmChoice::UserPrefix("club-".into());
     let realms = vec![
         Realm::new(SHOP, addresses, credentials(SHOP, &[("alice", "sh0p")], "shop secret")),
@@ -117,6 +124,57 @@ fn each_realm_has_its_users_and_its_secrets_and_nobody_elses() {
             remove(&mut world, at, &mut client);
         }
     }
+}
+
+/// By server name: exact before wildcard, without regard to case, and before the address that the client came to.
+#[test]
+fn a_server_name_says_where_a_client_is() {
+    let mut config = three_realms();
+    let exact = RealmChoice::Place { addresses: vec![], server_names: names(&["outlet.shop.example"]) };
+    config.realms.push(Realm::new("outlet.example", exact, credentials("outlet.example", &[("bob", "b0b")], "out")));
+    for (asked, realm) in [
+        ("turn.shop.example", Some(SHOP)),
+        ("TURN.Shop.Example.", Some(SHOP)),
+        ("outlet.shop.example", Some("outlet.example")),
+        ("a.outlet.shop.example", None),
+        ("shop.example", None),
+        ("turn.example.org", None),
+        ("", None),
+    ] {
+        assert_eq!(config.realm_of_server_name(asked).as_deref(), realm, "{asked}");
+    }
+    let mut world = World::with(config.clone());
+    let tls = |client| FiveTuple { transport: Transport::Tls, ..path(client) };
+    let in_the_shop = FiveTuple { transport: Transport::Tls, ..at_the_shop(OTHER) };
+    world.server.came_to(tls(CLIENT), config.realm_of_server_name("turn.shop.example"));
+    world.server.came_to(in_the_shop, config.realm_of_server_name("outlet.shop.example"));
+    world.server.came_to(tls(OTHER), config.realm_of_server_name("turn.example.org"));
+    assert_eq!(world.server.paths_placed(), 2);
+    for (at, realm, good, bad) in [
+        (tls(CLIENT), SHOP, ("alice", "sh0p"), ("alice", "s3cret")),
+        (in_the_shop, "outlet.example", ("bob", "b0b"), ("alice", "sh0p")),
+        (tls(OTHER), REALM, ("alice", "s3cret"), ("alice", "sh0p")),
+    ] {
+        let mut stranger = client(&mut world, at, realm, bad);
+        assert_eq!(allocate(&mut world, at, &mut stranger), 401, "{realm}");
+        let mut user = client(&mut world, at, realm, good);
+        assert_eq!(allocate(&mut world, at, &mut user), 0, "{realm}");
+        assert_eq!(account(&world), format!("{}@{realm}", good.0));
+        remove(&mut world, at, &mut user);
+    }
+    // Another 5-tuple of the same client has asked for nothing.
+    client(&mut world, path(CLIENT), REALM, ("alice", "s3cret"));
+    // A realm that is gone, or not chosen by place any more, is nobody's.
+    config.realms[3].chosen_by = RealmChoice::Credentials;
+    world.server.configure(Arc::new(config.clone()));
+    client(&mut world, in_the_shop, SHOP, ("alice", "sh0p"));
+    config.realms.remove(0);
+    world.server.configure(Arc::new(config));
+    client(&mut world, tls(CLIENT), REALM, ("alice", "s3cret"));
+    // The end of a connection is the end of it.
+    world.server.path_closed(world.clock, tls(CLIENT));
+    world.server.came_to(in_the_shop, None);
+    assert_eq!(world.server.paths_placed(), 0);
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Checker<'_> {
     }
 
     /// In bytes a second; zero for `off`.
-    fn rate(&mut self, key: &str, text: &str) -> u64 {
+    pub(super) fn rate(&mut self, key: &str, text: &str) -> u64 {
         if text == "off" {
             return 0;
         }

@@ -95,6 +95,8 @@ section! {
         name: String = String::new(),
         /// Addresses of ours, with or without a port.
         listen: Vec<String> = Vec::new(),
+        /// Names that its clients ask for in their TLS handshakes.
+        server_names: Vec<String> = Vec::new(),
         /// How the names of its users begin.
         user_prefix: String = String::new(),
         /// Shared secrets, in the file itself.
@@ -105,6 +107,12 @@ section! {
         allocations: i64 = 0,
         /// Of each of its users; 0 is that of the server.
         allocations_per_user: i64 = 0,
+        /// Of all its users together.
+        bandwidth: String = "off".into(),
+        /// Of each of its users; "" is that of the server.
+        bandwidth_per_user: String = String::new(),
+        /// Of each of their allocations; "" is that of the server.
+        bandwidth_per_allocation: String = String::new(),
         /// Static users.
         users: Vec<User> = Vec::new(),
     }

@@ -9,8 +9,8 @@ use libc::{c_int, c_long, c_void};
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    AlpnError, ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
-    SslStream, SslVersion,
+    AlpnError, ErrorCode, NameType, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
+    SslSessionCacheMode, SslStream, SslVersion,
 };
 use openssl::x509::X509;
 
@@ -158,6 +158,11 @@ impl Association {
                 None => Err(HandshakeFailure::Closed),
             },
         }
+    }
+
+    /// The name that the client has asked for, if it has asked for one. Known when the handshake is over.
+    pub fn server_name(&self) -> Option<&str> {
+        self.stream.ssl().servername(NameType::HOST_NAME)
     }
 
     /// Decrypts a datagram and hands over each message in it, as far as it is one of this association; the rest is

@@ -10,6 +10,7 @@ mod handshakes;
 use std::collections::HashMap;
 use std::mem;
 use std::ops::Range;
+use std::sync::Arc;
 
 use tracing::debug;
 
@@ -98,6 +99,8 @@ struct Open {
     allocations: usize,
     /// Other methods than Binding are not for this client (ALPN-7443-2-04).
     binding_only: bool,
+    /// Where it has come to by the name that it asked for.
+    realm: Option<Arc<str>>,
     _held: ConnectionHeld,
 }
 
@@ -122,6 +125,14 @@ impl Associations {
     /// Those in which messages can be exchanged.
     pub(super) fn open(&self) -> usize {
         self.by_path.values().filter(|entry| entry.open.is_some()).count()
+    }
+
+    /// Where this client has come to by the name that it asked for.
+    pub(super) fn realm_of(&self, path: &FiveTuple) -> Option<Arc<str>> {
+        if self.is_empty() {
+            return None;
+        }
+        self.by_path.get(path)?.open.as_ref()?.realm.clone()
     }
 
     /// This client has one allocation more, or less.
@@ -344,7 +355,9 @@ impl Shard<'_> {
 
     fn establish(&mut self, established: Established) {
         let Established { path, route, association, held, binding_only, flight } = established;
-        let open = Open { association, last_message: self.clock.now, allocations: 0, binding_only, _held: held };
+        let realm = association.server_name().and_then(|name| self.home.config.realm_of_server_name(name));
+        let last_message = self.clock.now;
+        let open = Open { association, last_message, allocations: 0, binding_only, realm: realm.clone(), _held: held };
         let entry = Entry { route, open: Some(open), pending: None };
         self.home.counters.connections_accepted += 1;
         let before = self.associations.by_path.insert(path, entry);
@@ -353,6 +366,7 @@ impl Shard<'_> {
             self.server.path_closed(self.clock, path);
             self.drain_effects();
         }
+        self.server.came_to(path, realm);
         self.send_flight(route, &flight);
     }
 

@@ -101,6 +101,16 @@ pub(super) fn tls_client_of(
     versions: &[&'static rustls::SupportedProtocolVersion],
     change: impl FnOnce(&mut ClientConfig),
 ) -> ClientConnection {
+    tls_client_for("turn.example.org", pem, versions, change)
+}
+
+/// One that asks for this name, or for none if it is an address.
+pub(super) fn tls_client_for(
+    name: &str,
+    pem: &(String, String),
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    change: impl FnOnce(&mut ClientConfig),
+) -> ClientConnection {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pem.0.as_bytes()).unwrap()).unwrap();
@@ -111,7 +121,7 @@ pub(super) fn tls_client_of(
         .with_root_certificates(roots)
         .with_no_client_auth();
     change(&mut config);
-    ClientConnection::new(Arc::new(config), "turn.example.org".try_into().unwrap()).unwrap()
+    ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap()
 }
 
 /// The address clients of this transport come to.
@@ -163,6 +173,7 @@ enum Socket {
 pub(super) struct Client {
     socket: Socket,
     name: &'static str,
+    realm: &'static str,
     nonce: Vec<u8>,
     unread: Vec<u8>,
     /// What stands in front of each datagram.
@@ -227,11 +238,16 @@ impl Client {
     }
 
     fn new(socket: Socket) -> Self {
-        Self { socket, name: "alice", nonce: Vec::new(), unread: Vec::new(), prefix: Vec::new() }
+        Self { socket, name: "alice", realm: REALM, nonce: Vec::new(), unread: Vec::new(), prefix: Vec::new() }
     }
 
     pub(super) fn named(mut self, name: &'static str) -> Self {
         self.name = name;
+        self
+    }
+
+    pub(super) fn of_realm(mut self, realm: &'static str) -> Self {
+        self.realm = realm;
         self
     }
 
@@ -335,10 +351,10 @@ impl Client {
             }
             kind => writer.attribute(kind, value),
         });
-        let key = integrity::long_term_key_md5(self.name, REALM, "password");
+        let key = integrity::long_term_key_md5(self.name, self.realm, "password");
         if signed {
             writer.attribute(AttributeType::USERNAME, self.name.as_bytes());
-            writer.attribute(AttributeType::REALM, REALM.as_bytes());
+            writer.attribute(AttributeType::REALM, self.realm.as_bytes());
             writer.attribute(AttributeType::NONCE, &self.nonce);
         }
         let len = writer.finish(if signed { Seal::Sha1(&key) } else { Seal::None }, false);
@@ -384,19 +400,16 @@ impl Client {
 
     /// Asks for the challenge that comes before everything else.
     pub(super) fn learn_nonce(&mut self) {
-        let request = self.write(Method::Allocate, Class::Request, &[], false);
-        self.send(&request);
-        let challenge = Answer(self.receive());
-        assert_eq!(challenge.error(), 401);
-        self.nonce = challenge.message().first(AttributeType::NONCE).expect("a nonce").to_vec();
+        self.be_challenged(Method::Allocate);
     }
 
-    /// Learns the nonce for this connection.
+    /// Learns the nonce for this connection, and which realm the server says it is.
     pub(super) fn be_challenged(&mut self, method: Method) {
         let request = self.write(method, Class::Request, &[], false);
         self.send(&request);
         let challenge = Answer(self.receive());
         assert_eq!(challenge.error(), 401);
+        assert_eq!(challenge.message().first(AttributeType::REALM), Some(self.realm.as_bytes()));
         self.nonce = challenge.message().first(AttributeType::NONCE).expect("a nonce").to_vec();
     }
 

@@ -65,6 +65,22 @@ impl DtlsClient {
         certificate: &str,
         change: impl FnOnce(&mut SslContextBuilder),
     ) -> Self {
+        Self::with(socket, certificate, change, |ssl| ssl.param_mut().set_host("turn.example.org").unwrap())
+    }
+
+    /// One that asks for this name.
+    pub(in crate::shard::tests) fn asking_for(name: &str, server: SocketAddr, certificate: &str) -> Self {
+        let socket = peer_at("127.0.0.1:0").unwrap();
+        socket.connect(server).unwrap();
+        Self::with(socket, certificate, |_| {}, |ssl| ssl.set_hostname(name).unwrap())
+    }
+
+    fn with(
+        socket: UdpSocket,
+        certificate: &str,
+        change: impl FnOnce(&mut SslContextBuilder),
+        name: impl FnOnce(&mut Ssl),
+    ) -> Self {
         socket.set_read_timeout(Some(STEP)).unwrap();
         let mut builder = SslContextBuilder::new(SslMethod::dtls_client()).unwrap();
         builder.cert_store_mut().add_cert(X509::from_pem(certificate.as_bytes()).unwrap()).unwrap();
@@ -72,7 +88,7 @@ impl DtlsClient {
         builder.set_options(SslOptions::NO_QUERY_MTU);
         change(&mut builder);
         let mut ssl = Ssl::new(&builder.build()).unwrap();
-        ssl.param_mut().set_host("turn.example.org").unwrap();
+        name(&mut ssl);
         ssl.set_mtu(1400).unwrap();
         ssl.set_connect_state();
         let stream = SslStream::new(ssl, Datagrams { socket, prefix: Vec::new(), held: None }).unwrap();

@@ -13,6 +13,7 @@ mod keys;
 mod mobility;
 mod proxies;
 mod questions;
+mod realms;
 mod reservations;
 mod runs;
 mod streams;

@@ -16,7 +16,7 @@ use super::allocation::Owner;
 use super::look_up::{Known, LookUps};
 use super::nonce::Stale;
 use super::realms::Scope;
-use super::{Clock, Config, Credentials, FiveTuple, KeyLookUps, LookUp, Now, Rejection};
+use super::{Clock, Credentials, FiveTuple, KeyLookUps, LookUp, Now, Rejection};
 use crate::stun::{
     AttributeType, ErrorCode, Message, Method, Seal, TransactionId, read_u32, read_xor_address, unquoted,
 };
@@ -185,7 +185,7 @@ enum Algorithm {
 /// # Errors
 /// What to answer, and why.
 pub(super) fn authenticate<'m, 'b>(
-    config: &Config,
+    scope: Scope<'_>,
     mut keys: Keys<'_>,
     clock: Clock,
     path: &FiveTuple,
@@ -194,7 +194,6 @@ pub(super) fn authenticate<'m, 'b>(
 ) -> Result<Authenticated<'m, 'b>, Refusal> {
     use ErrorCode::{BadRequest, Unauthenticated};
 
-    let scope = config.scope(path);
     if !message.has_integrity() && !message.has_integrity_sha256() {
         let client = path.client.ip();
         if scope.credentials().admits_guest(client) {
@@ -219,7 +218,7 @@ pub(super) fn authenticate<'m, 'b>(
         return Err(denied(Unauthenticated, Rejection::WrongRealm).into());
     }
     let came = Clock { unix_secs: keys.look_ups.came().unwrap_or(clock.unix_secs), ..clock };
-    let check_nonce = || config.check_nonce(came, path, message, nonce);
+    let check_nonce = || scope.check_nonce(came, path, message, nonce);
     let by_token = match (&scope.credentials().tokens, claim) {
         (Some(keys), Claim::Username(kid)) => token::find_key(keys, clock.unix_secs, message, kid, live_owner),
         _ => None,
@@ -268,10 +267,10 @@ pub(super) fn authenticate<'m, 'b>(
     Ok(Authenticated { message, owner, sealing })
 }
 
-impl Config {
+impl Scope<'_> {
     /// Whether a nonce is good enough for this request.
-    fn check_nonce(&self, clock: Clock, path: &FiveTuple, message: &Message<'_>, nonce: &[u8]) -> Result<(), Denial> {
-        match self.nonces.check(self.scope(path).offer(), clock.unix_secs, path, nonce) {
+    fn check_nonce(self, clock: Clock, path: &FiveTuple, message: &Message<'_>, nonce: &[u8]) -> Result<(), Denial> {
+        match self.config().nonces.check(self.offer(), clock.unix_secs, path, nonce) {
             Ok(()) => Ok(()),
             // A client of which the Refresh with lifetime zero is answered 438 asks again without it, and so keeps what
             // it wanted to give back (L12).

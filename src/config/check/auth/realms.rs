@@ -6,7 +6,7 @@ use crate::config::check::{Checker, TABLE_MAX};
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
 use crate::shard::ListenAddress;
-use crate::turn::{Config, Credentials, Realm, RealmChoice, SharedSecret, Users};
+use crate::turn::{Bandwidth, Config, Credentials, Realm, RealmChoice, ServerName, SharedSecret, Users};
 
 impl Checker<'_> {
     /// `server` has what `[auth]` says.
@@ -25,8 +25,8 @@ impl Checker<'_> {
         for (index, table) in written.realms.iter().enumerate() {
             let base = format!("realms[{index}]");
             let name = self.realm_name(&format!("{base}.name"), &table.name, server, &realms);
-            let chosen_by = self.choice(&base, table, &realms, listen);
-            let is_by_place = matches!(chosen_by, RealmChoice::Addresses(_));
+            let chosen_by = self.choice(&base, table, &realms, written, listen);
+            let is_by_place = matches!(chosen_by, RealmChoice::Place { .. });
             let on_wire = if is_by_place { &name } else { &server.realm };
             let users = self.users_of(&base, &table.users, on_wire, written.auth.saslprep);
             self.users_fit(&base, table, &chosen_by, server, &realms);
@@ -43,10 +43,24 @@ impl Checker<'_> {
             let mut realm = Realm::new(&name, chosen_by, credentials);
             realm.allocations = if allocations == 0 { usize::MAX } else { allocations };
             realm.allocations_per_account = if per_user == 0 { of_server } else { per_user };
+            realm.bandwidth = self.bandwidth_of_realm(&base, table, server);
             realms.push(realm);
         }
         self.users_of_server_fit(&written.auth, &realms);
         realms
+    }
+
+    fn bandwidth_of_realm(&mut self, base: &str, table: &written::Realm, server: &Config) -> Bandwidth {
+        let mut rate = |key: &str, text: &str, of_server: u64| match text {
+            "" => of_server,
+            text => self.rate(&format!("{base}.{key}"), text),
+        };
+        let of_server = server.limits.bandwidth;
+        Bandwidth {
+            per_allocation: rate("bandwidth_per_allocation", &table.bandwidth_per_allocation, of_server.per_allocation),
+            per_account: rate("bandwidth_per_user", &table.bandwidth_per_user, of_server.per_account),
+            total: rate("bandwidth", &table.bandwidth, 0),
+        }
     }
 
     fn realm_name(&mut self, key: &str, text: &str, server: &Config, others: &[Realm]) -> String {
@@ -67,21 +81,35 @@ impl Checker<'_> {
         base: &str,
         table: &written::Realm,
         others: &[Realm],
+        written: &written::Written,
         listen: &[ListenAddress],
     ) -> RealmChoice {
-        let (by_place, by_prefix) = (!table.listen.is_empty(), !table.user_prefix.is_empty());
-        if by_place && by_prefix {
-            let wrong = "this realm has both listen and user_prefix: where it is the only one, all users are its own";
-            self.problem(format!("{base}.user_prefix"), Mistake::new(wrong, "keep one of the two"));
-        }
-        if by_place {
+        let by_place = match (table.listen.is_empty(), table.server_names.is_empty()) {
+            (false, _) => Some("listen"),
+            (true, false) => Some("server_names"),
+            (true, true) => None,
+        };
+        let by_prefix = !table.user_prefix.is_empty();
+        if let Some(key) = by_place {
+            if by_prefix {
+                let wrong = format!(
+                    "this realm has both {key} and user_prefix: where it is the only one, all users are its own"
+                );
+                self.problem(format!("{base}.user_prefix"), Mistake::new(wrong, "keep one of the two"));
+            }
             let mut addresses = Vec::new();
             for (place, text) in table.listen.iter().enumerate() {
                 let key = format!("{base}.listen[{place}]");
                 let result = place_of(text, &addresses, others, listen);
                 addresses.extend(self.accept(key, result));
             }
-            return RealmChoice::Addresses(addresses);
+            let mut server_names = Vec::new();
+            for (place, text) in table.server_names.iter().enumerate() {
+                let key = format!("{base}.server_names[{place}]");
+                let result = server_name(text, &server_names, others, written, listen);
+                server_names.extend(self.accept(key, result));
+            }
+            return RealmChoice::Place { addresses, server_names };
         }
         if !by_prefix {
             return RealmChoice::Credentials;
@@ -138,7 +166,7 @@ impl Checker<'_> {
             let Ok(name) = Prepared::new(&user.name).map(|name| name.0) else { continue };
             let key = format!("{base}.users[{place}].name");
             match chosen_by {
-                RealmChoice::Addresses(_) => {}
+                RealmChoice::Place { .. } => {}
                 RealmChoice::UserPrefix(prefix) if !name.starts_with(prefix.as_str()) => {
                     let wrong = format!("the name does not begin with \"{prefix}\", the user_prefix of its realm");
                     self.problem(key, Mistake::new(wrong, "rename the user, or leave user_prefix out"));
@@ -149,7 +177,10 @@ impl Checker<'_> {
                     let by_name = others.iter().filter(|other| other.chosen_by == RealmChoice::Credentials);
                     if has(&server.credentials.users) || by_name.clone().any(|other| has(&other.credentials.users)) {
                         let wrong = "another realm has a user of this name, and nothing would tell which is meant";
-                        self.problem(key, Mistake::new(wrong, "rename one, or give the realm listen or user_prefix"));
+                        self.problem(
+                            key,
+                            Mistake::new(wrong, "rename one, or give the realm listen, server_names or user_prefix"),
+                        );
                     }
                 }
             }
@@ -212,7 +243,7 @@ fn place_of(text: &str, own: &[SocketAddr], others: &[Realm], listen: &[ListenAd
     let meets = |other: &SocketAddr| {
         other.ip() == address.ip() && (other.port() == address.port() || other.port() == 0 || address.port() == 0)
     };
-    let taken = |realm: &&Realm| matches!(&realm.chosen_by, RealmChoice::Addresses(all) if all.iter().any(meets));
+    let taken = |realm: &&Realm| matches!(&realm.chosen_by, RealmChoice::Place { addresses, .. } if addresses.iter().any(meets));
     if let Some(realm) = others.iter().find(|realm| taken(realm)) {
         let wrong = format!("{text} belongs to the realm {} already", realm.name);
         return Err(Mistake::new(wrong, "write every address for one realm only"));
@@ -221,4 +252,40 @@ fn place_of(text: &str, own: &[SocketAddr], others: &[Realm], listen: &[ListenAd
         return Err(Mistake::new(format!("{text} is listed twice"), "remove one of the two"));
     }
     Ok(address)
+}
+
+/// A name that clients may ask for here, and that no other realm has.
+fn server_name(
+    text: &str,
+    own: &[ServerName],
+    others: &[Realm],
+    written: &written::Written,
+    listen: &[ListenAddress],
+) -> Result<ServerName, Mistake> {
+    let name = ServerName::parse(text).map_err(|_| {
+        let fix = "write a DNS name in ASCII, like \"turn.example.org\", or \"*.example.org\" for one label in front";
+        Mistake::new(format!("\"{text}\" is not a name that a client could ask for in a TLS handshake"), fix)
+    })?;
+    if !listen.iter().any(|entry| entry.speaks_tls() || entry.speaks_dtls()) {
+        let wrong = "nobody listens for TLS, and other clients do not say whom they want";
+        return Err(Mistake::new(wrong, "add an address to listen.tls, or choose the realm by listen or user_prefix"));
+    }
+    let ours = &written.pass_through.names;
+    let is_ours = |ours: &String| ServerName::parse(ours).is_ok_and(|ours| ours == name);
+    if !ours.is_empty()
+        && listen.iter().any(|entry| entry.options.pass_through.is_some())
+        && !ours.iter().any(|ours| is_ours(ours))
+    {
+        let wrong = format!("clients that ask for {name} are passed on to the web server");
+        return Err(Mistake::new(wrong, "add each name to pass_through.names, or leave those out"));
+    }
+    let has = |realm: &&Realm| matches!(&realm.chosen_by, RealmChoice::Place { server_names, .. } if server_names.contains(&name));
+    if let Some(realm) = others.iter().find(|realm| has(realm)) {
+        let wrong = format!("{name} belongs to the realm {} already", realm.name);
+        return Err(Mistake::new(wrong, "write every name for one realm only"));
+    }
+    if own.contains(&name) {
+        return Err(Mistake::new(format!("{name} is listed twice"), "remove one of the two"));
+    }
+    Ok(name)
 }

@@ -93,18 +93,24 @@ fn classic_5389_15_01_saslprep_is_an_option() {
 fn realms_are_read_with_their_users_secrets_and_limits() {
     let config = accept(
         "[listen]\nudp = [\"127.0.0.1:3478\"]\n[auth]\nrealm = \"example.org\"\ncredential_lifetime_max = \"1h\"\n\
-         [[realms]]\nname = \"shop\"\nlisten = [\"127.0.0.1\"]\nallocations = 7\n\
+         [[realms]]\nname = \"shop\"\nlisten = [\"127.0.0.1\"]\nallocations = 7\nbandwidth = \"8Mbit/s\"\nbandwidth_per_user = \"off\"\n\
          [[realms.users]]\nname = \"alice\"\npassword = \"pw\"\n\
-         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\n\
+         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\nbandwidth_per_allocation = \"80kbit/s\"\n\
          [[realms.users]]\nname = \"c-alice\"\npassword = \"pw\"\n\
-         [[realms]]\nname = \"lab\"\nsecrets = [\"0123456789abcdef\"]",
+         [[realms]]\nname = \"lab\"\nsecrets = [\"0123456789abcdef\"]\n[limits]\nbandwidth_per_user = \"1Mbit/s\"",
     );
     assert!(!config.secret_is_made_up);
     let [shop, club, lab] = &config.shards.turn.realms[..] else { panic!("three realms") };
-    assert_eq!(shop.chosen_by, turn::RealmChoice::Addresses(vec!["127.0.0.1:0".parse().unwrap()]));
+    let addresses = vec!["127.0.0.1:0".parse().unwrap()];
+    assert_eq!(shop.chosen_by, turn::RealmChoice::Place { addresses, server_names: vec![] });
     assert_eq!((shop.allocations, shop.allocations_per_account), (7, 128));
     assert_eq!((club.allocations, club.allocations_per_account), (usize::MAX, 3));
     assert_eq!((lab.credentials.secrets.len(), lab.credentials.ttl_secs_max), (1, 3600));
+    let rates = |per_allocation, per_account, total| turn::Bandwidth { per_allocation, per_account, total };
+    assert_eq!(
+        [shop, club, lab].map(|realm| realm.bandwidth),
+        [rates(0, 0, 1_000_000), rates(10_000, 125_000, 0), rates(0, 125_000, 0)]
+    );
     // With the realm that the client is told.
     let made = |name, realm| turn::StaticUser::from_password(name, realm, "pw");
     assert!(*shop.credentials.users.get("alice").unwrap() == made("alice", "shop"));
@@ -147,6 +153,16 @@ fn realms_that_contradict_each_other_are_refused() {
             "both listen and user_prefix",
         ),
         (
+            realm(0, "name = \"a\"\nserver_names = [\"a.example\"]"),
+            "realms[0].server_names[0]",
+            "nobody listens for TLS",
+        ),
+        (
+            realm(0, "name = \"a\"\nserver_names = [\"a.example\"]\nuser_prefix = \"a-\""),
+            "realms[0].user_prefix",
+            "both server_names and user_prefix",
+        ),
+        (
             two("name = \"a\"\nuser_prefix = \"a-\"", "name = \"b\"\nuser_prefix = \"a-b-\""),
             "realms[1].user_prefix",
             "belong to a",
@@ -169,10 +185,66 @@ fn realms_that_contradict_each_other_are_refused() {
         ),
         (realm(0, "name = \"a\"") + &realm(0, "name = \"b\""), "realms[1].secrets[0]", "twice"),
         (realm(0, "name = \"a\"\nallocations = -1"), "realms[0].allocations", "out of bounds"),
+        (realm(0, "name = \"a\"\nbandwidth = \"1bit/s\""), "realms[0].bandwidth", "out of bounds"),
+        (realm(0, "name = \"a\"\nbandwidth_per_user = \"fast\""), "realms[0].bandwidth_per_user", "not a rate"),
     ] {
         let text = format!("{text}\n[listen]\nudp = [\"127.0.0.1:3478\"]");
         let errors = check(&text).expect_err(&text);
         let shown = errors.to_string();
         assert!(shown.contains(&format!("{key}:")) && shown.contains(words), "{text}\n{shown}");
     }
+}
+
+#[test]
+fn server_names_of_realms_are_read_and_told_apart() {
+    let pem = crate::shard::make_certificate(&["a.example", "*.b.example"], |_| {});
+    let place = std::env::temp_dir().join(format!("hairpin-names-{}", std::process::id()));
+    std::fs::create_dir_all(&place).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = place.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (certificate, key) = (write("cert.pem", &pem.0), write("key.pem", &pem.1));
+    let text = |listen: &str, names: [&str; 2], rest: &str| {
+        let realm = |place: usize| {
+            let (name, names, secret) =
+                (["a", "b"][place], names[place], ["0123456789abcdef", "fedcba9876543210"][place]);
+            format!("[[realms]]\nname = \"{name}\"\nserver_names = [{names}]\nsecrets = [\"{secret}\"]\n")
+        };
+        let tls = format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+        format!("[listen]\nudp = [\"127.0.0.1:3478\"]\n{listen}\n{rest}{tls}{}{}", realm(0), realm(1))
+    };
+    let tls = "tls = [\"127.0.0.1:5349\"]";
+    let tls_too = "tcp = [{ address = \"127.0.0.1:3478\", tls = true }]";
+    let names = |texts: &[&str]| texts.iter().map(|text| turn::ServerName::parse(text).unwrap()).collect();
+    for listen in [tls, tls_too] {
+        let config = accept(&text(listen, ["\"A.Example.\", \"turn.b.example\"", "\"*.b.example\""], ""));
+        let [a, b] = &config.shards.turn.realms[..] else { panic!("two realms") };
+        let place = |server_names| turn::RealmChoice::Place { addresses: vec![], server_names };
+        assert_eq!(a.chosen_by, place(names(&["a.example", "turn.b.example"])));
+        assert_eq!(b.chosen_by, place(names(&["*.b.example"])));
+    }
+    let shared = "tls = [{ address = \"127.0.0.1:5349\", pass_through = \"127.0.0.1:8443\" }]";
+    let ours = "[pass_through]\nnames = [\"a.example\", \"B.example\"]\n";
+    accept(&text(shared, ["\"a.example\"", "\"b.example\""], ours));
+    accept(&text(shared, ["\"a.example\"", "\"*.b.example\""], ""));
+    for (listen, names, rest, key, words) in [
+        (
+            tls,
+            ["\"a.example\"", "\"b.example\", \"A.EXAMPLE\""],
+            "",
+            "realms[1].server_names[1]",
+            "belongs to the realm a",
+        ),
+        (tls, ["\"a.example\", \"a.example.\"", "\"b\""], "", "realms[0].server_names[1]", "listed twice"),
+        (tls, ["\"127.0.0.1\"", "\"b\""], "", "realms[0].server_names[0]", "not a name"),
+        (tls, ["\"a.*.example\"", "\"b\""], "", "realms[0].server_names[0]", "not a name"),
+        (shared, ["\"a.example\"", "\"c.example\""], ours, "realms[1].server_names[0]", "passed on"),
+    ] {
+        let text = text(listen, names, rest);
+        let shown = check(&text).expect_err(&text).to_string();
+        assert!(shown.contains(&format!("{key}:")) && shown.contains(words), "{text}\n{shown}");
+    }
+    std::fs::remove_dir_all(place).unwrap();
 }
