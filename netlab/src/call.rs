@@ -210,16 +210,8 @@ impl RunningLab {
             Side::Callee => (&plan.callee, &plan.caller, callee),
         };
         let host = self.lab.topology().browser(name)?;
-        let policy = match plan.policy {
-            Policy::All => "all",
-            Policy::Relay => "relay",
-        };
-        let url = format!(
-            "https://{WEB_HOST}/call?room={room}&side={}&policy={policy}&patience={}&me={name}&peer={peer}&ice={}",
-            if side == Side::Caller { "caller" } else { "callee" },
-            PAGE_PATIENCE.as_secs(),
-            percent_encoded(&self.turn_of(host)?.ice_servers(plan.offer).to_string()),
-        );
+        let ice_servers = self.turn_of(host)?.ice_servers(plan.offer);
+        let url = page_url(room, side, plan.policy, [name, peer], &ice_servers);
         self.open_page(kind, name, &url, room)
     }
 
@@ -252,6 +244,23 @@ impl RunningLab {
             None => bail!("no answer within {} s; see the logs in {}", patience.as_secs(), self.output.display()),
         }
     }
+}
+
+/// Where a side of a call has its page. `names` are the nodes: its own, and the other side's.
+pub(crate) fn page_url(
+    room: &str,
+    side: Side,
+    policy: Policy,
+    [me, peer]: [&str; 2],
+    ice_servers: &serde_json::Value,
+) -> String {
+    format!(
+        "https://{WEB_HOST}/call?room={room}&side={}&policy={}&patience={}&me={me}&peer={peer}&ice={}",
+        if side == Side::Caller { "caller" } else { "callee" },
+        if policy == Policy::Relay { "relay" } else { "all" },
+        PAGE_PATIENCE.as_secs(),
+        percent_encoded(&ice_servers.to_string()),
+    )
 }
 
 /// Keeps rooms and files of several calls in one lab apart.

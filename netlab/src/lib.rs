@@ -8,6 +8,7 @@
 //!        browser (one file each) ───── call ──► report (what the pages say)
 //!                                        │           │
 //!                  fault ──► scenario ◄── accounting (browsers against server)
+//!                explain (calls that fail, and what the server says about them)
 //! ```
 //!
 //! [`suite::run`] runs them all. A program that uses the lab begins, before it has any thread, with [`Session::enter`]:
@@ -25,6 +26,7 @@ pub mod call;
 pub mod capture;
 pub mod delay;
 pub mod drawing;
+pub mod explain;
 pub mod fault;
 pub mod impair;
 pub mod lab;

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
+use crate::explain::ExplainScenario;
 use crate::fault::{self, Recovery};
 use crate::matrix::{self, Pair};
 use crate::options::Options;
@@ -21,12 +22,15 @@ pub enum Case {
     Browsers(Scenario),
     /// A browser calls a phone.
     Phone(SipScenario),
+    /// A call fails, and the server says why.
+    Explain(ExplainScenario),
 }
 
 /// All of them, in the order they are run.
 pub fn all() -> Vec<Case> {
     let browsers = scenario::all().into_iter().map(Case::Browsers);
-    browsers.chain(crate::sip::scenario::all().into_iter().map(Case::Phone)).collect()
+    let phones = crate::sip::scenario::all().into_iter().map(Case::Phone);
+    browsers.chain(phones).chain(crate::explain::all().into_iter().map(Case::Explain)).collect()
 }
 
 impl Case {
@@ -35,6 +39,7 @@ impl Case {
         match self {
             Case::Browsers(scenario) => scenario.name,
             Case::Phone(scenario) => scenario.name,
+            Case::Explain(scenario) => scenario.name,
         }
     }
 
@@ -43,6 +48,7 @@ impl Case {
         match self {
             Case::Browsers(scenario) => scenario.sentence,
             Case::Phone(scenario) => scenario.sentence,
+            Case::Explain(scenario) => scenario.sentence,
         }
     }
 
@@ -50,7 +56,7 @@ impl Case {
     pub fn representative(&self) -> bool {
         match self {
             Case::Browsers(scenario) => scenario.representative(),
-            Case::Phone(_) => true,
+            Case::Phone(_) | Case::Explain(_) => true,
         }
     }
 
@@ -58,11 +64,12 @@ impl Case {
     fn run(&self, session: &Session, options: &Options) -> Ended {
         match self {
             Case::Browsers(scenario) => Ended::of(scenario.run(session, options), |report| {
-                (results::Outcome::of(report), report.connected_milliseconds(), report.recovery.clone())
+                (Some(results::Outcome::of(report)), report.connected_milliseconds(), report.recovery.clone())
             }),
             Case::Phone(scenario) => Ended::of(scenario.run(session, options), |report| {
-                (results::Outcome::of_pages(&[&report.page.page]), report.connected_milliseconds(), None)
+                (Some(results::Outcome::of_pages(&[&report.page.page])), report.connected_milliseconds(), None)
             }),
+            Case::Explain(scenario) => Ended::of(scenario.run(session, options), |_| (None, None, None)),
         }
     }
 }
@@ -77,12 +84,15 @@ struct Ended {
 }
 
 impl Ended {
-    fn of<M>(outcome: Outcome<M>, measured: impl Fn(&M) -> (results::Outcome, Option<i64>, Option<Recovery>)) -> Ended {
+    fn of<M>(
+        outcome: Outcome<M>,
+        measured: impl Fn(&M) -> (Option<results::Outcome>, Option<i64>, Option<Recovery>),
+    ) -> Ended {
         let without = |verdict, line| Ended { verdict, line, path: None, connected_milliseconds: None, recovery: None };
         match outcome {
             Outcome::Passed { summary, measurements } => {
                 let (path, connected_milliseconds, recovery) = measured(&measurements);
-                Ended { verdict: Verdict::Passed, line: summary, path: Some(path), connected_milliseconds, recovery }
+                Ended { verdict: Verdict::Passed, line: summary, path, connected_milliseconds, recovery }
             }
             Outcome::Skipped(reason) => without(Verdict::Skipped, reason),
             Outcome::Failed(problem) => without(Verdict::Failed, problem),
@@ -197,9 +207,7 @@ fn run_scenario(scenario: &Case, session: &Result<Session, CannotRun>, options: 
     let (since, started) = (SystemTime::now(), Instant::now());
     let ended = match session {
         Ok(session) => scenario.run(session, options),
-        Err(reason) => {
-            Ended::of(Outcome::<()>::Skipped(reason.to_string()), |()| (results::Outcome::NoCall, None, None))
-        }
+        Err(reason) => Ended::of(Outcome::<()>::Skipped(reason.to_string()), |()| (None, None, None)),
     };
     let files = match ended.verdict {
         Verdict::Skipped => Vec::new(),

@@ -8,8 +8,8 @@
 
 import {
   ENOUGH_AUDIO_PACKETS, ENOUGH_VIDEO_FRAMES, configuration, element, follow, latest, listen, milestone, note,
-  noteCandidate, patience, pause, post, restart, run, sampleOften, side, sinceStart, size, stopListening, stopMedia,
-  tell, watchSamples, watchUntil,
+  noteCandidate, patience, pause, post, query, restart, run, sampleOften, side, sinceStart, size, stopListening,
+  stopMedia, tell, watchSamples, watchUntil,
 } from "/page.js";
 
 const DATA_MESSAGES = 200;
@@ -24,6 +24,8 @@ const STEADY = 2000;             // without silence or freeze
 const SAMPLE_EVERY = 50;         // while something is broken
 
 // --------------------------------------------------------------------------------------------------------- connection
+
+const withholding = query.get("withhold") === "candidates";
 
 const connection = new RTCPeerConnection({ ...configuration, bundlePolicy: "max-bundle" });
 
@@ -40,6 +42,7 @@ function giveUpIfStillFailed() {
 connection.onicecandidate = ({ candidate }) => {
   if (!candidate?.candidate) return;
   noteCandidate(candidate);
+  if (withholding) return;
   tell({ kind: "candidate", candidate });
 };
 
@@ -58,8 +61,10 @@ async function offer() {
   try {
     offering = true;
     await connection.setLocalDescription();
-    note(connection.localDescription.type);
-    await tell({ kind: "description", description: connection.localDescription });
+    const { type, sdp } = connection.localDescription;
+    note(type);
+    const told = withholding ? sdp.replace(/^a=candidate:.*\r\n/gm, "") : sdp;
+    await tell({ kind: "description", description: { type, sdp: told } });
   } finally {
     offering = false;
   }

@@ -5,6 +5,7 @@
 //   &policy=all|relay                    iceTransportPolicy
 //   &patience=20                         seconds after which a call that does not work is given up
 //   &me=NAME&peer=NAME                   shown to people
+//   &withhold=candidates                 call.js only: the other side is never told this one's candidates
 //
 // Once everything has arrived as it should, the stage is "talking" and the call goes on until somebody hangs up: a
 // person here, or the lab by a message of kind "finish". Then media stops, the statistics are posted as the result, and

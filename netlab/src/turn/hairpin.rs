@@ -14,21 +14,36 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Addresses, CERTIFICATE, KEY, PASSWORD, PORT, Relayed, TLS_PORT, USER};
+use super::{Addresses, CERTIFICATE, KEY, PASSWORD, PORT, Relayed, Setup, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
 
 const ADMIN_PORT: u16 = 9641;
+/// Of users whose credentials expire.
+const SECRET: &str = "lab-secret-that-nobody-uses";
+/// The admin socket, in the server's scratch directory.
+const ADMIN_SOCKET: &str = "admin.sock";
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) fn command(binary: &Path, addresses: Addresses, scratch: &Path) -> Result<Command> {
+pub(super) fn command(binary: &Path, setup: Setup, addresses: Addresses, scratch: &Path) -> Result<Command> {
     let file = scratch.join("hairpin.toml");
     // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
     let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
-    let written = opened.and_then(|mut opened| opened.write_all(configuration(addresses).as_bytes()));
+    let mut text = configuration(addresses, &scratch.join(ADMIN_SOCKET));
+    if let Setup::Explaining(more) = setup {
+        text += more;
+    }
+    let written = opened.and_then(|mut opened| opened.write_all(text.as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--config").arg(&file);
     Ok(command)
+}
+
+/// `hairpin explain`, asking a server that was started with that scratch directory.
+pub(super) fn explain_command(binary: &Path, scratch: &Path, about: &str) -> Command {
+    let mut command = Command::new(binary);
+    command.args(["explain", about, "--admin"]).arg(scratch.join(ADMIN_SOCKET));
+    command
 }
 
 /// No argument, no file, an empty directory to start in and another one to keep things in.
@@ -51,7 +66,7 @@ pub(super) fn printed_for_others(text: &str) -> Option<serde_json::Value> {
 }
 
 /// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
-fn configuration(Addresses { bind, advertise, other }: Addresses) -> String {
+fn configuration(Addresses { bind, advertise, other }: Addresses, admin_socket: &Path) -> String {
     let nat_discovery = other.map_or_else(String::new, |other| {
         format!(
             r#"[nat_discovery]
@@ -77,6 +92,7 @@ addresses = [{{ bind = "{bind}", advertise = "{advertise}" }}]
 
 [auth]
 realm = "{TURN_HOST}"
+secrets = ["{SECRET}"]
 [[auth.users]]
 name = "{USER}"
 password = "{PASSWORD}"
@@ -86,6 +102,7 @@ allow = ["198.18.0.0/15"]
 
 {nat_discovery}[admin]
 listen = "127.0.0.1:{ADMIN_PORT}"
+socket = {admin_socket:?}
 
 [log]
 format = "text"

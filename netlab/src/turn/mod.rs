@@ -101,6 +101,8 @@ pub enum Setup {
     /// As somebody would try it first: without any configuration, in an empty directory. Pages are offered what it
     /// prints for them.
     OutOfTheBox,
+    /// As configured, with a certificate that no browser of the lab trusts, and these lines more.
+    Explaining(&'static str),
 }
 
 /// Where a server is.
@@ -149,7 +151,10 @@ impl TurnServer {
         let addresses = Addresses { bind, advertise: lab.public_address(host)?, other: lab.other_turn_address(host)? };
         let name = host_name(lab.topology(), host).context("a browser is no TURN server")?;
         std::fs::create_dir_all(scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-        write_certificate(authority, &name, scratch)?;
+        match setup {
+            Setup::Explaining(_) => write_certificate(&Authority::new()?, &name, scratch)?,
+            _ => write_certificate(authority, &name, scratch)?,
+        }
         File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let command = command(kind, setup, addresses, scratch, log)?;
         let mut server = TurnServer {
@@ -187,7 +192,33 @@ impl TurnServer {
 
     /// The ICE servers a page is offered, as `RTCConfiguration.iceServers`.
     pub fn ice_servers(&self, offer: crate::call::Offer) -> serde_json::Value {
-        self.printed.clone().unwrap_or_else(|| ice_servers(&self.host, offer))
+        self.printed.clone().unwrap_or_else(|| ice_servers(&self.host, offer, (USER, PASSWORD)))
+    }
+
+    /// The same for a page that authenticates as somebody else: user name and password.
+    pub fn ice_servers_for(&self, offer: crate::call::Offer, who: (&str, &str)) -> serde_json::Value {
+        ice_servers(&self.host, offer, who)
+    }
+
+    /// What `hairpin explain` says about a user, an address or a session; empty if nothing is remembered.
+    ///
+    /// # Errors
+    /// The program cannot be started or does not end.
+    pub async fn explain(&self, about: &str) -> Result<String> {
+        let TurnServerKind::Hairpin(binary) = &self.kind else { bail!("coturn explains nothing") };
+        let answer = self.scratch.join("explained");
+        let file = File::create(&answer).with_context(|| format!("cannot write {}", answer.display()))?;
+        let mut command = hairpin::explain_command(binary, &self.scratch, about);
+        command.stdin(Stdio::null()).stdout(file).stderr(Stdio::null());
+        let mut process = Process::spawn(&self.device, command)?;
+        let deadline = Instant::now() + START_PATIENCE;
+        while process.exit_status().is_none() {
+            if Instant::now() > deadline {
+                bail!("hairpin explain does not end within {} s", START_PATIENCE.as_secs());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        std::fs::read_to_string(&answer).with_context(|| format!("cannot read {}", answer.display()))
     }
 
     async fn wait_until_it_prints(&self) -> Result<serde_json::Value> {
@@ -259,10 +290,11 @@ impl Drop for TurnServer {
 
 fn command(kind: &TurnServerKind, setup: Setup, addresses: Addresses, scratch: &Path, log: &Path) -> Result<Command> {
     let mut command = match (kind, setup) {
-        (TurnServerKind::Hairpin(binary), Setup::Configured) => hairpin::command(binary, addresses, scratch)?,
         (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch)?,
+        (TurnServerKind::Hairpin(binary), setup) => hairpin::command(binary, setup, addresses, scratch)?,
         (TurnServerKind::Coturn(binary), Setup::Configured) => coturn::command(binary, addresses, scratch),
         (TurnServerKind::Coturn(_), Setup::OutOfTheBox) => bail!("coturn prints nothing that a page could use"),
+        (TurnServerKind::Coturn(_), Setup::Explaining(_)) => bail!("coturn explains nothing"),
     };
     // Appended, since a server that is restarted goes on with its log.
     let opened = OpenOptions::new().append(true).open(log);
@@ -284,9 +316,9 @@ fn write_certificate(authority: &Authority, name: &str, scratch: &Path) -> Resul
     Ok(())
 }
 
-fn ice_servers(host: &str, offer: crate::call::Offer) -> serde_json::Value {
+fn ice_servers(host: &str, offer: crate::call::Offer, (user, password): (&str, &str)) -> serde_json::Value {
     use crate::call::Offer;
-    let server = |url: String| serde_json::json!({ "urls": url, "username": USER, "credential": PASSWORD });
+    let server = |url: String| serde_json::json!({ "urls": url, "username": user, "credential": password });
     let turn = |transport: &str| server(format!("turn:{host}:{PORT}?transport={transport}"));
     let turns = server(format!("turns:{host}:{TLS_PORT}?transport=tcp"));
     let stun = serde_json::json!({ "urls": format!("stun:{host}:{PORT}") });
