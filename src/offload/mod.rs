@@ -13,3 +13,11 @@
 //! stores. A place is not used again for a while after its flow has ended, so that no packet under way meets a newcomer.
 //!
 //! What the program does not do exactly as the machine would, it leaves alone, and the socket gets it.
+
+#![allow(unsafe_code)]
+
+mod settings;
+mod without_program;
+
+pub use settings::{Counters, Interface, Mode, PassedUp, Settings, Status, Unavailable, Way};
+pub use without_program::Kernel;
