@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::{CONFIG_VARIABLE, Outcome, print, this_machine};
-use crate::config::ice_servers::{configuration, host, public_host, uris_of};
+use crate::config::ice_servers::{configuration, host, uris_for};
 use crate::config::{self, Machine, TimeLimited, parse_duration_secs, user_name};
 
 /// Print ready `iceServers` with time-limited credentials, as JSON.
@@ -70,17 +70,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         ));
     }
     let credential = TimeLimited::derive(auth.time_limited, secret, &arguments.user, unix_secs() + arguments.ttl);
-    let host = match &arguments.host {
-        Some(host) => host.clone(),
-        None => public_host(&config.shards).ok_or_else(|| {
-            format!(
-                "{file} does not tell under which address clients reach the server\n    \
-                 fix: give its name, like --host turn.example.org"
-            )
-        })?,
-    };
     let identity = config.shards.tls.as_ref().map(|tls| &*tls.identity);
-    let uris = uris_of(&host, &config.shards.listen, identity);
+    let (realm, host) = (arguments.realm.as_deref(), arguments.host.as_deref());
+    let uris = uris_for(&config, realm, host, &config.shards.listen, identity).ok_or_else(|| {
+        format!(
+            "{file} does not tell under which address clients reach the server\n    \
+             fix: give its name, like --host turn.example.org"
+        )
+    })?;
     let document =
         serde_json::to_string_pretty(&configuration(uris, &credential)).map_err(|error| error.to_string())?;
     print(document)

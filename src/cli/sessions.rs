@@ -29,6 +29,10 @@ pub(super) struct Filter {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
 
+    /// The realm that the user belongs to.
+    #[arg(long, value_name = "REALM")]
+    pub realm: Option<String>,
+
     /// The client's address, or a prefix.
     #[arg(long, value_name = "ADDRESS")]
     pub client: Option<String>,
@@ -43,10 +47,11 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub fn parameters(&self) -> [(&'static str, Option<&str>); 5] {
+    pub fn parameters(&self) -> [(&'static str, Option<&str>); 6] {
         [
             ("id", self.id.as_deref()),
             ("user", self.user.as_deref()),
+            ("realm", self.realm.as_deref()),
             ("client", self.client.as_deref()),
             ("relayed", self.relayed.as_deref()),
             ("transport", self.transport.as_deref()),

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::TimeLimited;
+use super::{Config, TimeLimited};
 use crate::shard::{self, Identity, ListenAddress};
-use crate::turn::Transport;
+use crate::turn::{RealmChoice, ServerName, Transport};
 
 /// The argument of `new RTCPeerConnection(…)`.
 #[derive(Serialize)]
@@ -58,13 +58,50 @@ pub fn uris(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -
 }
 
 /// The same for a name or address under which clients reach the server.
-pub fn uris_of(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
+fn uris_of(host: &str, listen: &[ListenAddress], identity: Option<&Identity>) -> Vec<String> {
     // Only an address tells which listeners it leads to.
     let reachable = match host.parse() {
         Ok(ip) => Some(reachable_at(ip, listen)).filter(|listen| !listen.is_empty()),
         Err(_) => None,
     };
     uris(host, reachable.as_deref().unwrap_or(listen), identity)
+}
+
+/// The same for the users of a realm, which are no use where they do not lead to its place. `host` is what the operator has
+/// written for clients, of whatever realm. `None` if nothing tells where they are to come to.
+pub fn uris_for(
+    config: &Config,
+    realm: Option<&str>,
+    host: Option<&str>,
+    listen: &[ListenAddress],
+    identity: Option<&Identity>,
+) -> Option<Vec<String>> {
+    let host = host.map(str::to_owned);
+    let found = config.shards.turn.realms.iter().find(|found| Some(&*found.name) == realm);
+    let Some(RealmChoice::Place { addresses, server_names }) = found.map(|found| &found.chosen_by) else {
+        return Some(uris_of(&host.or_else(|| public_host(&config.shards))?, listen, identity));
+    };
+    let mut uris = Vec::new();
+    if let Some(first) = addresses.first() {
+        let leads_there = |entry: &&ListenAddress| {
+            let is_one = |at: &SocketAddr| {
+                (at.port() == 0 || at.port() == entry.address.port())
+                    && (at.ip() == entry.address.ip() || entry.address.ip().is_unspecified())
+            };
+            addresses.iter().any(is_one)
+        };
+        let there: Vec<ListenAddress> = listen.iter().filter(leads_there).copied().collect();
+        uris = uris_of(&host.clone().unwrap_or_else(|| first.ip().to_string()), &there, identity);
+    }
+    if !server_names.is_empty() {
+        // A name that one of its wildcards stands for is as good as one that is written.
+        let covered = |host: &String| config.shards.turn.realm_of_server_name(host).as_deref() == realm;
+        let exact = || server_names.iter().map(ServerName::as_str).find(|name| !name.starts_with('*'));
+        let name = host.filter(covered).or_else(|| exact().map(str::to_owned))?;
+        uris.retain(|uri| !uri.starts_with("turns:"));
+        uris.extend(uris_of(&name, listen, None).into_iter().filter(|uri| uri.starts_with("turns:")));
+    }
+    (!uris.is_empty()).then_some(uris)
 }
 
 /// An address that the configuration shows to others: of a relay, or of a listener.

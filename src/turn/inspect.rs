@@ -26,6 +26,8 @@ pub struct Session {
     pub username: Arc<str>,
     /// The account it counts for.
     pub account: Arc<str>,
+    /// The realm that its user belongs to, the server's own included.
+    pub realm: Arc<str>,
     /// What its relays speak.
     pub peer_transport: PeerTransport,
     /// Its relayed addresses that live.
@@ -58,6 +60,8 @@ pub struct SessionFilter {
     pub id: Option<SessionId>,
     /// The account it counts for, or the name it was made under.
     pub user: Option<String>,
+    /// The realm that its user belongs to.
+    pub realm: Option<String>,
     /// Where its client is.
     pub client: Option<IpNet>,
     /// An address of a relay, as peers see it.
@@ -79,6 +83,7 @@ impl SessionFilter {
             && self.transport.is_none_or(|transport| session.path.transport == transport)
             && self.client.is_none_or(|prefix| prefix.contains(&session.path.client.ip()))
             && self.user.as_deref().is_none_or(is_user)
+            && self.realm.as_deref().is_none_or(|realm| *session.realm == *realm)
             && session.relayed.iter().any(is_relay)
     }
 }
@@ -154,6 +159,7 @@ impl Server {
             is_in_reach: allocation.client().is_some(),
             username: Arc::clone(&allocation.owner.username),
             account: Arc::clone(&allocation.owner.account),
+            realm: allocation.owner.realm.clone().unwrap_or_else(|| self.config.realm.as_str().into()),
             peer_transport: allocation.transport,
             relayed,
             age_secs: allocation.created.secs_until(now),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Sources;
 use super::answer::{Refusal, good, read};
-use crate::config::ice_servers::{IceServer, configuration, public_host, uris_of};
+use crate::config::ice_servers::{IceServer, configuration, uris_for};
 use crate::config::{Admin, TimeLimited, user_name};
 
 const EXAMPLE: &str = "{\"user\": \"alice\", \"ttl_seconds\": 3600}";
@@ -62,14 +62,14 @@ pub(super) async fn make(sources: &Sources, request: Request<Body>) -> Result<Re
         let fix = format!("write 1 to {longest} (auth.credential_lifetime_max)");
         return Err(Refusal::bad("body ttl_seconds", "the server would refuse such credentials", fix));
     }
-    let host = config.admin.credentials.host.clone().or_else(|| public_host(&config.shards)).ok_or_else(|| {
-        let fix = "set admin.credentials_host of the server";
+    let identity = config.shards.tls.as_ref().map(|tls| &*tls.identity);
+    let host = config.admin.credentials.host.as_deref();
+    let uris = uris_for(&config, wish.realm.as_deref(), host, &sources.listening, identity).ok_or_else(|| {
+        let fix = "set admin.credentials_host of the server; a realm needs a server name without a wildcard";
         Refusal::new(StatusCode::CONFLICT, "admin.credentials_host", "the server does not know its own name", fix)
     })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let credential = TimeLimited::derive(auth.time_limited, secret, &user, now + ttl_seconds);
-    let identity = config.shards.tls.as_ref().map(|tls| &*tls.identity);
-    let uris = uris_of(&host, &sources.listening, identity);
     let ice_servers = configuration(uris, &credential).ice_servers;
     Ok(good(&Credentials { ice_servers, ttl_seconds }))
 }

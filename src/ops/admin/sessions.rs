@@ -35,6 +35,7 @@ pub(super) struct Page {
 pub(super) struct Session {
     pub id: String,
     pub user: String,
+    pub realm: String,
     pub username: String,
     pub transport: &'static str,
     pub client: SocketAddr,
@@ -81,6 +82,7 @@ impl From<turn::Session> for Session {
         Self {
             id: session.id.to_string(),
             user: session.account.to_string(),
+            realm: session.realm.to_string(),
             username: session.username.to_string(),
             transport: session.path.transport.label(),
             client: session.path.client,
@@ -116,6 +118,7 @@ impl Query {
                     query.filter.id = Some(id);
                 }
                 "user" => query.filter.user = Some(value.into_owned()),
+                "realm" => query.filter.realm = Some(value.into_owned()),
                 "client" => {
                     let prefix = value.parse().or_else(|_| value.parse::<IpAddr>().map(Into::into));
                     query.filter.client = Some(
@@ -145,7 +148,9 @@ impl Query {
                 }
                 "all" if value == "true" => query.all = true,
                 _ => {
-                    return Err(wrong("the parameters are id, user, client, relayed, transport, limit, after and all"));
+                    return Err(wrong(
+                        "the parameters are id, user, realm, client, relayed, transport, limit, after and all",
+                    ));
                 }
             }
         }
@@ -200,7 +205,7 @@ pub(super) async fn end(sources: &Sources, query: Option<&str>, caller: Caller) 
         return Err(Refusal::bad("query", "ending has no pages", "leave limit and after out"));
     }
     if (query.filter == SessionFilter::default()) != query.all {
-        let fix = "say which by id, user, client, relayed or transport, or write all=true alone";
+        let fix = "say which by id, user, realm, client, relayed or transport, or write all=true alone";
         return Err(Refusal::bad("query", "it is not clear which sessions are to end", fix));
     }
     Ok(good(&end_all(sources, query.filter, caller).await?))
@@ -239,6 +244,7 @@ mod tests {
         assert_eq!(filter.filter.user.as_deref(), Some("a%'\"\n\0b"));
         assert_eq!(filter.filter.client.unwrap().to_string(), "192.0.2.1/32");
         assert_eq!((filter.filter.relayed_port, filter.filter.transport), (Some(50_000), Some(Transport::Tls)));
+        assert_eq!(read("realm=shop.example").unwrap().filter.realm.as_deref(), Some("shop.example"));
         assert_eq!(read("after=1.350&limit=7").unwrap().after, Some((1, WalkPlace(350))));
         for (text, place) in [
             ("id=1", "query id"),

@@ -88,6 +88,7 @@ fn the_description_has_every_field_and_no_other() {
     let session = || sessions::Session {
         id: "0".repeat(16),
         user: "a".into(),
+        realm: "r".into(),
         username: "1:a".into(),
         transport: "udp",
         client: address,

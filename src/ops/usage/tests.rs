@@ -61,6 +61,7 @@ fn page(session: u64, bytes: u64) -> SessionsPage {
         is_in_reach: true,
         username: "alice".into(),
         account: Arc::from("alice"),
+        realm: Arc::from("example.org"),
         peer_transport: crate::turn::PeerTransport::Udp,
         relayed: [relay].into_iter().collect(),
         age_secs: 7,
