@@ -118,7 +118,7 @@ impl Checker<'_> {
             listen,
         };
         Config {
-            admin: self.admin(&written.admin, &shards.listen, &shards.turn.credentials),
+            admin: self.admin(&written.admin, &shards.listen, &shards.turn),
             usage: self.usage(&written.usage, allocations),
             log: self.log(&written.log),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),

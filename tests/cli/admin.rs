@@ -48,7 +48,7 @@ pub fn exchange(admin: SocketAddr, request: &[u8]) -> (u16, String, String) {
     (status.parse().expect("a number"), head.to_owned(), body.to_owned())
 }
 
-fn ask(admin: SocketAddr, line: &str, token: &str, body: &str) -> (u16, Value) {
+pub fn ask(admin: SocketAddr, line: &str, token: &str, body: &str) -> (u16, Value) {
     let head = format!("{line} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
     let (status, _, body) = exchange(admin, format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes());
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))

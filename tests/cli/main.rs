@@ -18,6 +18,7 @@ mod memory;
 mod pass_through;
 mod probe;
 mod probe_dns;
+mod realms;
 mod reload;
 mod serve;
 mod tls;

@@ -19,8 +19,13 @@ pub struct TurnClient {
 
 enum Link {
     Udp(UdpSocket),
-    Tcp(TcpStream),
+    Stream(Box<dyn Stream>),
 }
+
+/// A connection, in the clear or not.
+pub trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
 
 impl TurnClient {
     pub fn new(server: SocketAddr) -> Self {
@@ -34,7 +39,12 @@ impl TurnClient {
     pub fn tcp(server: SocketAddr) -> Self {
         let stream = TcpStream::connect(server).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self::over(Link::Tcp(stream))
+        Self::over_stream(Box::new(stream))
+    }
+
+    /// Over a connection that is there.
+    pub fn over_stream(stream: Box<dyn Stream>) -> Self {
+        Self::over(Link::Stream(stream))
     }
 
     fn over(link: Link) -> Self {
@@ -93,8 +103,14 @@ impl TurnClient {
     fn udp(&self) -> &UdpSocket {
         match &self.link {
             Link::Udp(socket) => socket,
-            Link::Tcp(_) => panic!("not over UDP"),
+            Link::Stream(_) => panic!("not over UDP"),
         }
+    }
+
+    /// What the server has said last.
+    #[allow(dead_code, reason = "tests/observe has no use for it")]
+    pub fn realm(&self) -> &str {
+        std::str::from_utf8(&self.realm).unwrap()
     }
 
     /// The relayed transport address.
@@ -175,7 +191,7 @@ impl TurnClient {
                 socket.send(&buffer[..len]).unwrap();
                 socket.recv(&mut buffer).unwrap()
             }
-            Link::Tcp(stream) => {
+            Link::Stream(stream) => {
                 stream.write_all(&buffer[..len]).unwrap();
                 stream.read_exact(&mut buffer[..20]).unwrap();
                 let len = 20 + usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));

@@ -6,19 +6,14 @@ use super::{Checker, DAY, MINUTE};
 use crate::config::values::Mistake;
 use crate::config::{Admin, AdminSocket, CredentialsApi, Token, default_admin_socket, written};
 use crate::shard::ListenAddress;
-use crate::turn::Credentials;
+use crate::turn;
 
 /// What the kernel has room for in the address of a Unix socket.
 const SOCKET_BYTES_MAX: usize = 107;
 const ORIGINS_MAX: usize = 64;
 
 impl Checker<'_> {
-    pub(super) fn admin(
-        &mut self,
-        written: &written::Admin,
-        listen: &[ListenAddress],
-        credentials: &Credentials,
-    ) -> Admin {
+    pub(super) fn admin(&mut self, written: &written::Admin, listen: &[ListenAddress], turn: &turn::Config) -> Admin {
         let address = self.admin_address(&written.listen, listen);
         let admin = Admin {
             listen: address,
@@ -27,11 +22,12 @@ impl Checker<'_> {
             metrics_token: self.token("admin.metrics_token", &written.metrics_token, &written.metrics_token_file),
             credentials: self.credentials_api(written, listen, address),
         };
-        if admin.credentials.token.is_some() && credentials.secrets.is_empty() {
+        let mut credentials = turn.realms.iter().map(|realm| &realm.credentials).chain([&turn.credentials]);
+        if admin.credentials.token.is_some() && credentials.all(|credentials| credentials.secrets.is_empty()) {
             let wrong = "there is no shared secret to make credentials from";
             self.problem(
                 "admin.credentials_token",
-                Mistake::new(wrong, "add one to auth.secrets or auth.secret_files"),
+                Mistake::new(wrong, "add one to auth.secrets or auth.secret_files, or to a realm"),
             );
         }
         if let Some(address) = address
