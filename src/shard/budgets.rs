@@ -84,16 +84,18 @@ mod tests {
         Budgets(Arc::new(Directory::new(quotas, connections)))
     }
 
+    type ShareOf = dyn Fn(&mut Budgets) -> Box<dyn turn::Budget> + Sync;
+
     /// Four shards that want twenty times what there is get what there is, to 5 %.
     #[test]
     fn several_shards_share_one_bucket_exactly() {
         let of_account = |budgets: &mut Budgets| budgets.of_account(&"alice".into());
         let of_realm = |budgets: &mut Budgets| budgets.of_realm(&"shop".into());
-        let shares: [&(dyn Fn(&mut Budgets) -> Box<dyn turn::Budget> + Sync); 2] = [&of_account, &of_realm];
+        let shares: [&ShareOf; 2] = [&of_account, &of_realm];
         shares.into_iter().for_each(assert_exact);
     }
 
-    fn assert_exact(share: &(dyn Fn(&mut Budgets) -> Box<dyn turn::Budget> + Sync)) {
+    fn assert_exact(share: &ShareOf) {
         let shared = budgets();
         let (rate, slice, start) = (10_000_000, 50_000, 1_000_000_000_u64);
         // Time is a count that the shards move on together.

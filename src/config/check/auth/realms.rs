@@ -272,9 +272,7 @@ fn server_name(
     }
     let ours = &written.pass_through.names;
     let is_ours = |ours: &String| ServerName::parse(ours).is_ok_and(|ours| ours == name);
-    if !ours.is_empty()
-        && listen.iter().any(|entry| entry.options.pass_through.is_some())
-        && !ours.iter().any(|ours| is_ours(ours))
+    if !ours.is_empty() && listen.iter().any(|entry| entry.options.pass_through.is_some()) && !ours.iter().any(is_ours)
     {
         let wrong = format!("clients that ask for {name} are passed on to the web server");
         return Err(Mistake::new(wrong, "add each name to pass_through.names, or leave those out"));

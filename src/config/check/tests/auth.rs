@@ -1,6 +1,7 @@
 //! Who may do what: users, secrets, tokens, realms.
 
 use super::*;
+use crate::config::ice_servers::uris_for;
 
 #[test]
 fn users_and_secrets_work_at_once_and_are_prepared() {
@@ -224,6 +225,19 @@ fn server_names_of_realms_are_read_and_told_apart() {
         let place = |server_names| turn::RealmChoice::Place { addresses: vec![], server_names };
         assert_eq!(a.chosen_by, place(names(&["a.example", "turn.b.example"])));
         assert_eq!(b.chosen_by, place(names(&["*.b.example"])));
+        let port = config.shards.listen.last().unwrap().address.port();
+        for (realm, host, name) in [
+            ("a", None, Some("a.example")),
+            ("a", Some("turn.b.example"), Some("turn.b.example")),
+            ("a", Some("elsewhere.example"), Some("a.example")),
+            // One that its wildcard stands for, and that is not the other's.
+            ("b", Some("x.b.example"), Some("x.b.example")),
+            ("b", Some("turn.b.example"), None),
+            ("b", None, None),
+        ] {
+            let uris = uris_for(&config, Some(realm), host, &config.shards.listen, None);
+            assert_eq!(uris, name.map(|name| vec![format!("turns:{name}:{port}?transport=tcp")]), "{realm} {host:?}");
+        }
     }
     let shared = "tls = [{ address = \"127.0.0.1:5349\", pass_through = \"127.0.0.1:8443\" }]";
     let ours = "[pass_through]\nnames = [\"a.example\", \"B.example\"]\n";
