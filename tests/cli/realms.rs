@@ -175,6 +175,23 @@ fn sessions_of_a_realm_that_is_gone_can_live_until_their_refresh() {
     assert_eq!(world.server.terminate_and_wait(), Some(0));
 }
 
+/// Abuse S12: counted over all threads, for the realm and for each of its users, and for nobody else.
+#[test]
+fn s12_a_realm_has_limits_of_its_own() {
+    let limits = "secrets = [\"shop-shop-shop-shop\"]\nallocations = 3\nallocations_per_user = 2\n";
+    let shop = SHOP.replace("secrets = [\"shop-shop-shop-shop\"]\n", limits)
+        + "[[realms.users]]\nname = \"bob\"\npassword = \"b0b\"\n";
+    let mut world = World::new(&configuration("", &[&shop]));
+    let users = [("alice", "sh0p"), ("alice", "sh0p"), ("alice", "sh0p"), ("bob", "b0b"), ("bob", "b0b")];
+    let mut clients: Vec<TurnClient> = users.iter().map(|_| TurnClient::new(world.shop)).collect();
+    let results = clients.iter_mut().zip(users).map(|(client, (name, password))| client.allocate(name, password));
+    assert_eq!(results.collect::<Vec<_>>(), [Ok(()), Ok(()), Err(486), Ok(()), Err(486)]);
+    (0..4).for_each(|_| drop(comes_in(TurnClient::new(world.own), "0wn", "hairpin")));
+    clients[0].release();
+    comes_in(TurnClient::new(world.shop), "sh0p", "shop.example");
+    assert_eq!(world.server.terminate_and_wait(), Some(0));
+}
+
 #[test]
 fn the_admin_api_knows_realms() {
     let mut world = World::new(&configuration("", &[SHOP, CLUB]));
