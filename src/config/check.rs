@@ -101,16 +101,17 @@ impl Checker<'_> {
         turn.realms = self.realms(written, &turn, &listen);
         let (tls, certificate) = self.tls(&written.tls, &written.limits, &listen);
         let (rules, pass_through) = self.pass_through(&written.pass_through, &listen);
+        let peer_connections = self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX);
         let shards = shard::Settings {
             count: threads,
             connections: self.connection_limits(&written.limits),
             privacy: self.privacy(&written.log),
             recorder: self.recorder(&written.recorder),
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
-            peer_connections: self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX),
+            peer_connections,
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
             coalesce: self.coalesce(&written.sockets.coalesce),
-            quotas: self.quotas(&written.limits, allocations),
+            quotas: self.quotas(&written.limits, allocations, peer_connections),
             turn: Arc::new(turn),
             tls,
             proxies: self.proxies(&written.proxy_protocol, &listen),

@@ -221,12 +221,22 @@ section! {
         allocations_per_prefix: i64 = 0,
         /// Per allocation.
         permissions_per_allocation: i64 = 256,
+        /// Per account.
+        permissions_per_user: i64 = 8_192,
+        /// Per client network.
+        permissions_per_prefix: i64 = 131_072,
         /// Per allocation.
         channels_per_allocation: i64 = 256,
+        /// Per account.
+        channels_per_user: i64 = 8_192,
+        /// Per client network.
+        channels_per_prefix: i64 = 131_072,
         /// TCP connections on the whole server.
         connections: i64 = 16_384,
         /// TCP connections per client address.
         connections_per_address: i64 = 1_024,
+        /// TCP connections per client network; 0 is half of all.
+        connections_per_prefix: i64 = 0,
         /// Bytes waiting for a slow TCP client.
         connection_send_buffer: String = "256KiB".into(),
         /// For TCP connections without an allocation.
@@ -253,6 +263,10 @@ section! {
         peer_connections: i64 = 4_096,
         /// The same per allocation.
         peer_connections_per_allocation: i64 = 32,
+        /// The same per account.
+        peer_connections_per_user: i64 = 256,
+        /// The same per client network; 0 is half of all.
+        peer_connections_per_prefix: i64 = 0,
         /// Work between the protocol machine and its shard.
         pending_effects: i64 = 4_096,
     }

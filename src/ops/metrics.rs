@@ -191,7 +191,8 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
 
 /// What happens around the machines.
 fn shell(shell: &ShellCounters, tls: &TlsCounters, families: &mut Vec<MetricFamily>) {
-    let of_others = shell.connections_refused_per_address + tls.refused_by_handshakes;
+    let of_clients = shell.connections_refused_per_address + shell.connections_refused_per_prefix;
+    let of_others = of_clients + tls.refused_by_handshakes;
     // The parts are published a moment before or after the whole.
     let of_total = shell.connections_refused.saturating_sub(of_others);
     let directions = |received, sent| [([("direction", "received")], received), ([("direction", "sent")], sent)];
@@ -248,6 +249,7 @@ fn shell(shell: &ShellCounters, tls: &TlsCounters, families: &mut Vec<MetricFami
                 ([("limit", "connections")], of_total),
                 ([("limit", "dtls_handshakes")], tls.refused_by_handshakes),
                 ([("limit", "connections_per_address")], shell.connections_refused_per_address),
+                ([("limit", "connections_per_prefix")], shell.connections_refused_per_prefix),
             ],
         ),
         counter(

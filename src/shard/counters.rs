@@ -37,6 +37,8 @@ pub struct ShellCounters {
     pub connections_refused: u64,
     /// Those of them that had too many from their address.
     pub connections_refused_per_address: u64,
+    /// Those of them that had too many from their network.
+    pub connections_refused_per_prefix: u64,
     /// Connections closed because their bytes were no messages (any more).
     pub connections_lost_framing: u64,
     /// Connections closed because their bytes were not TLS (any more).
@@ -142,6 +144,8 @@ pub struct TlsCounters {
     pub refused: u64,
     /// Those of them that had too many from their address.
     pub refused_per_address: u64,
+    /// Those of them that had too many from their network.
+    pub refused_per_prefix: u64,
     /// Those of them that came while too many handshakes of DTLS were going on.
     pub refused_by_handshakes: u64,
     /// Part of the total of [`ShellCounters::socket_errors`].
@@ -162,6 +166,7 @@ impl Snapshot {
     pub(super) fn add_tls(&mut self, tls: TlsCounters) {
         self.total.shell.connections_refused += tls.refused;
         self.total.shell.connections_refused_per_address += tls.refused_per_address;
+        self.total.shell.connections_refused_per_prefix += tls.refused_per_prefix;
         add_each(&mut self.total.shell.socket_errors.0, &tls.socket_errors.0);
         add_each(&mut self.total.shell.proxy_refusals, &tls.proxy_refusals);
         self.tls = tls;
@@ -201,6 +206,7 @@ impl ShellCounters {
             connections_moved,
             connections_refused,
             connections_refused_per_address,
+            connections_refused_per_prefix,
             connections_lost_framing,
             connections_broken_tls,
             connections_not_binding,
@@ -225,6 +231,7 @@ impl ShellCounters {
         self.connections_moved += connections_moved;
         self.connections_refused += connections_refused;
         self.connections_refused_per_address += connections_refused_per_address;
+        self.connections_refused_per_prefix += connections_refused_per_prefix;
         self.connections_lost_framing += connections_lost_framing;
         self.connections_broken_tls += connections_broken_tls;
         self.connections_not_binding += connections_not_binding;

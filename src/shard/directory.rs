@@ -15,8 +15,8 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::budgets::Table;
-use super::{ConnectionLimits, Quotas};
-use crate::turn::{BindError, Realm, realm_of_account};
+use super::{ConnectionLimits, HeldQuotas, Quotas};
+use crate::turn::{BindError, Held, Realm, realm_of_account};
 
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -24,10 +24,12 @@ pub(super) struct Directory {
     /// By name, those that have limits of their own.
     realms: RwLock<HashMap<Arc<str>, RealmQuota>>,
     allocations: AtomicUsize,
-    /// Allocations by who has them.
-    holders: DashMap<Holder, usize>,
+    /// What there is, by who has it.
+    pub(super) holders: DashMap<Holder, Tally>,
     connections: AtomicUsize,
     addresses: DashMap<IpAddr, usize>,
+    /// Connections by the client's network.
+    networks: DashMap<IpAddr, usize>,
     peer_connections: AtomicUsize,
     /// Where the TCP relays of all shards listen.
     tcp_relays: DashMap<SocketAddr, ()>,
@@ -36,7 +38,7 @@ pub(super) struct Directory {
 
 /// Who has allocations, beside the whole server. Each has a quota, and an allocation counts for one of each kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Holder {
+pub(super) enum Holder {
     Account(Arc<str>),
     /// The first address of a client's network.
     Prefix(IpAddr),
@@ -53,6 +55,12 @@ impl Holder {
         }
     }
 }
+
+/// What one of them has: allocations, and what is told of them, as in [`Held::ALL`].
+pub(super) type Tally = [usize; 1 + Held::ALL.len()];
+
+/// The place of allocations in it.
+const ALLOCATIONS: usize = 0;
 
 /// What the users of one realm may have, instead of what those of the server may.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +82,8 @@ pub(super) enum ConnectionRefusal {
     Total,
     /// There are as many as allowed from this address.
     PerAddress,
+    /// There are as many as allowed from this network.
+    PerPrefix,
 }
 
 impl ConnectionRefusal {
@@ -82,6 +92,7 @@ impl ConnectionRefusal {
         match self {
             Self::Total => "connections",
             Self::PerAddress => "connections_per_address",
+            Self::PerPrefix => "connections_per_prefix",
         }
     }
 }
@@ -100,7 +111,7 @@ pub(super) struct AllocationHeld {
 pub(super) struct ConnectionHeld {
     directory: Arc<Directory>,
     /// Missing as long as a proxy has not said whose it is.
-    address: Option<IpAddr>,
+    client: Option<IpAddr>,
 }
 
 /// One connection of a peer, counted.
@@ -123,6 +134,7 @@ impl Directory {
             holders: DashMap::new(),
             connections: AtomicUsize::new(0),
             addresses: DashMap::new(),
+            networks: DashMap::new(),
             peer_connections: AtomicUsize::new(0),
             tcp_relays: DashMap::new(),
             bandwidth: Table::default(),
@@ -179,7 +191,7 @@ impl Directory {
         let mut held = AllocationHeld { directory, holders: ArrayVec::new(), is_complete: false };
         for holder in [Holder::Account(Arc::clone(account)), Holder::Prefix(network(client))].into_iter().chain(realm) {
             let (quota, refusal) = holder.quota(&of_users);
-            if !increment_below(&self.holders, holder.clone(), quota) {
+            if !self.raise(holder.clone(), ALLOCATIONS, 1, quota) {
                 return Err(refusal);
             }
             held.holders.push(holder);
@@ -193,16 +205,59 @@ impl Directory {
 
     /// Counts a connection (STUN-8489-6.2.2-05).
     pub(super) fn hold_connection(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionHeld, ConnectionRefusal> {
-        let address = site(client);
-        let limits = self.limits().connections;
-        if !increment_below(&self.addresses, address, limits.per_address) {
-            return Err(ConnectionRefusal::PerAddress);
-        }
-        if !increment_total(&self.connections, limits.total) {
-            decrement(&self.addresses, &address);
+        self.count_client(client)?;
+        if !increment_total(&self.connections, self.limits().connections.total) {
+            self.discount_client(client);
             return Err(ConnectionRefusal::Total);
         }
-        Ok(ConnectionHeld { directory: Arc::clone(self), address: Some(address) })
+        Ok(ConnectionHeld { directory: Arc::clone(self), client: Some(client) })
+    }
+
+    /// Counts a connection for its address and for its network.
+    fn count_client(&self, client: IpAddr) -> Result<(), ConnectionRefusal> {
+        let limits = self.limits().connections;
+        if !increment_below(&self.addresses, site(client), limits.per_address) {
+            return Err(ConnectionRefusal::PerAddress);
+        }
+        if !increment_below(&self.networks, network(client), limits.per_prefix) {
+            decrement(&self.addresses, &site(client));
+            return Err(ConnectionRefusal::PerPrefix);
+        }
+        Ok(())
+    }
+
+    fn discount_client(&self, client: IpAddr) {
+        decrement(&self.addresses, &site(client));
+        decrement(&self.networks, &network(client));
+    }
+
+    /// Counts more of something, unless that were more than the quota.
+    pub(super) fn raise(&self, holder: Holder, place: usize, by: usize, quota: usize) -> bool {
+        let mut entry = match self.holders.entry(holder) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) if by <= quota => entry.insert_entry(Tally::default()),
+            Entry::Vacant(_) => return false,
+        };
+        let count = &mut entry.get_mut()[place];
+        let is_below = count.checked_add(by).is_some_and(|sum| sum <= quota);
+        *count += if is_below { by } else { 0 };
+        is_below
+    }
+
+    /// Counts less of it.
+    pub(super) fn lower(&self, holder: &Holder, place: usize, by: usize) {
+        self.holders.remove_if_mut(holder, |_, tally| {
+            // Never below zero: an entry exists only while somebody holds what it counts.
+            debug_assert!(tally[place] >= by);
+            tally[place] -= by;
+            *tally == Tally::default()
+        });
+    }
+
+    /// What accounts and networks may have now.
+    pub(super) fn held_quotas(&self) -> (HeldQuotas, HeldQuotas) {
+        let quotas = self.limits().quotas;
+        (quotas.per_account, quotas.per_prefix)
     }
 
     /// Counts a connection of which it is not known yet whose it is.
@@ -210,20 +265,16 @@ impl Directory {
         if !increment_total(&self.connections, self.limits().connections.total) {
             return Err(ConnectionRefusal::Total);
         }
-        Ok(ConnectionHeld { directory: Arc::clone(self), address: None })
+        Ok(ConnectionHeld { directory: Arc::clone(self), client: None })
     }
 }
 
 impl ConnectionHeld {
     /// Counts it for this client from now on.
     pub(super) fn name(&mut self, client: IpAddr) -> Result<(), ConnectionRefusal> {
-        debug_assert!(self.address.is_none(), "a connection has one client");
-        let address = site(client);
-        let limit = self.directory.limits().connections.per_address;
-        if !increment_below(&self.directory.addresses, address, limit) {
-            return Err(ConnectionRefusal::PerAddress);
-        }
-        self.address = Some(address);
+        debug_assert!(self.client.is_none(), "a connection has one client");
+        self.directory.count_client(client)?;
+        self.client = Some(client);
         Ok(())
     }
 }
@@ -264,15 +315,15 @@ impl Drop for AllocationHeld {
         if self.is_complete {
             self.directory.allocations.fetch_sub(1, Ordering::Relaxed);
         }
-        self.holders.iter().for_each(|holder| decrement(&self.directory.holders, holder));
+        self.holders.iter().for_each(|holder| self.directory.lower(holder, ALLOCATIONS, 1));
     }
 }
 
 impl Drop for ConnectionHeld {
     fn drop(&mut self) {
         self.directory.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(address) = &self.address {
-            decrement(&self.directory.addresses, address);
+        if let Some(client) = self.client {
+            self.directory.discount_client(client);
         }
     }
 }
@@ -286,7 +337,7 @@ fn site(client: IpAddr) -> IpAddr {
 }
 
 /// The network a client is in, as everywhere: a /24, or an IPv6 /56, of which one customer has all addresses.
-fn network(client: IpAddr) -> IpAddr {
+pub(super) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(client) => IpAddr::V4((client.to_bits() >> 8 << 8).into()),
         IpAddr::V6(client) => IpAddr::V6((client.to_bits() >> 72 << 72).into()),
@@ -323,10 +374,15 @@ mod tests {
     use super::*;
     use crate::turn::{Credentials, RealmChoice};
 
+    const fn quotas() -> Quotas {
+        let (per_account, per_prefix) = (HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED);
+        Quotas { allocations: 100, allocations_per_account: 100, allocations_per_prefix: 1000, per_account, per_prefix }
+    }
+
     fn directory(allocations: usize, per_account: usize, total: usize, per_address: usize) -> Arc<Directory> {
         Arc::new(Directory::new(
-            Quotas { allocations, allocations_per_account: per_account, allocations_per_prefix: 1000 },
-            ConnectionLimits { total, per_address, send_buffer_bytes: 0, idle_secs: 0 },
+            Quotas { allocations, allocations_per_account: per_account, ..quotas() },
+            ConnectionLimits { total, per_address, per_prefix: 1000, send_buffer_bytes: 0, idle_secs: 0 },
         ))
     }
 
@@ -336,7 +392,7 @@ mod tests {
         assert_eq!(directory.allocations(), 0);
         assert_eq!(directory.connections.load(Ordering::Relaxed), 0);
         assert!(directory.holders.is_empty());
-        assert!(directory.addresses.is_empty());
+        assert!(directory.addresses.is_empty() && directory.networks.is_empty());
     }
 
     #[test]
@@ -357,8 +413,9 @@ mod tests {
     /// Abuse S12: many accounts in one network have its quota together, and their neighbours have their own.
     #[test]
     fn s12_a_network_has_a_quota_of_its_own() {
-        let quotas = Quotas { allocations: 100, allocations_per_account: 2, allocations_per_prefix: 3 };
-        let connections = ConnectionLimits { total: 0, per_address: 0, send_buffer_bytes: 0, idle_secs: 0 };
+        let quotas = Quotas { allocations_per_account: 2, allocations_per_prefix: 3, ..quotas() };
+        let connections =
+            ConnectionLimits { total: 0, per_address: 0, per_prefix: 0, send_buffer_bytes: 0, idle_secs: 0 };
         let directory = Arc::new(Directory::new(quotas, connections));
         let hold = |account: &str, client: &str| directory.hold_allocation(&account.into(), client.parse().unwrap());
         for (inside, outside) in [
@@ -414,6 +471,31 @@ mod tests {
         assert_eq!(hold("192.0.2.1").unwrap_err(), ConnectionRefusal::PerAddress);
     }
 
+    /// Many addresses of one network have its bound together, and what is refused is counted nowhere.
+    #[test]
+    fn s12_connections_of_one_network_are_bounded() {
+        let connections =
+            ConnectionLimits { total: 5, per_address: 2, per_prefix: 3, send_buffer_bytes: 0, idle_secs: 0 };
+        let directory = Arc::new(Directory::new(quotas(), connections));
+        let hold = |ip: &str| directory.hold_connection(ip.parse().unwrap());
+        for (inside, outside) in [
+            (["192.0.2.1", "192.0.2.200", "192.0.2.201"], "192.0.3.1"),
+            (["2001:db8:0:100::1", "2001:db8:0:1ff::1", "2001:db8:0:123::1"], "2001:db8:0:200::1"),
+        ] {
+            let held = inside.map(|ip| hold(ip).expect("within the bounds"));
+            assert_eq!(hold(inside[0]).unwrap_err(), ConnectionRefusal::PerPrefix);
+            let mut unnamed = directory.hold_unnamed().expect("one of five");
+            assert_eq!(unnamed.name(inside[1].parse().unwrap()), Err(ConnectionRefusal::PerPrefix));
+            drop(unnamed);
+            let neighbour = hold(outside).expect("another network");
+            drop(held);
+            let _again = (hold(inside[0]).unwrap(), hold(inside[0]).unwrap());
+            assert_eq!(hold(inside[0]).unwrap_err(), ConnectionRefusal::PerAddress);
+            drop(neighbour);
+        }
+        assert_empty(&directory);
+    }
+
     #[test]
     fn counts_are_given_back_while_unwinding() {
         let directory = directory(10, 10, 10, 10);
@@ -437,7 +519,7 @@ mod tests {
                     for _ in 0..2000 {
                         let held: Vec<_> = (0..3).map(|_| directory.hold_allocation(&account, CLIENT)).collect();
                         let holder = Holder::Account(Arc::clone(&account));
-                        assert!(directory.holders.get(&holder).is_none_or(|count| *count <= 7));
+                        assert!(directory.holders.get(&holder).is_none_or(|tally| tally[ALLOCATIONS] <= 7));
                         drop(held);
                     }
                 });
@@ -473,6 +555,7 @@ mod tests {
                     match directory.hold_connection(address) {
                         Ok(held) => connections.push((address, held)),
                         Err(ConnectionRefusal::PerAddress) => prop_assert_eq!(mine, 5),
+                        Err(ConnectionRefusal::PerPrefix) => prop_assert!(false, "there is room for all"),
                         Err(ConnectionRefusal::Total) => prop_assert_eq!(connections.len(), 12),
                     }
                 } else {
@@ -484,9 +567,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(directory.allocations(), allocations.len());
-                let listed: usize = directory.holders.iter().map(|entry| *entry.value()).sum();
+                let listed: usize = directory.holders.iter().map(|entry| entry.value()[ALLOCATIONS]).sum();
                 prop_assert_eq!(listed, 2 * allocations.len(), "each for an account and a network");
-                prop_assert!(directory.holders.iter().all(|entry| *entry.value() > 0));
+                prop_assert!(directory.holders.iter().all(|entry| *entry.value() != Tally::default()));
             }
             drop((allocations, connections));
             assert_empty(&directory);

@@ -467,6 +467,7 @@ impl<'h> Handshakes<'h> {
             Failure::Refused(why) => {
                 counters.refused += 1;
                 counters.refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
+                counters.refused_per_prefix += u64::from(why == ConnectionRefusal::PerPrefix);
             }
             Failure::Handshake(why) => counters.fail(why),
             Failure::Socket(error) => counters.socket_errors.count(&error),

@@ -19,6 +19,7 @@ mod directory;
 mod dtls;
 mod effects;
 mod handshakes;
+mod holdings;
 mod keys;
 mod listeners;
 mod mailbox;
@@ -74,7 +75,7 @@ use self::recorder::Recorder;
 use self::supervisor::{Bounds, Home};
 use self::token::Source;
 use crate::net::ReceiveBatch;
-use crate::turn;
+use crate::turn::{self, Held};
 
 /// What the shards are to do; `crate::config` makes it from what the operator wrote.
 #[derive(Clone, Debug)]
@@ -209,6 +210,8 @@ pub struct ConnectionLimits {
     pub total: usize,
     /// Open connections from one client address (IPv4) or /64 (IPv6).
     pub per_address: usize,
+    /// Open connections from one IPv4 /24 or IPv6 /56.
+    pub per_prefix: usize,
     /// Bytes waiting for a client that reads slowly; beyond it relayed data is dropped (TURN-8656-LIFE-04).
     pub send_buffer_bytes: usize,
     /// A connection without an allocation and without a message for this long is closed.
@@ -224,6 +227,34 @@ pub struct Quotas {
     pub allocations_per_account: usize,
     /// Allocations made from one IPv4 /24 or IPv6 /56 and alive at the same time: 486 beyond.
     pub allocations_per_prefix: usize,
+    /// What the allocations of one account have together: 508 beyond.
+    pub per_account: HeldQuotas,
+    /// What the allocations made from one IPv4 /24 or IPv6 /56 have together: 508 beyond.
+    pub per_prefix: HeldQuotas,
+}
+
+/// What allocations have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldQuotas {
+    /// Permissions.
+    pub permissions: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Connections between TCP relays and peers.
+    pub peer_connections: usize,
+}
+
+impl HeldQuotas {
+    /// As much as each allocation allows.
+    pub const UNLIMITED: Self = Self { permissions: usize::MAX, channels: usize::MAX, peer_connections: usize::MAX };
+
+    const fn of(&self, what: Held) -> usize {
+        match what {
+            Held::Permissions => self.permissions,
+            Held::Channels => self.channels,
+            Held::PeerConnections => self.peer_connections,
+        }
+    }
 }
 
 /// Running shards. Dropping this shuts them down as [`Shards::shut_down`] does.

@@ -12,6 +12,7 @@ use super::budgets::Budgets;
 use super::connections::Connections;
 use super::counters::add_machine;
 use super::dtls::Associations;
+use super::holdings::Holdings;
 use super::listeners::Kind;
 use super::mailbox::Command;
 use super::packets::Outgoing;
@@ -92,6 +93,7 @@ impl<'h> Shard<'h> {
     pub(super) fn new(home: &'h mut Home, seed: [u8; 32]) -> Self {
         let mut server = Server::new(home.config.clone(), home.place, seed);
         server.share_bandwidth(Box::new(Budgets(home.directory.clone())));
+        server.share_holdings(Box::new(Holdings(home.directory.clone())));
         if home.is_draining {
             server.drain();
         }

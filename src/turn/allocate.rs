@@ -410,6 +410,7 @@ impl Server {
         let session = self.config.session_key.id(&path);
         let created_by = answering.transaction_id;
         let mut allocation = Allocation::new(session, path, owner, transport, created_by, halves.clone(), told);
+        allocation.holding = self.holdings.open(&allocation.owner.account, path.client.ip());
         allocation.created = clock.now;
         allocation.key_print = key_print(self.lent.hasher(), &sealing);
         // It may have been switched off meanwhile.

@@ -9,9 +9,12 @@ use super::access_token::Grant;
 use super::bandwidth::{Meter, Meters};
 use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::hints::Watch;
+use super::holdings::{Held, Holding, Uncounted, first_sweep, sweep_at};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
-use super::{Direction, FiveTuple, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport};
+use super::{
+    Direction, FiveTuple, Limit, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport,
+};
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
 /// Events about data without permission, of one allocation in one direction: a few tell the story.
@@ -87,6 +90,10 @@ pub(super) struct Allocation {
     pub(super) mobile: Option<Box<Mobile>>,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
+    /// What it counts for its account and network.
+    pub(super) holding: Box<dyn Holding>,
+    /// When what has expired is taken out next; some if there is anything that can.
+    pub(super) sweep: Option<Now>,
     /// By direction.
     pub(super) unpermitted: [Unpermitted; 2],
 }
@@ -177,10 +184,6 @@ pub(super) enum BindRefusal {
     Full,
 }
 
-/// The table of permissions is full: 508.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooManyPermissions;
-
 impl Allocation {
     /// Starts with no permissions and no channels (TURN-8656-7.2-21).
     pub(super) fn new(
@@ -209,6 +212,8 @@ impl Allocation {
             mobile: None,
             permissions: Vec::new(),
             channels: Vec::new(),
+            holding: Box::new(Uncounted),
+            sweep: None,
             unpermitted: [Unpermitted::default(); 2],
         }
     }
@@ -278,6 +283,7 @@ impl Allocation {
         let place = self.halves.iter().position(|half| half.family() == family)?;
         self.permissions.retain(|permission| AddressFamily::of(permission.peer) != family);
         self.channels.retain(|channel| AddressFamily::of(channel.peer.ip()) != family);
+        self.recount();
         Some(self.halves.remove(place))
     }
 
@@ -311,20 +317,13 @@ impl Allocation {
     /// open.
     ///
     /// # Errors
-    /// If more than `limit` would live at the same time.
-    pub(super) fn permit(
-        &mut self,
-        now: Now,
-        peers: &[(IpAddr, PortSet)],
-        limit: usize,
-    ) -> Result<(), TooManyPermissions> {
-        let fresh = peers.iter().filter(|(peer, _)| !self.permits(now, *peer)).count();
-        if self.permissions.len() + fresh > limit {
-            self.permissions.retain(|permission| now < permission.expires);
-            if self.permissions.len() + fresh > limit {
-                return Err(TooManyPermissions);
-            }
+    /// What stands against it, if it is not that more than `limit` would live at the same time: 508.
+    pub(super) fn permit(&mut self, now: Now, peers: &[(IpAddr, PortSet)], limit: usize) -> Result<(), Limit> {
+        if self.make_room(peers, limit).is_err() {
+            self.remove_expired(now);
+            self.make_room(peers, limit)?;
         }
+        self.sweep.get_or_insert(first_sweep(now));
         for (peer, ports) in peers {
             let expires = now.plus_secs(PERMISSION_SECS);
             let place = self.permissions.iter().position(|permission| permission.peer == *peer).unwrap_or_else(|| {
@@ -338,6 +337,41 @@ impl Allocation {
         Ok(())
     }
 
+    /// Counts those that are to be added.
+    fn make_room(&mut self, peers: &[(IpAddr, PortSet)], limit: usize) -> Result<(), Limit> {
+        let is_known = |peer: IpAddr| self.permissions.iter().any(|permission| permission.peer == peer);
+        let count = self.permissions.len() + peers.iter().filter(|(peer, _)| !is_known(*peer)).count();
+        if count > limit {
+            return Err(Limit::PermissionsPerAllocation);
+        }
+        self.hold(Held::Permissions, count)
+    }
+
+    /// Counts what it has for its account and network.
+    ///
+    /// # Errors
+    /// The limit that stands against more.
+    pub(super) fn hold(&mut self, what: Held, count: usize) -> Result<(), Limit> {
+        self.holding.set(what, count)
+    }
+
+    /// Counts permissions and channels after some of them have ended.
+    fn recount(&mut self) {
+        for (what, count) in [(Held::Permissions, self.permissions.len()), (Held::Channels, self.channels.len())] {
+            self.hold(what, count).expect("less is never refused");
+        }
+    }
+
+    /// Takes out permissions and channels that have expired.
+    pub(super) fn remove_expired(&mut self, now: Now) {
+        self.permissions.retain(|permission| now < permission.expires);
+        self.channels.retain(|channel| now < channel.expires);
+        self.recount();
+        let permissions = self.permissions.iter().map(|permission| permission.expires);
+        let expiries = permissions.chain(self.channels.iter().map(|channel| channel.expires));
+        self.sweep = sweep_at(now, expiries.min());
+    }
+
     /// Holds permissions and channels to a new policy, which knows the ports that may be reached at an address: what it
     /// refuses ends, and what it narrows is narrower.
     pub(super) fn revise(&mut self, policy: impl Fn(IpAddr) -> Option<PortSet>) {
@@ -347,6 +381,7 @@ impl Allocation {
         });
         self.channels
             .retain(|channel| policy(channel.peer.ip()).is_some_and(|open| open.contains(channel.peer.port())));
+        self.recount();
     }
 
     /// The peer bound to a channel number as received, while the binding lives.
@@ -384,17 +419,34 @@ impl Allocation {
         if live < limit { Ok(()) } else { Err(BindRefusal::Full) }
     }
 
-    /// Binds or refreshes a channel that [`Allocation::check_channel`] accepted.
-    pub(super) fn bind_channel(&mut self, now: Now, number: ChannelNumber, peer: SocketAddr) {
+    /// Binds or refreshes a channel that [`Allocation::check_channel`] accepted, with the permission it stands or falls
+    /// with (TURN-8656-12.2-08).
+    ///
+    /// # Errors
+    /// What stands against either: 508. Then nothing is changed.
+    pub(super) fn bind_channel(
+        &mut self,
+        now: Now,
+        number: ChannelNumber,
+        peer: SocketAddr,
+        ports: PortSet,
+        permissions_max: usize,
+    ) -> Result<(), Limit> {
         let expires = now.plus_secs(CHANNEL_SECS);
         let same = |channel: &Channel| channel.number == number && channel.peer == peer;
+        if !self.channels.iter().any(|channel| same(channel) && now < channel.expires) {
+            self.remove_expired(now);
+            self.hold(Held::Channels, self.channels.len() + 1)?;
+        }
+        if let Err(limit) = self.permit(now, &[(peer.ip(), ports)], permissions_max) {
+            self.recount();
+            return Err(limit);
+        }
         match self.channels.iter_mut().find(|channel| same(channel)) {
             Some(channel) => channel.expires = expires,
-            None => {
-                self.channels.retain(|channel| now < channel.expires);
-                self.channels.push(Channel { number, peer, expires });
-            }
+            None => self.channels.push(Channel { number, peer, expires }),
         }
+        Ok(())
     }
 
     /// Panics where the tables contradict each other or their limits.

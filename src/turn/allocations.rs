@@ -64,13 +64,13 @@ impl Deref for Removed<'_> {
 }
 
 impl State {
-    /// When this ends by itself, and at which of its relays.
+    /// When this ends by itself, or is to be swept, and at which of its relays.
     fn due(&self) -> Option<(AddressFamily, Now)> {
         match self {
             Self::Free | Self::Pending(_) => None,
             Self::Live(allocation) => {
                 let half = allocation.first_to_end();
-                Some((half.family(), half.expires))
+                Some((half.family(), allocation.sweep.map_or(half.expires, |sweep| sweep.min(half.expires))))
             }
             Self::Reserved(reservation) => Some((reservation.relay.address.family(), reservation.expires)),
         }
@@ -358,6 +358,13 @@ impl Allocations {
         Some(expires)
     }
 
+    /// Takes what has expired out of an allocation, if it is time for that.
+    pub(super) fn sweep(&mut self, now: Now, relay: RelayId) {
+        if let Some(allocation) = self.get_mut(relay).filter(|one| one.sweep.is_some_and(|sweep| sweep <= now)) {
+            allocation.remove_expired(now);
+        }
+    }
+
     /// The timer wheel has woken a slot: who lives there and until when, if this is the deadline that stands for it.
     pub(super) fn woken(&mut self, slot: u32, deadline: Now) -> Option<(RelayId, Now)> {
         let entry = &mut self.slots[slot as usize];
@@ -444,7 +451,8 @@ impl Allocations {
                     assert_eq!(self.by_token.get(&reservation.token).copied(), index, "a token is not indexed");
                 }
                 State::Live(allocation) => {
-                    let in_time = slot.armed.is_some_and(|armed| armed <= allocation.first_to_end().expires);
+                    let (_, due) = slot.state.due().expect("what lives ends");
+                    let in_time = slot.armed.is_some_and(|armed| armed <= due);
                     assert!(in_time, "the timer wheel would come too late");
                     live += 1;
                     for (path, _) in allocation.paths() {

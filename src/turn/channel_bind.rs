@@ -39,13 +39,11 @@ impl Server {
         }
         let ports = self.check_peer(session, path, peer)?;
         checked.map_err(|_| self.no_capacity(Limit::ChannelsPerAllocation))?;
-        let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let (relay, allocation) = self.own_allocation(clock, &path, request)?;
         let is_fresh = allocation.channel_to(clock.now, peer).is_none();
-        // Channel and permission stand or fall together (TURN-8656-12.2-08).
-        match allocation.permit(clock.now, &[(peer.ip(), ports)], limits.permissions_per_allocation) {
-            Ok(()) => allocation.bind_channel(clock.now, number, peer),
-            Err(_) => return Err(self.no_capacity(Limit::PermissionsPerAllocation)),
-        }
+        let bound = allocation.bind_channel(clock.now, number, peer, ports, limits.permissions_per_allocation);
+        bound.map_err(|limit| self.no_capacity(limit))?;
+        self.arm(clock, relay);
         if is_fresh {
             self.record(Event::ChannelBound { session, path, number, peer });
         }

@@ -64,11 +64,8 @@ impl Server {
             return Err(ErrorCode::Forbidden);
         }
         let until = clock.now.plus_secs(rules.connect_timeout_secs);
-        if self.connections_of(relay) >= rules.connections_per_allocation
-            || self.effects.len() >= self.config.limits.effects
-        {
-            return Err(ErrorCode::InsufficientCapacity);
-        }
+        let per_allocation = rules.connections_per_allocation;
+        self.hold_connection(relay, per_allocation).map_err(|limit| self.no_capacity(limit))?;
         // Where an `allow` rule names our own address, whatever listens there was meant.
         let relays_only = is_relayed && !self.config.peers.allowed_by_name(peer.ip()).contains(peer.port());
         let to = self.config.to_bound(peer);
@@ -201,6 +198,7 @@ impl Server {
             return;
         };
         self.counters.peer_connections_ended[why as usize] += 1;
+        self.recount_connections(relay);
         match stage {
             Stage::Connecting { asked, .. } => {
                 let Asked { path, answering, sealing } = *asked;

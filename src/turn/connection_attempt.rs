@@ -42,7 +42,9 @@ impl Server {
         if let Some(former) = former {
             self.close_connection(former, ConnectionEnd::Closed);
         }
-        if self.connections_of(relay) >= connections_max || self.effects.len() >= self.config.limits.effects {
+        if let Err(limit) = self.hold_connection(relay, connections_max) {
+            // No request is being served, and nobody is told.
+            self.counters.limits[limit as usize] += 1;
             return Err(Reason::TooManyConnections);
         }
         let id = self.new_connection_id();

@@ -37,11 +37,12 @@ impl Server {
         if peers.is_empty() {
             return Err(ErrorCode::BadRequest);
         }
-        let (_, allocation) = self.own_allocation(clock, &path, request)?;
+        let (relay, allocation) = self.own_allocation(clock, &path, request)?;
         let ips = peers.iter().map(|(ip, _)| *ip);
         let fresh: Vec<IpAddr> = ips.filter(|ip| !allocation.permits(clock.now, *ip)).collect();
         let permitted = allocation.permit(clock.now, &peers, limit);
-        permitted.map_err(|_| self.no_capacity(Limit::PermissionsPerAllocation))?;
+        permitted.map_err(|limit| self.no_capacity(limit))?;
+        self.arm(clock, relay);
         for peer in fresh {
             self.record(Event::Permitted { session, path, peer });
         }

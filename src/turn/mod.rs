@@ -14,8 +14,8 @@
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
 //! `request.rs` (how a request is taken apart and answered), `authenticate/`, `look_up.rs` (users whose keys are kept
 //! elsewhere), then one file a method (that of Connect also has what else concerns connections to peers). What operators
-//! see and end: `inspect.rs`. Tables: `allocation.rs`, `allocations.rs`, `peer_connections.rs`, `reservations.rs`,
-//! `elsewhere.rs`, `kept_keys.rs`, `ports.rs`, `timers.rs`.
+//! see and end: `inspect.rs`. What several allocations may have together: `holdings.rs`. Tables: `allocation.rs`,
+//! `allocations.rs`, `peer_connections.rs`, `reservations.rs`, `elsewhere.rs`, `kept_keys.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`] and the like).
 
@@ -45,6 +45,7 @@ mod deleted;
 mod elsewhere;
 mod event;
 mod hints;
+mod holdings;
 mod icmp;
 mod inspect;
 mod kept_keys;
@@ -85,6 +86,7 @@ pub use counters::{ConnectionEnd, Counters, EndReason, ForeignShare, Limit, Look
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use event::Event;
 pub use hints::Hints;
+pub use holdings::{Held, Holding, Holdings};
 pub use inspect::{Session, SessionFilter, SessionRelay, WalkPlace};
 pub use letter::Letter;
 pub use look_up::{KeyAnswer, KeyLookUps};

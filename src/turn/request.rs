@@ -4,7 +4,7 @@ use super::allocation::Told;
 use super::attributes::{UNKNOWN_ATTRIBUTES_MAX, UnknownAttributes, unknown_attributes};
 use super::authenticate::{Denial, Keys, Refusal, Sealing, authenticate, authenticate_binding};
 use super::mobility::{Ticket, Whose, presumed_owner, shown_ticket};
-use super::{Clock, ConnectionId, Event, FiveTuple, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
+use super::{Clock, ConnectionId, Event, FiveTuple, Limit, Packet, Reason, Rejection, ReplyBuffer, Server, Verdict};
 use crate::stun::{
     AttributeType, Class, ErrorCode, Header, Message, MessageWriter, Method, ParseError, Seal, TransactionId,
 };
@@ -74,6 +74,18 @@ impl Answering {
 }
 
 impl Server {
+    /// Counts a bound that was reached, and says what its client is told.
+    pub(super) fn no_capacity(&mut self, limit: Limit) -> ErrorCode {
+        self.reached(limit);
+        ErrorCode::InsufficientCapacity
+    }
+
+    /// Counts a bound that was reached.
+    pub(super) fn reached(&mut self, limit: Limit) {
+        self.counters.limits[limit as usize] += 1;
+        self.reached = Some(limit);
+    }
+
     pub(super) fn on_stun(
         &mut self,
         clock: Clock,

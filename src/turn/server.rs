@@ -15,6 +15,7 @@ use super::authenticate::Authenticated;
 use super::bandwidth::{Meters, Rates, Unshared};
 use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
+use super::holdings::{Holdings, Uncounted};
 use super::look_up::LookUps;
 use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
@@ -43,6 +44,7 @@ pub struct Server {
     pub(super) answer_limit: AnswerLimit,
     /// How much data accounts and the server may still relay.
     pub(super) meters: Meters,
+    pub(super) holdings: Box<dyn Holdings>,
     /// Users whose keys are kept elsewhere.
     pub(super) look_ups: LookUps,
     /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
@@ -77,6 +79,7 @@ impl Server {
             allocations: Allocations::new(hashes.clone()),
             answer_limit: AnswerLimit::new(hashes.clone()),
             meters: Meters::new(rates, Box::new(Unshared), hashes.clone()),
+            holdings: Box::new(Uncounted),
             look_ups,
             connections: PeerConnections::new(hashes.clone()),
             pools,
@@ -272,9 +275,10 @@ impl Server {
         for (deadline, slot) in woken {
             match self.allocations.woken(slot, deadline) {
                 Some((name, due)) if due <= clock.now => {
-                    // It is one of the two.
+                    // It is one of the two, or its permissions and channels.
                     self.end_reservation(clock, name);
-                    self.end(clock, name, EndReason::Expired);
+                    self.allocations.sweep(clock.now, name);
+                    self.end_expired_half(clock, name);
                     self.end_expired_half(clock, name.other_half());
                     self.arm(clock, name);
                 }
@@ -371,18 +375,6 @@ impl Server {
             }
             Some(found) => Ok(found),
         }
-    }
-
-    /// Counts a bound that was reached, and says what its client is told.
-    pub(super) fn no_capacity(&mut self, limit: Limit) -> ErrorCode {
-        self.reached(limit);
-        ErrorCode::InsufficientCapacity
-    }
-
-    /// Counts a bound that was reached.
-    pub(super) fn reached(&mut self, limit: Limit) {
-        self.counters.limits[limit as usize] += 1;
-        self.reached = Some(limit);
     }
 
     /// Asks the peer policy, and puts a refusal on record. The ports of the peer that may be reached.

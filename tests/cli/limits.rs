@@ -34,15 +34,39 @@ fn permit(udp: SocketAddr) -> Vec<Result<(), u16>> {
     peers.into_iter().map(|peer| client.permit(peer)).collect()
 }
 
+/// A channel of one allocation and one of another, both of Alice.
+fn bind_channels(udp: SocketAddr) -> Vec<Result<(), u16>> {
+    let mut clients = [TurnClient::new(udp), TurnClient::new(udp)];
+    let act = |client: &mut TurnClient| {
+        client.allocate("alice", "a").unwrap();
+        client.bind_channel("127.0.0.1:1".parse().unwrap())
+    };
+    clients.iter_mut().map(act).collect()
+}
+
+/// A permission of an allocation of Alice, and one of Bob's.
+fn permit_neighbours(udp: SocketAddr) -> Vec<Result<(), u16>> {
+    let mut clients = [TurnClient::new(udp), TurnClient::new(udp)];
+    let act = |(client, (name, password)): (&mut TurnClient, (&str, &str))| {
+        client.allocate(name, password).unwrap();
+        client.permit("127.0.0.1:1".parse().unwrap())
+    };
+    clients.iter_mut().zip([("alice", "a"), ("bob", "b")]).map(act).collect()
+}
+
 type Row = (&'static str, fn(SocketAddr) -> Vec<Result<(), u16>>, Vec<Result<(), u16>>);
 
 #[test]
 fn s12_keys_of_the_file_become_answers_and_metrics() {
-    let rows: [Row; 4] = [
+    let rows: [Row; 8] = [
         ("allocations", allocate, vec![Ok(()), Ok(()), Err(508)]),
         ("allocations_per_user", allocate, vec![Ok(()), Err(486), Ok(())]),
         ("allocations_per_prefix", allocate, vec![Ok(()), Ok(()), Err(486)]),
         ("permissions_per_allocation", permit, vec![Ok(()), Err(508)]),
+        ("permissions_per_user", permit, vec![Ok(()), Err(508)]),
+        ("permissions_per_prefix", permit_neighbours, vec![Ok(()), Err(508)]),
+        ("channels_per_user", bind_channels, vec![Ok(()), Err(508)]),
+        ("channels_per_prefix", bind_channels, vec![Ok(()), Err(508)]),
     ];
     for (key, act, expected) in rows {
         let limit = expected.iter().position(Result::is_err).unwrap();

@@ -3,6 +3,8 @@
 use hairpin::turn::{BindError, Config, Limit, PortRange};
 
 use crate::client::udp;
+use crate::holdings::Counted;
+use crate::tcp::{connect, tcp_allocated, tcp_config};
 use crate::world::{World, config, path};
 use hairpin::stun::Method;
 
@@ -36,12 +38,39 @@ fn alice_binds_channels(world: &mut World) -> u16 {
     world.bind_channel(path(CLIENT), &mut alice, 0x4001, "9.9.9.9:2")
 }
 
+/// The shell counts, and refuses a second one of anything.
+fn alice_permits_what_is_counted(world: &mut World, limit: Limit) -> u16 {
+    Counted::with(limit, 1).share(world);
+    alice_permits(world)
+}
+
+fn alice_binds_what_is_counted(world: &mut World, limit: Limit) -> u16 {
+    Counted::with(limit, 1).share(world);
+    alice_binds_channels(world)
+}
+
+/// Alice has a TCP allocation, and asks for as many connections as it takes.
+fn alice_connects(world: &mut World) -> u16 {
+    let (mut alice, _) = tcp_allocated(world);
+    let peers = (1..9).map(|host| format!("198.51.100.{host}:7000"));
+    peers.into_iter().find_map(|peer| connect(world, &mut alice, &peer)).expect("refused in the end")
+}
+
+fn alice_connects_what_is_counted(world: &mut World, limit: Limit) -> u16 {
+    Counted::with(limit, 1).share(world);
+    alice_connects(world)
+}
+
+fn with_tcp_relays(config: &mut Config) {
+    config.relay_transports = tcp_config().relay_transports;
+}
+
 /// One row a limit: what is configured, what somebody does, and what he is answered.
 type Row = (Limit, fn(&mut Config), fn(&mut World) -> u16, u16);
 
 #[test]
 fn s12_each_limit_is_reached_answered_and_counted_by_its_name() {
-    let rows: [Row; 9] = [
+    let rows: [Row; 16] = [
         (Limit::Allocations, |config| config.limits.allocations = 1, bob_allocates, 508),
         (Limit::Allocations, |_| {}, |world| the_shell_refuses(world, BindError::OutOfCapacity), 508),
         (Limit::AllocationsPerUser, |_| {}, |world| the_shell_refuses(world, BindError::UserQuotaReached), 486),
@@ -54,6 +83,33 @@ fn s12_each_limit_is_reached_answered_and_counted_by_its_name() {
             508,
         ),
         (Limit::PermissionsPerAllocation, |config| config.limits.permissions_per_allocation = 1, alice_permits, 508),
+        (
+            Limit::PermissionsPerUser,
+            |_| {},
+            |world| alice_permits_what_is_counted(world, Limit::PermissionsPerUser),
+            508,
+        ),
+        (
+            Limit::PermissionsPerPrefix,
+            |_| {},
+            |world| alice_permits_what_is_counted(world, Limit::PermissionsPerPrefix),
+            508,
+        ),
+        (Limit::ChannelsPerUser, |_| {}, |world| alice_binds_what_is_counted(world, Limit::ChannelsPerUser), 508),
+        (Limit::ChannelsPerPrefix, |_| {}, |world| alice_binds_what_is_counted(world, Limit::ChannelsPerPrefix), 508),
+        (Limit::PeerConnectionsPerAllocation, with_tcp_relays, alice_connects, 508),
+        (
+            Limit::PeerConnectionsPerUser,
+            with_tcp_relays,
+            |world| alice_connects_what_is_counted(world, Limit::PeerConnectionsPerUser),
+            508,
+        ),
+        (
+            Limit::PeerConnectionsPerPrefix,
+            with_tcp_relays,
+            |world| alice_connects_what_is_counted(world, Limit::PeerConnectionsPerPrefix),
+            508,
+        ),
         (Limit::ChannelsPerAllocation, |config| config.limits.channels_per_allocation = 1, alice_binds_channels, 508),
         (
             Limit::PendingEffects,

@@ -18,6 +18,7 @@ mod data;
 mod dual;
 mod guests;
 mod hints;
+mod holdings;
 mod icmp;
 mod inspect;
 mod limits;

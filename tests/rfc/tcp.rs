@@ -23,11 +23,16 @@ pub fn control() -> FiveTuple {
 /// Alice with a TCP allocation.
 pub fn tcp_world() -> (World, Client, RelayId) {
     let mut world = World::with(tcp_config());
-    let mut alice = world.alice(control());
-    assert_eq!(ask_tcp(&mut world, control(), &mut alice, vec![]), 0);
-    let Some(Event::Allocated { relay, .. }) = world.events.last() else { panic!("no event for the allocation") };
-    let relay = *relay;
+    let (alice, relay) = tcp_allocated(&mut world);
     (world, alice, relay)
+}
+
+/// The same in a world that is there.
+pub fn tcp_allocated(world: &mut World) -> (Client, RelayId) {
+    let mut alice = world.alice(control());
+    assert_eq!(ask_tcp(world, control(), &mut alice, vec![]), 0);
+    let Some(Event::Allocated { relay, .. }) = world.events.last() else { panic!("no event for the allocation") };
+    (alice, *relay)
 }
 
 /// The error of an Allocate for TCP.

@@ -6,6 +6,8 @@ use crate::config::written;
 use crate::shard;
 use crate::turn;
 
+/// Permissions or channels.
+const HELD_MAX: i64 = 100_000_000;
 /// Bytes a second. Less is of no use for a call.
 const RATE_MIN: u64 = 1_000;
 /// Bytes a second: a terabit.
@@ -50,8 +52,10 @@ impl Checker<'_> {
     }
 
     pub(super) fn connection_limits(&mut self, written: &written::Limits) -> shard::ConnectionLimits {
+        let total = self.count("limits.connections", written.connections, 1..=TABLE_MAX);
         shard::ConnectionLimits {
-            total: self.count("limits.connections", written.connections, 1..=TABLE_MAX),
+            total,
+            per_prefix: self.half_or("limits.connections_per_prefix", written.connections_per_prefix, total),
             per_address: self.count("limits.connections_per_address", written.connections_per_address, 1..=TABLE_MAX),
             // Less could not hold the largest message.
             send_buffer_bytes: self.size(
@@ -63,13 +67,43 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn quotas(&mut self, written: &written::Limits, allocations: usize) -> shard::Quotas {
-        let per_user = self.count("limits.allocations_per_user", written.allocations_per_user, 1..=TABLE_MAX);
-        let per_prefix = self.count("limits.allocations_per_prefix", written.allocations_per_prefix, 0..=TABLE_MAX);
+    pub(super) fn quotas(
+        &mut self,
+        written: &written::Limits,
+        allocations: usize,
+        peer_connections: usize,
+    ) -> shard::Quotas {
+        let per_user = &[
+            ("limits.allocations_per_user", written.allocations_per_user, TABLE_MAX),
+            ("limits.permissions_per_user", written.permissions_per_user, HELD_MAX),
+            ("limits.channels_per_user", written.channels_per_user, HELD_MAX),
+            ("limits.peer_connections_per_user", written.peer_connections_per_user, TABLE_MAX),
+        ];
+        let [allocations_per_account, permissions, channels, connections] =
+            per_user.map(|(key, count, max)| self.count(key, count, 1..=max));
+        let (key, of_prefix) = ("limits.peer_connections_per_prefix", written.peer_connections_per_prefix);
         shard::Quotas {
             allocations,
-            allocations_per_account: per_user,
-            allocations_per_prefix: if per_prefix == 0 { allocations.div_ceil(2) } else { per_prefix },
+            allocations_per_account,
+            allocations_per_prefix: self.half_or(
+                "limits.allocations_per_prefix",
+                written.allocations_per_prefix,
+                allocations,
+            ),
+            per_account: shard::HeldQuotas { permissions, channels, peer_connections: connections },
+            per_prefix: shard::HeldQuotas {
+                permissions: self.count("limits.permissions_per_prefix", written.permissions_per_prefix, 1..=HELD_MAX),
+                channels: self.count("limits.channels_per_prefix", written.channels_per_prefix, 1..=HELD_MAX),
+                peer_connections: self.half_or(key, of_prefix, peer_connections),
+            },
+        }
+    }
+
+    /// What one network may have, where zero is half of all.
+    fn half_or(&mut self, key: &str, count: i64, all: usize) -> usize {
+        match self.count(key, count, 0..=TABLE_MAX) {
+            0 => all.div_ceil(2),
+            count => count,
         }
     }
 
@@ -89,11 +123,16 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{accept, check};
+    use crate::shard::HeldQuotas;
     use crate::turn::Bandwidth;
 
     #[test]
     fn each_mistake_is_refused_with_key_and_remedy() {
         let refused = [
+            ("permissions_per_user = 0", ("limits.permissions_per_user", "out of bounds", "from 1 to 100000000")),
+            ("channels_per_prefix = 0", ("limits.channels_per_prefix", "out of bounds", "from 1 to 100000000")),
+            ("connections_per_prefix = -1", ("limits.connections_per_prefix", "out of bounds", "from 0 to")),
+            ("peer_connections_per_user = 0", ("limits.peer_connections_per_user", "out of bounds", "from 1 to")),
             ("allocations_per_prefix = -1", ("limits.allocations_per_prefix", "out of bounds", "from 0 to")),
             ("bandwidth_total = \"1GB\"", ("limits.bandwidth_total", "not a rate", "\"10Mbit/s\"")),
             ("bandwidth_per_user = \"5\"", ("limits.bandwidth_per_user", "not a rate", "\"off\"")),
@@ -110,7 +149,12 @@ mod tests {
         let config = accept("");
         assert_eq!(config.shards.turn.limits.bandwidth, Bandwidth::default());
         assert_eq!(config.shards.quotas.allocations_per_prefix, 8192);
+        let HeldQuotas { permissions, channels, peer_connections } = config.shards.quotas.per_prefix;
+        assert_eq!((permissions, channels, peer_connections), (131_072, 131_072, 2048));
+        assert_eq!(config.shards.connections.per_prefix, 8192);
         assert_eq!(accept("[limits]\nallocations = 7").shards.quotas.allocations_per_prefix, 4);
+        let few = accept("[limits]\nconnections = 5\npeer_connections_per_prefix = 6").shards;
+        assert_eq!((few.connections.per_prefix, few.quotas.per_prefix.peer_connections), (3, 6));
         let written = "[limits]\nallocations_per_prefix = 9\nbandwidth_per_allocation = \"2.5Mbit/s\"\n\
                        bandwidth_per_user = \"10Mbit/s\"\nbandwidth_total = \"1Gbit/s\"";
         let config = accept(written);

@@ -120,6 +120,7 @@ pub(super) fn stats(sources: &Sources) -> Response {
 pub(super) fn limits(sources: &Sources) -> Response {
     let config = sources.config.borrow().clone();
     let (shards, limits) = (&config.shards, &config.shards.turn.limits);
+    let quotas = &shards.quotas;
     let snapshot = sources.shards.snapshot();
     let total = &snapshot.total;
     let entry = |name, limit: usize, in_use| LimitInForce { name, limit: limit as u64, in_use };
@@ -130,12 +131,20 @@ pub(super) fn limits(sources: &Sources) -> Response {
         limits: vec![
             entry("limits.allocations", shards.quotas.allocations, Some(sources.shards.allocations())),
             entry("limits.allocations_per_user", shards.quotas.allocations_per_account, None),
+            entry("limits.allocations_per_prefix", quotas.allocations_per_prefix, None),
             entry("limits.permissions_per_allocation", limits.permissions_per_allocation, None),
+            entry("limits.permissions_per_user", quotas.per_account.permissions, None),
+            entry("limits.permissions_per_prefix", quotas.per_prefix.permissions, None),
             entry("limits.channels_per_allocation", limits.channels_per_allocation, None),
+            entry("limits.channels_per_user", quotas.per_account.channels, None),
+            entry("limits.channels_per_prefix", quotas.per_prefix.channels, None),
             entry("limits.connections", shards.connections.total, Some(total.connections)),
             entry("limits.connections_per_address", shards.connections.per_address, None),
+            entry("limits.connections_per_prefix", shards.connections.per_prefix, None),
             entry("limits.peer_connections", shards.peer_connections, Some(total.peer_connections)),
             entry("limits.peer_connections_per_allocation", per_allocation, None),
+            entry("limits.peer_connections_per_user", quotas.per_account.peer_connections, None),
+            entry("limits.peer_connections_per_prefix", quotas.per_prefix.peer_connections, None),
             entry("limits.connection_send_buffer", shards.connections.send_buffer_bytes, None),
             entry("limits.connection_idle", shards.connections.idle_secs as usize, None),
             // Each thread has its share.

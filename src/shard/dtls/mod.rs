@@ -183,6 +183,7 @@ impl Shard<'_> {
                     let counters = &mut self.home.counters;
                     counters.connections_refused += 1;
                     counters.connections_refused_per_address += u64::from(why == ConnectionRefusal::PerAddress);
+                    counters.connections_refused_per_prefix += u64::from(why == ConnectionRefusal::PerPrefix);
                     if let Some(veil) = self.home.room_for_line(now) {
                         debug!(
                             event = "connection_refused",

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::super::{
-    ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Privacy, Proxies, Quotas, RecorderSettings, Settings,
-    Shards, Snapshot, Tls,
+    ConnectionLimits, HeldQuotas, ListenAddress, ListenOptions, PassThrough, Privacy, Proxies, Quotas,
+    RecorderSettings, Settings, Shards, Snapshot, Tls,
 };
 #[cfg(feature = "dtls")]
 use super::dtls_client::DtlsClient;
@@ -71,14 +71,26 @@ pub(super) fn settings(count: u16) -> Settings {
         }),
         proxies: Proxies { prefixes: ["127.0.0.0/8".parse().unwrap()].into(), header_timeout: Duration::from_secs(10) },
         pass_through: PassThrough::default(),
-        connections: ConnectionLimits { total: 1000, per_address: 1000, send_buffer_bytes: 64 * 1024, idle_secs: 60 },
+        connections: ConnectionLimits {
+            total: 1000,
+            per_address: 1000,
+            per_prefix: 1000,
+            send_buffer_bytes: 64 * 1024,
+            idle_secs: 60,
+        },
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
         coalesce: Duration::ZERO,
         privacy: Privacy::default(),
         recorder: RecorderSettings { events: 1024, silence_secs: 1 },
         peer_connections: 1000,
-        quotas: Quotas { allocations: 1000, allocations_per_account: 1000, allocations_per_prefix: 1000 },
+        quotas: Quotas {
+            allocations: 1000,
+            allocations_per_account: 1000,
+            allocations_per_prefix: 1000,
+            per_account: HeldQuotas::UNLIMITED,
+            per_prefix: HeldQuotas::UNLIMITED,
+        },
         turn: Arc::new(config()),
     }
 }

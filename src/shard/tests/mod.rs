@@ -319,7 +319,7 @@ fn a_burst_of_many_clients_and_relays_is_carried_in_batches() {
 #[test]
 fn s12_quotas_count_over_all_shards() {
     let mut settings = settings(2);
-    settings.quotas = Quotas { allocations: 5, allocations_per_account: 3, allocations_per_prefix: 1000 };
+    settings.quotas = Quotas { allocations: 5, allocations_per_account: 3, ..settings.quotas };
     let shards = Shards::start(settings).unwrap();
     let mut clients: Vec<Client> = Vec::new();
     let mut outcomes = Vec::new();

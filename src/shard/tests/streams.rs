@@ -210,6 +210,33 @@ fn stun_8489_6_2_2_05_too_many_connections_are_refused() {
     }
 }
 
+/// Abuse S12: a network's bound is not that of its addresses, and who is refused counts nowhere.
+#[test]
+fn s12_too_many_connections_of_one_network_are_refused() {
+    for transport in STREAMS {
+        let mut settings = settings(2);
+        settings.connections.per_prefix = 1;
+        let shards = Shards::start(settings).unwrap();
+        let mut kept = Client::of(&shards, transport);
+        let request = kept.binding();
+        kept.send(&request);
+        kept.receive();
+        let mut refused = Client::of(&shards, transport);
+        assert!(refused.try_receive().is_none());
+        wait_for(&shards, "one refused", |snapshot| {
+            let shell = &snapshot.total.shell;
+            let refused = (shell.connections_refused, shell.connections_refused_per_prefix);
+            (refused, shell.connections_refused_per_address, snapshot.total.connections) == ((1, 1), 0, 1)
+        });
+        drop(kept);
+        wait_for(&shards, "one gone", |snapshot| snapshot.total.connections == 0);
+        let mut admitted = Client::of(&shards, transport);
+        let request = admitted.binding();
+        admitted.send(&request);
+        admitted.receive();
+    }
+}
+
 /// STUN-8489-6.2.2-05: silence is a reason to close, unless there is an allocation.
 #[test]
 fn stun_8489_6_2_2_05_silent_connections_are_closed_and_allocations_are_not() {
