@@ -84,7 +84,7 @@ impl Checker<'_> {
             session_key: turn::SessionKey(auth::random_bytes()),
             credentials,
             realms: Vec::new(),
-            peers: self.peers(&written.peers, &relays, &listen),
+            peers: self.peers(&written.peers, &relays, &listen, &written.admin),
             redirect: self.redirect(written, &relays, &listen),
             relays,
             ports,

@@ -128,6 +128,7 @@ impl Config {
         }
         let mut ports = self.peers.allowed_by_name(peer);
         ports.insert(&(self.ports.first..=self.ports.last));
+        self.peers.close_listeners(peer, &mut ports);
         Ok(ports)
     }
 }

@@ -1,6 +1,6 @@
 //! Which addresses and ports a client may reach through a relay (RFC 8656 §21.2.2; abuse S1, S2).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -21,6 +21,8 @@ pub struct PeerPolicy {
     pub nat64: Vec<Ipv6Net>,
     /// Addresses of this machine: its listeners, its admin port, whatever else runs on it.
     pub own: Vec<IpAddr>,
+    /// Where the server itself listens, for clients and for its operator: no rule opens it (abuse S20).
+    pub listeners: Vec<SocketAddr>,
 }
 
 /// What may be reached if no rule speaks of it.
@@ -84,6 +86,25 @@ impl PeerPolicy {
     /// # Errors
     /// The first rule that refuses it.
     pub fn ports(&self, peer: IpAddr) -> Result<PortSet, PeerRefusal> {
+        let mut ports = self.ports_by_rule(peer)?;
+        self.close_listeners(peer, &mut ports);
+        if ports.is_empty() { Err(PeerRefusal::Own) } else { Ok(ports) }
+    }
+
+    /// Takes out the ports at which this address is the server itself.
+    pub(super) fn close_listeners(&self, peer: IpAddr, ports: &mut PortSet) {
+        let is_this_machine = peer.is_loopback() || peer.is_unspecified() || self.own.contains(&peer);
+        let is_there = |listener: &&SocketAddr| match listener.ip() {
+            ip if ip.is_unspecified() => is_this_machine,
+            // Of whoever sends to no address in particular the kernel takes this machine for the receiver.
+            ip => ip == peer || peer.is_unspecified(),
+        };
+        for listener in self.listeners.iter().filter(is_there) {
+            ports.remove(&(listener.port()..=listener.port()));
+        }
+    }
+
+    fn ports_by_rule(&self, peer: IpAddr) -> Result<PortSet, PeerRefusal> {
         let (named, inner) = match self.embedded_ipv4(peer) {
             None => return self.ports_of(peer, self.profile == PeerProfile::MediaServer),
             Some(Embedded::Disguise) => return Err(PeerRefusal::Disguised),

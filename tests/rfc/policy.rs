@@ -202,3 +202,29 @@ fn s2_new_port_rules_count_at_once_for_permissions_and_channels() {
     assert!(world.peer_sends(relay, "9.9.9.9:53", b"x").relayed());
     assert_eq!(world.peer_sends(relay, "10.20.0.1:3200", b"x"), Seen::Dropped(Reason::NoPermission));
 }
+
+/// Abuse S20: a rule for all of loopback does not open the ports of the server itself, by any method.
+#[test]
+fn s20_the_servers_own_ports_stay_closed_whatever_is_allowed() {
+    let mut config = crate::tcp::tcp_config();
+    config.peers.allow.push("127.0.0.0/8".parse().unwrap());
+    config.peers.listeners = vec!["127.0.0.1:9641".parse().unwrap(), "0.0.0.0:8478".parse().unwrap()];
+    let config = std::sync::Arc::new(config);
+    for (own, open) in [("127.0.0.1:9641", "127.0.0.1:9640"), ("127.3.3.3:8478", "127.3.3.3:8479")] {
+        let mut world = World::with((*config).clone());
+        let (mut alice, relay) = world.allocated(path(CLIENT));
+        assert_eq!(world.permit(path(CLIENT), &mut alice, &[own]), 403);
+        // A permission is for the address, all the same.
+        assert_eq!(world.permit(path(CLIENT), &mut alice, &[open]), 0);
+        let send = |peer| send_indication(peer, vec![data(b"there")]);
+        assert_eq!(world.send(path(CLIENT), &send(own)), Some(Seen::Dropped(Reason::PeerRefused)));
+        assert!(world.send(path(CLIENT), &send(open)).expect("a verdict").relayed());
+        assert_eq!(world.peer_sends(relay, own, b"back"), Seen::Dropped(Reason::PeerRefused));
+        assert_eq!(world.bind_channel(path(CLIENT), &mut alice, 0x4000, own), 403);
+        assert_eq!(world.bind_channel(path(CLIENT), &mut alice, 0x4000, open), 0);
+        let mut world = World::with((*config).clone());
+        let (mut alice, _) = crate::tcp::tcp_allocated(&mut world);
+        assert_eq!(crate::tcp::connect(&mut world, &mut alice, own), Some(403));
+        assert_eq!(world.connects, []);
+    }
+}

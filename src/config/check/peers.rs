@@ -1,7 +1,7 @@
 //! `[peers]`: whom clients may reach through their relays.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -17,6 +17,7 @@ impl Checker<'_> {
         written: &written::Peers,
         relays: &[RelayAddress],
         listen: &[ListenAddress],
+        admin: &written::Admin,
     ) -> PeerPolicy {
         let allow = self.rules("peers.allow", &written.allow);
         let deny = self.rules("peers.deny", &written.deny);
@@ -57,12 +58,18 @@ impl Checker<'_> {
         own.extend(listen.iter().map(|entry| entry.address.ip()).filter(|ip| !ip.is_unspecified()));
         own.sort_unstable();
         own.dedup();
+        // What is wrong with these two is told where they are checked. A port of 0 is found out at start, and nobody can
+        // have allowed it.
+        let of_operator = [&admin.listen, &admin.credentials_listen].into_iter().filter_map(|text| text.parse().ok());
+        let listeners = listen.iter().map(|entry| entry.address).chain(of_operator);
+        let listeners = listeners.filter(|listener: &SocketAddr| listener.port() != 0).collect();
         PeerPolicy {
             profile,
             allow: allow.into_iter().map(|(_, rule)| rule).collect(),
             deny: deny.into_iter().map(|(_, rule)| rule).collect(),
             nat64,
             own,
+            listeners,
         }
     }
 
@@ -126,8 +133,8 @@ impl Checker<'_> {
             self.note(
                 "peers.allow",
                 format!(
-                    "{prefix} includes loopback: clients can reach whatever listens there on this machine, the admin \
-                     port included."
+                    "{prefix} includes loopback: clients can reach whatever listens there on this machine, this server \
+                     itself excepted."
                 ),
             );
         }
@@ -168,6 +175,31 @@ mod tests {
         for (text, (key, wrong, fix)) in refused {
             let told = check(&format!("[peers]\n{text}")).expect_err(text).to_string();
             assert!([key, wrong, fix].iter().all(|part| told.contains(part)), "{text}\n{told}");
+        }
+    }
+
+    /// Abuse S20: what listens for clients and operators is not opened by any rule, wherever it is reached.
+    #[test]
+    fn s20_the_servers_own_ports_stay_closed() {
+        let text = "[listen]\nudp = [\"0.0.0.0:3478\"]\ntcp = [\"127.0.0.1:3479\"]\n\
+                    [admin]\nlisten = \"127.0.0.1:9641\"\ncredentials_token = \"0123456789abcdef0123456789abcdef\"\n\
+                    credentials_listen = \"127.0.0.2:9642\"\n[auth]\nsecrets = [\"0123456789abcdef\"]\n\
+                    [peers]\nallow = [\"127.0.0.0/8\", \"0.0.0.0\", \"10.0.0.0/8:3479\"]";
+        let policy = accept(text).shards.turn.peers.clone();
+        let is_open = |ip: &str, port| policy.ports(ip.parse().unwrap()).is_ok_and(|ports| ports.contains(port));
+        for (ip, port) in [
+            ("127.0.0.1", 9641),
+            ("127.0.0.1", 3478),
+            ("127.9.9.9", 3478),
+            ("127.0.0.1", 3479),
+            ("127.0.0.2", 9642),
+            ("0.0.0.0", 9641),
+            ("0.0.0.0", 3478),
+        ] {
+            assert!(!is_open(ip, port), "{ip}:{port}");
+        }
+        for (ip, port) in [("127.0.0.1", 9642), ("127.0.0.2", 9641), ("127.0.0.1", 80), ("10.0.0.9", 3479)] {
+            assert!(is_open(ip, port), "{ip}:{port}");
         }
     }
 
