@@ -12,8 +12,11 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::shard::{DtlsDrop, HandshakeFailure, ProxyRefusal, ShellCounters, Snapshot, SocketErrorKind, TlsCounters};
-use crate::stun::{ErrorCode, Method};
-use crate::turn::{self, ConnectionEnd, EndReason, ForeignShare, Limit, LookUp, Reason, Rejection, Spread};
+use crate::stun::{AddressFamily, ErrorCode, Method};
+use crate::turn::{
+    self, ConnectionEnd, Direction, EndReason, ForeignShare, Limit, LookUp, Reason, Rejection, Spread, Traffic,
+    TrafficByPath,
+};
 
 pub(super) use control::Control;
 pub(super) use process::ProcessCollector;
@@ -89,8 +92,10 @@ fn describe(families: Vec<MetricFamily>) -> Vec<Desc> {
 
 fn relayed_addresses(counts: &turn::RelayedAddresses) -> MetricFamily {
     let of_transport = |(transport, counts): (turn::Transport, &[usize; 2])| {
-        let of_family = |(family, count)| ([("transport", transport.label()), ("family", family)], count as f64);
-        ["ipv4", "ipv6"].into_iter().zip(*counts).map(of_family).collect::<Vec<_>>()
+        let of_family = |(family, count): (AddressFamily, usize)| {
+            ([("transport", transport.label()), ("family", family.label())], count as f64)
+        };
+        AddressFamily::ALL.into_iter().zip(*counts).map(of_family).collect::<Vec<_>>()
     };
     gauge(
         "hairpin_relayed_addresses",
@@ -99,11 +104,26 @@ fn relayed_addresses(counts: &turn::RelayedAddresses) -> MetricFamily {
     )
 }
 
+/// One value for each transport, family and direction.
+fn relayed(
+    traffic: &TrafficByPath,
+    of_directions: fn(&Traffic) -> [u64; 2],
+) -> Vec<([(&'static str, &'static str); 3], u64)> {
+    let mut values = Vec::new();
+    for (transport, of_families) in turn::Transport::ALL.into_iter().zip(traffic) {
+        for (family, traffic) in AddressFamily::ALL.into_iter().zip(of_families) {
+            for (direction, value) in Direction::ALL.into_iter().zip(of_directions(traffic)) {
+                let labels =
+                    [("transport", transport.label()), ("family", family.label()), ("direction", direction.label())];
+                values.push((labels, value));
+            }
+        }
+    }
+    values
+}
+
 /// What the protocol machines count.
 fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
-    let traffic = &counters.traffic;
-    let directions =
-        |to_peer, to_client| [([("direction", "to_peer")], to_peer), ([("direction", "to_client")], to_client)];
     let by_method = |counts: &[u64; Method::ALL.len()]| {
         let requested = |(method, _): &(Method, u64)| method.is_requested();
         let counted = Method::ALL.into_iter().zip(*counts).filter(requested);
@@ -115,12 +135,12 @@ fn machine(counters: &turn::Counters, families: &mut Vec<MetricFamily>) {
         counter(
             "hairpin_relayed_bytes_total",
             "Application data relayed, without any header.",
-            directions(traffic.bytes_to_peer, traffic.bytes_to_client),
+            relayed(&counters.traffic, |of| [of.bytes_to_peer, of.bytes_to_client]),
         ),
         counter(
             "hairpin_relayed_packets_total",
             "Datagrams relayed.",
-            directions(traffic.packets_to_peer, traffic.packets_to_client),
+            relayed(&counters.traffic, |of| [of.packets_to_peer, of.packets_to_client]),
         ),
         counter("hairpin_allocations_created_total", "Allocations made.", [([], counters.allocations_created)]),
         counter(
@@ -394,7 +414,7 @@ mod tests {
     #[test]
     fn what_was_counted_is_what_is_scraped() {
         let mut total = ShardSnapshot { allocations: 3, peer_connections: 2, ..ShardSnapshot::default() };
-        total.turn.traffic.bytes_to_client = 1 << 40;
+        total.turn.traffic[turn::Transport::Tls as usize][1].bytes_to_client = 1 << 40;
         total.turn.requests[1] = 7;
         total.relayed_addresses[turn::Transport::Tcp as usize][1] = 2;
         let unauthenticated = ErrorCode::ALL.iter().position(|code| *code == ErrorCode::Unauthenticated);
@@ -415,8 +435,8 @@ mod tests {
             "hairpin_limits_reached_total{limit=\"relay_ports\"} 0",
             "hairpin_authentications_total 0",
             "# TYPE hairpin_relayed_bytes_total counter",
-            "hairpin_relayed_bytes_total{direction=\"to_client\"} 1099511627776",
-            "hairpin_relayed_packets_total{direction=\"to_peer\"} 0",
+            "hairpin_relayed_bytes_total{transport=\"tls\",family=\"ipv6\",direction=\"to_client\"} 1099511627776",
+            "hairpin_relayed_packets_total{transport=\"udp\",family=\"ipv4\",direction=\"to_peer\"} 0",
             "hairpin_requests_total{method=\"allocate\"} 7",
             "hairpin_errors_total{code=\"401\"} 2",
             "hairpin_errors_total{code=\"508\"} 0",

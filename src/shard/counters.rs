@@ -280,11 +280,8 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.ended_foreign, ended_foreign);
     sum.peer_connections_begun += peer_connections_begun;
     add_each(&mut sum.peer_connections_ended, peer_connections_ended);
-    let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = traffic;
-    sum.traffic.packets_to_peer += packets_to_peer;
-    sum.traffic.bytes_to_peer += bytes_to_peer;
-    sum.traffic.packets_to_client += packets_to_client;
-    sum.traffic.bytes_to_client += bytes_to_client;
+    let of_paths = sum.traffic.iter_mut().flatten().zip(traffic.iter().flatten());
+    of_paths.for_each(|(sum, traffic)| sum.add(traffic));
 }
 
 fn add_each(sums: &mut [u64], others: &[u64]) {
@@ -318,7 +315,7 @@ mod tests {
         for (index, slot) in slots.iter().enumerate() {
             slot.publish(|copy| {
                 copy.turn.requests[1] = 1 << index;
-                copy.turn.traffic.bytes_to_client = 10;
+                copy.turn.traffic[1][0].bytes_to_client = 10;
                 copy.shell.socket_errors.0[SocketErrorKind::Refused as usize] = 1;
                 copy.shell.datagrams_sent = index as u64;
                 copy.allocations = 2;
@@ -326,7 +323,7 @@ mod tests {
         }
         let snapshot = Snapshot::of(&slots);
         assert_eq!(snapshot.total.turn.requests[1], 7);
-        assert_eq!(snapshot.total.turn.traffic.bytes_to_client, 30);
+        assert_eq!(snapshot.total.turn.traffic[1][0].bytes_to_client, 30);
         assert_eq!(snapshot.total.shell.socket_errors.of(SocketErrorKind::Refused), 3);
         assert_eq!(snapshot.total.shell.datagrams_sent, 3);
         assert_eq!(snapshot.total.allocations, 6);

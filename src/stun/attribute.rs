@@ -66,6 +66,18 @@ pub enum AddressFamily {
 }
 
 impl AddressFamily {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// The place in tables by family: IPv4, IPv6.
+    #[inline]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Ipv4 => 0,
+            Self::Ipv6 => 1,
+        }
+    }
+
     /// The family of an IP address.
     pub const fn of(ip: IpAddr) -> Self {
         match ip {

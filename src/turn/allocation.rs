@@ -13,7 +13,8 @@ use super::holdings::{Held, Holding, Uncounted, first_sweep, sweep_at};
 use super::icmp::IcmpRate;
 use super::mobility::Mobile;
 use super::{
-    Direction, FiveTuple, Limit, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, Transport,
+    Direction, FiveTuple, Limit, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, TrafficByPath,
+    Transport,
 };
 use crate::stun::{AddressFamily, ChannelNumber, ErrorCode, TransactionId};
 
@@ -233,8 +234,8 @@ impl Allocation {
         self.live_halves(now).find(|half| half.family() == family)
     }
 
-    /// Counts permitted data of `len` bytes through the relayed address of this family, if its bandwidth lets it pass. The
-    /// number of the datagram in its direction.
+    /// Counts permitted data of `len` bytes through the relayed address of this family, here and in `sums`, if its bandwidth
+    /// lets it pass. The number of the datagram in its direction.
     ///
     /// # Errors
     /// Why it is to be dropped; nothing is counted then.
@@ -242,6 +243,7 @@ impl Allocation {
     pub(super) fn pass(
         &mut self,
         meters: &mut Meters,
+        sums: &mut TrafficByPath,
         now: Now,
         family: AddressFamily,
         direction: Direction,
@@ -252,6 +254,7 @@ impl Allocation {
         if let Some(meter) = &mut self.meter {
             meters.spend(meter, direction, len, now)?;
         }
+        sums[self.path.transport as usize][half.family().index()].count(direction, len);
         Ok(half.traffic.count(direction, len))
     }
 

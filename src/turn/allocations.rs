@@ -216,7 +216,7 @@ impl Allocations {
     pub(super) fn promote(&mut self, relay: RelayId, allocation: Allocation) {
         for half in allocation.halves() {
             self.by_relayed.insert(half.relay.relayed(), relay.slot);
-            self.relayed[allocation.made_over as usize][family_index(half.family())] += 1;
+            self.relayed[allocation.made_over as usize][half.family().index()] += 1;
         }
         let slot = &mut self.slots[relay.slot as usize];
         debug_assert!(matches!(slot.state, State::Pending(_)));
@@ -260,7 +260,7 @@ impl Allocations {
             let half = allocation.remove_half(relay.family)?;
             let made_over = allocation.made_over;
             self.by_relayed.remove(&half.relay.relayed());
-            self.relayed[made_over as usize][family_index(half.family())] -= 1;
+            self.relayed[made_over as usize][half.family().index()] -= 1;
             return Some((half, Removed::Half(self.get_mut(relay)?)));
         }
         let half = *allocation.halves().first().filter(|half| half.family() == relay.family)?;
@@ -279,7 +279,7 @@ impl Allocations {
                 }
                 for half in allocation.halves() {
                     self.by_relayed.remove(&half.relay.relayed());
-                    self.relayed[allocation.made_over as usize][family_index(half.family())] -= 1;
+                    self.relayed[allocation.made_over as usize][half.family().index()] -= 1;
                 }
                 self.live -= 1;
                 Some(allocation)
@@ -461,7 +461,7 @@ impl Allocations {
                     }
                     for half in allocation.halves() {
                         halves += 1;
-                        relayed[allocation.made_over as usize][family_index(half.family())] += 1;
+                        relayed[allocation.made_over as usize][half.family().index()] += 1;
                         let indexed = self.by_relayed.get(&half.relay.relayed()).copied();
                         assert_eq!(indexed, index, "a relayed address is not indexed");
                     }
@@ -475,14 +475,6 @@ impl Allocations {
         assert_eq!(halves, self.by_relayed.len(), "the index of relayed addresses has strays");
         assert_eq!(tokens, self.by_token.len(), "the index of tokens has strays");
         assert_eq!(taken, self.taken(), "the free list is wrong");
-    }
-}
-
-/// The place of a family in [`RelayedAddresses`].
-const fn family_index(family: AddressFamily) -> usize {
-    match family {
-        AddressFamily::Ipv4 => 0,
-        AddressFamily::Ipv6 => 1,
     }
 }
 

@@ -43,7 +43,10 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The word used in logs.
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ToPeer, Self::ToClient];
+
+    /// The word used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::ToPeer => "to_peer",

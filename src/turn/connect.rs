@@ -122,9 +122,12 @@ impl Server {
     ) -> Option<Now> {
         let connection = self.connections.get_mut(connection)?;
         let relay = connection.relay;
-        let half = self.allocations.get_mut(relay).and_then(|allocation| allocation.live_half(clock.now, relay.family));
+        let allocation = self.allocations.get_mut(relay);
+        let transport = allocation.as_ref().map(|allocation| allocation.path.transport);
+        let half = allocation.and_then(|allocation| allocation.live_half(clock.now, relay.family));
         let traffic = half.map(|half| &mut half.traffic);
-        for traffic in [&mut connection.traffic, &mut self.counters.traffic].into_iter().chain(traffic) {
+        let of_path = transport.map(|transport| &mut self.counters.traffic[transport as usize][relay.family.index()]);
+        for traffic in [Some(&mut connection.traffic), of_path, traffic].into_iter().flatten() {
             traffic.bytes_to_peer += bytes_to_peer;
             traffic.bytes_to_client += bytes_to_client;
         }

@@ -3,7 +3,7 @@
 //! Each enum here is at once a metric label, a log field and the name of a test. Plain integers: the shard copies them
 //! to where a scrape can read them.
 
-use super::Traffic;
+use super::TrafficByPath;
 use crate::stun::{ErrorCode, Method};
 
 /// Declares a field-less enum with its labels and the list of its variants.
@@ -279,5 +279,5 @@ pub struct Counters {
     /// Those that have ended, as in [`ConnectionEnd::ALL`].
     pub peer_connections_ended: [u64; ConnectionEnd::ALL.len()],
     /// Application data relayed; relay-to-relay counts once in each direction, as both clients saw it.
-    pub traffic: Traffic,
+    pub traffic: TrafficByPath,
 }

@@ -410,6 +410,10 @@ pub enum ConnectError {
 /// IPv4, IPv6.
 pub type RelayedAddresses = [[usize; 2]; Transport::ALL.len()];
 
+/// What was relayed by the transport its client came over at that moment, as in [`Transport::ALL`], and the family of the
+/// relayed address: IPv4, IPv6.
+pub type TrafficByPath = [[Traffic; 2]; Transport::ALL.len()];
+
 /// Application data relayed for one allocation, without TURN framing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -424,6 +428,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Of all transports and families.
+    pub fn total(by_path: &TrafficByPath) -> Self {
+        let mut total = Self::default();
+        by_path.iter().flatten().for_each(|traffic| total.add(traffic));
+        total
+    }
+
+    /// Adds what was relayed elsewhere.
+    pub const fn add(&mut self, other: &Self) {
+        self.packets_to_peer += other.packets_to_peer;
+        self.bytes_to_peer += other.bytes_to_peer;
+        self.packets_to_client += other.packets_to_client;
+        self.bytes_to_client += other.bytes_to_client;
+    }
+
     /// Counts a datagram; which one it was in its direction.
     #[inline]
     fn count(&mut self, direction: Direction, len: u64) -> u64 {

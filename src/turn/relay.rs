@@ -66,14 +66,14 @@ impl Server {
             allocation = self.allocations.get_mut(relay).expect("it has not ended");
         }
         let len = bytes.len() as u64;
-        let passed = allocation.pass(&mut self.meters, clock.now, relay.family, Direction::ToPeer, len);
+        let sums = &mut self.counters.traffic;
+        let passed = allocation.pass(&mut self.meters, sums, clock.now, relay.family, Direction::ToPeer, len);
         let number = match passed {
             Ok(number) => number,
             Err(reason) => return Verdict::Drop(reason),
         };
         allocation.watch.sent_to(to.port());
         let is_telling = allocation.watch.look(number, &packet.buffer()[bytes.clone()]);
-        self.counters.traffic.count(Direction::ToPeer, len);
         if is_telling && self.has_told(clock, relay, Direction::ToPeer, to, number) {
             return Verdict::Drop(Reason::NoAllocation);
         }
@@ -158,13 +158,13 @@ impl Server {
         let Some(bytes) = framed.filter(|bytes| is_stream || bytes.len() <= DATAGRAM_LEN_MAX) else {
             return Verdict::Drop(Reason::TooLarge);
         };
-        let number = match allocation.pass(&mut self.meters, clock.now, relay.family, Direction::ToClient, len) {
+        let sums = &mut self.counters.traffic;
+        let number = match allocation.pass(&mut self.meters, sums, clock.now, relay.family, Direction::ToClient, len) {
             Ok(number) => number,
             Err(reason) => return Verdict::Drop(reason),
         };
         let is_telling = allocation.watch.look(number, &packet.buffer()[payload]);
         let verdict = Verdict::ToClient { to: allocation.path, bytes, ip: packet.ip() };
-        self.counters.traffic.count(Direction::ToClient, len);
         if is_telling && self.has_told(clock, relay, Direction::ToClient, peer, number) {
             return Verdict::Drop(Reason::NoAllocation);
         }

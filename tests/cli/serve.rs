@@ -96,7 +96,7 @@ fn printed_credentials_work_and_others_do_not() {
         "hairpin_requests_total{method=\"binding\"} 1",
         "hairpin_responses_total{method=\"allocate\"} 2",
         "hairpin_authentication_failures_total{reason=\"wrong_password\"} 2",
-        "hairpin_relayed_bytes_total{direction=\"to_peer\"} 0",
+        "hairpin_relayed_bytes_total{transport=\"udp\",family=\"ipv4\",direction=\"to_peer\"} 0",
         "hairpin_shard_restarts_total 0",
     ] {
         eventually(line, || metrics().lines().any(|found| found == line));

@@ -138,7 +138,9 @@ fn a_thousand_allocations_have_relayed_what_the_metrics_say() {
             client.release();
         }
     }
-    let series = |what: &str, direction: &str| format!("hairpin_relayed_{what}_total{{direction=\"{direction}\"}}");
+    let labels = "transport=\"udp\",family=\"ipv4\"";
+    let series =
+        |what: &str, direction: &str| format!("hairpin_relayed_{what}_total{{{labels},direction=\"{direction}\"}}");
     let expected = (1..=1_000).sum::<u64>();
     // Shards publish what they have counted a moment later.
     eventually("the metrics have it all", || {

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use hairpin::stun::{AttributeType, TransactionId};
-use hairpin::turn::{Config, Reason, RelayAddress, Server, ShardIndex, Transport};
+use hairpin::stun::{AttributeType, Method, TransactionId};
+use hairpin::turn::{Config, Reason, RelayAddress, Server, ShardIndex, Traffic, Transport};
 
-use crate::client::{Client, Response, bare, channel_data, data, indication, peer_for};
+use crate::client::{Client, Response, bare, channel_data, data, indication, lifetime, peer_for};
 use crate::world::{PEER, Seen, World, config, path, path_over, read_data_indication, send_indication};
 
 const CLIENT: &str = "192.0.2.10:40000";
@@ -195,6 +195,32 @@ fn stun_8489_5_08_transaction_ids_are_random() {
     assert!(ones.abs_diff(480_000) < 5 * 490, "{ones}");
 }
 
+/// Each datagram is counted once, under the transport it came over and the family of the relayed address.
+#[test]
+fn counters_tell_transports_and_families_apart() {
+    for (place, transport) in Transport::ALL.into_iter().enumerate() {
+        let mut world = World::new();
+        let path = path_over(transport, CLIENT);
+        for (family, peer) in ["198.51.100.7:7000", "[2001:db8:1::7]:7000"].into_iter().enumerate() {
+            let mut alice = world.alice(path);
+            let (relay, _) = world.allocate(
+                path,
+                &mut alice,
+                vec![(AttributeType::REQUESTED_ADDRESS_FAMILY, vec![1 + family as u8, 0, 0, 0])],
+            );
+            assert_eq!(world.permit(path, &mut alice, &[peer]), 0);
+            assert!(world.send(path, &send_indication(peer, vec![data(&[1; 100])])).expect("a verdict").relayed());
+            assert!(world.peer_sends(relay, peer, &[1; 30]).relayed());
+            let traffic = Traffic { packets_to_peer: 1, bytes_to_peer: 100, packets_to_client: 1, bytes_to_client: 30 };
+            assert_eq!(world.server.counters().traffic[place][family], traffic, "{transport:?} {peer}");
+            let request = alice.signed(Method::Refresh, vec![lifetime(0)]);
+            assert_eq!(world.exchange(path, &request).error(), 0);
+        }
+        let total = Traffic::total(&world.server.counters().traffic);
+        assert_eq!((total.packets_to_peer, total.packets_to_client), (2, 2));
+    }
+}
+
 /// Counted is what was relayed, without framing; the sums agree with the allocation's own.
 #[test]
 fn counters_count_application_data() {
@@ -206,7 +232,7 @@ fn counters_count_application_data() {
     let traffic = world.server.traffic(relay).unwrap();
     assert_eq!((traffic.packets_to_peer, traffic.bytes_to_peer), (1, 100));
     assert_eq!((traffic.packets_to_client, traffic.bytes_to_client), (1, 30));
-    assert_eq!(world.server.counters().traffic, traffic);
+    assert_eq!(Traffic::total(&world.server.counters().traffic), traffic);
     assert_eq!(world.server.counters().drops[Reason::NoPermission as usize], 1);
 }
 

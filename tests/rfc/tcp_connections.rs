@@ -314,7 +314,7 @@ fn what_passes_is_counted_for_the_allocation() {
     world.server.peer_relayed(world.clock, id, 1, 5);
     let traffic = Traffic { bytes_to_peer: 1001, bytes_to_client: 25, ..Traffic::default() };
     assert_eq!(world.server.traffic(relay), Some(traffic));
-    assert_eq!(world.server.counters().traffic, traffic);
+    assert_eq!(Traffic::total(&world.server.counters().traffic), traffic);
     world.server.peer_closed(id);
     assert_eq!(world.drain_effects(), None);
     assert_eq!(world.disconnected, [], "the shell knows already");

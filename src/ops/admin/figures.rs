@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Sources;
 use super::answer::good;
-use crate::turn::{EndReason, Limit, Reason, Rejection, Transport};
+use crate::turn::{self, EndReason, Limit, Reason, Rejection, Transport};
 
 /// Answer to stats. Counts are sums since the server was started.
 #[derive(Serialize)]
@@ -83,7 +83,8 @@ fn that_occurred(counts: BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, 
 
 pub(super) fn stats(sources: &Sources) -> Response {
     let snapshot = sources.shards.snapshot();
-    let (total, turn) = (&snapshot.total, &snapshot.total.turn);
+    let (total, machine) = (&snapshot.total, &snapshot.total.turn);
+    let traffic = turn::Traffic::total(&machine.traffic);
     let of_transport = Transport::ALL.iter().zip(total.relayed_addresses);
     good(&Stats {
         version: env!("CARGO_PKG_VERSION"),
@@ -93,16 +94,16 @@ pub(super) fn stats(sources: &Sources) -> Response {
         relayed_addresses: of_transport.map(|(transport, counts)| (transport.label(), counts.iter().sum())).collect(),
         connections: total.connections,
         peer_connections: total.peer_connections,
-        allocations_created: turn.allocations_created,
-        allocations_ended: by_label(EndReason::ALL, &turn.allocations_ended, EndReason::label),
-        authenticated: turn.authenticated,
-        authentication_failures: that_occurred(by_label(Rejection::ALL, &turn.rejections, Rejection::label)),
-        drops: that_occurred(by_label(Reason::ALL, &turn.drops, Reason::label)),
+        allocations_created: machine.allocations_created,
+        allocations_ended: by_label(EndReason::ALL, &machine.allocations_ended, EndReason::label),
+        authenticated: machine.authenticated,
+        authentication_failures: that_occurred(by_label(Rejection::ALL, &machine.rejections, Rejection::label)),
+        drops: that_occurred(by_label(Reason::ALL, &machine.drops, Reason::label)),
         traffic: Traffic {
-            packets_to_peer: turn.traffic.packets_to_peer,
-            bytes_to_peer: turn.traffic.bytes_to_peer,
-            packets_to_client: turn.traffic.packets_to_client,
-            bytes_to_client: turn.traffic.bytes_to_client,
+            packets_to_peer: traffic.packets_to_peer,
+            bytes_to_peer: traffic.bytes_to_peer,
+            packets_to_client: traffic.packets_to_client,
+            bytes_to_client: traffic.bytes_to_client,
         },
         shards: snapshot
             .shards

@@ -28,7 +28,7 @@ use client::{Client, TRANSPORTS, address, channel_data, config, peer, place, rec
 use super::*;
 use crate::net::{BATCH, Datagram, ReceiveBatch, SendBatch, UdpSocket};
 use crate::stun::{AttributeType, Class, ErrorCode, Method};
-use crate::turn::{EndReason, IpFields, Transport};
+use crate::turn::{EndReason, IpFields, Traffic, Transport};
 
 /// Two clients whose relays, and so whose selves, are in different shards of two.
 fn clients_in_both_shards(shards: &Shards) -> [(Client, SocketAddr); 2] {
@@ -286,7 +286,7 @@ fn relays_of_two_shards_reach_each_other_through_the_mailbox() {
     left.send_data(0x4000, &longest);
     assert_eq!(right.receive_data(0x4001), longest);
     wait_for(&shards, "401 packets counted once in each direction", |snapshot| {
-        let traffic = snapshot.total.turn.traffic;
+        let traffic = Traffic::total(&snapshot.total.turn.traffic);
         (traffic.packets_to_peer, traffic.packets_to_client) == (401, 401)
     });
     assert_eq!(shards.snapshot().total.shell.mailbox_overflows, 0);

@@ -40,7 +40,7 @@ fn turn_8656_3_1_01_bursts_pass_whole_and_in_order() {
         }
     }
     wait_for(&shards, "every datagram counted", |snapshot| {
-        let traffic = snapshot.total.turn.traffic;
+        let traffic = Traffic::total(&snapshot.total.turn.traffic);
         (traffic.packets_to_peer, traffic.bytes_to_peer) == (ROUNDS * BURST, ROUNDS * BURST * LEN as u64)
             && (traffic.packets_to_client, traffic.bytes_to_client)
                 == (2 * ROUNDS * BURST, 2 * ROUNDS * BURST * LEN as u64)
@@ -88,7 +88,7 @@ fn bursts_between_two_clients_of_a_shard_leave_together() {
         }
     }
     wait_for(&shards, "every datagram counted for both", |snapshot| {
-        let traffic = snapshot.total.turn.traffic;
+        let traffic = Traffic::total(&snapshot.total.turn.traffic);
         (traffic.packets_to_peer, traffic.packets_to_client) == (ROUNDS * BURST, ROUNDS * BURST)
     });
     let shell = shards.snapshot().total.shell;

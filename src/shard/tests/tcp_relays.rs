@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Answer, Client, address, config, place, settings, wait_for};
 use super::*;
-use crate::turn::{ConnectionEnd, PeerPorts, RelayTransports, TcpRelays};
+use crate::turn::{ConnectionEnd, PeerPorts, RelayTransports, TcpRelays, Traffic};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const STREAMS: [Transport; 2] = [Transport::Tcp, Transport::Tls];
@@ -345,10 +345,11 @@ fn a_slow_reader_holds_the_other_side_back_and_loses_nothing() {
         let writing = std::thread::spawn(move || writer.write_all(&sent).unwrap());
         // Nobody reads: it must come to a stand, with most of it not sent.
         let mut passed = u64::MAX;
-        let now = |shards: &Shards| shards.snapshot().total.turn.traffic.bytes_to_client;
+        let now = |shards: &Shards| Traffic::total(&shards.snapshot().total.turn.traffic).bytes_to_client;
         wait_for(&shards, "the flow stands still", |snapshot| {
             std::thread::sleep(Duration::from_millis(100));
-            std::mem::replace(&mut passed, snapshot.total.turn.traffic.bytes_to_client) == passed && passed > 0
+            std::mem::replace(&mut passed, Traffic::total(&snapshot.total.turn.traffic).bytes_to_client) == passed
+                && passed > 0
         });
         assert!(now(&shards) < 40 << 20, "{} bytes went into nothing", now(&shards));
         assert_eq!(data.receive_raw(bytes.len()), bytes);
@@ -509,7 +510,7 @@ fn what_data_connections_carry_is_counted() {
     data.receive_raw(70_000);
     let deadline = Instant::now() + PATIENCE;
     let counted = || {
-        let traffic = shards.snapshot().total.turn.traffic;
+        let traffic = Traffic::total(&shards.snapshot().total.turn.traffic);
         (traffic.bytes_to_peer, traffic.bytes_to_client, traffic.packets_to_client)
     };
     while counted() != (1000, 70_000, 0) {
