@@ -130,6 +130,13 @@ pub(super) struct Half {
     pub(super) relay: Relay,
     pub(super) expires: Now,
     pub(super) traffic: Traffic,
+    /// Where its data is summed up, as a place in a flat [`TrafficByPath`].
+    sums_at: u8,
+}
+
+/// The place of a transport and a family in a flat [`TrafficByPath`].
+const fn sums_at(transport: Transport, family: AddressFamily) -> u8 {
+    (transport as usize * AddressFamily::ALL.len() + family.index()) as u8
 }
 
 impl Half {
@@ -138,6 +145,7 @@ impl Half {
             relay,
             expires,
             traffic: Traffic { packets_to_peer: 0, bytes_to_peer: 0, packets_to_client: 0, bytes_to_client: 0 },
+            sums_at: 0,
         }
     }
 
@@ -196,7 +204,7 @@ impl Allocation {
         halves: ArrayVec<Half, 2>,
         told: Told,
     ) -> Self {
-        Self {
+        let mut allocation = Self {
             session,
             path,
             made_over: path.transport,
@@ -216,7 +224,17 @@ impl Allocation {
             holding: Box::new(Uncounted),
             sweep: None,
             unpermitted: [Unpermitted::default(); 2],
+        };
+        allocation.set_path(path);
+        allocation
+    }
+
+    /// Its client is somewhere else. Where it was.
+    pub(super) fn set_path(&mut self, path: FiveTuple) -> FiveTuple {
+        for half in &mut self.halves {
+            half.sums_at = sums_at(path.transport, half.family());
         }
+        std::mem::replace(&mut self.path, path)
     }
 
     /// Its relayed addresses, expired ones included.
@@ -254,7 +272,8 @@ impl Allocation {
         if let Some(meter) = &mut self.meter {
             meters.spend(meter, direction, len, now)?;
         }
-        sums[self.path.transport as usize][half.family().index()].count(direction, len);
+        // There are eight; the mask says so to the compiler.
+        sums.as_flattened_mut()[usize::from(half.sums_at & 7)].count(direction, len);
         Ok(half.traffic.count(direction, len))
     }
 
@@ -456,6 +475,8 @@ impl Allocation {
     pub(super) fn check_invariants(&self, permissions_max: usize, channels_max: usize) {
         assert!(self.permissions.len() <= permissions_max, "too many permissions");
         assert!(self.channels.len() <= channels_max, "too many channels");
+        let is_summed_up = |half: &Half| half.sums_at == sums_at(self.path.transport, half.family());
+        assert!(self.halves.iter().all(is_summed_up), "data is counted for another transport");
         for (place, channel) in self.channels.iter().enumerate() {
             let rest = &self.channels[place + 1..];
             assert!(rest.iter().all(|other| other.number != channel.number), "a number bound twice");

@@ -330,7 +330,7 @@ impl Server {
         let left = mobile.next.take();
         let is_new = if mobile.is_adrift {
             (mobile.is_adrift, mobile.carrier) = (false, carrier);
-            allocation.path = path;
+            allocation.set_path(path);
             true
         } else if allocation.path == path {
             false
@@ -356,8 +356,8 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(relay) else { return };
         let Some(mobile) = &mut allocation.mobile else { return };
         let Some((next, carrier)) = mobile.next.take_if(|(next, _)| next == path) else { return };
-        let old = std::mem::replace(&mut allocation.path, next);
         let old_carrier = std::mem::replace(&mut mobile.carrier, carrier);
+        let old = allocation.set_path(next);
         self.leave(old, old_carrier);
     }
 
@@ -372,8 +372,9 @@ impl Server {
         let carrier = match mobile.next.take() {
             Some((_, carrier)) if is_next => carrier,
             Some((next, carrier)) => {
-                allocation.path = next;
-                std::mem::replace(&mut mobile.carrier, carrier)
+                let carrier = std::mem::replace(&mut mobile.carrier, carrier);
+                allocation.set_path(next);
+                carrier
             }
             None if may_wait => {
                 mobile.is_adrift = true;
