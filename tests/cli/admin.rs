@@ -1,5 +1,6 @@
 //! The admin API and the commands that use it, against a running server.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -171,6 +172,15 @@ fn levels_limits_and_figures_can_be_asked_for() {
     assert_eq!(ask(admin, "PUT /v1/log-level", TOKEN, &"x".repeat(9000)).0, 413);
     TurnClient::new(udp).allocate("alice", "wonder").unwrap();
     let (_, limits) = ask(admin, "GET /v1/limits", TOKEN, "");
+    // Every key of the section, and one that is a limit as well.
+    let told: BTreeSet<&str> =
+        limits["limits"].as_array().unwrap().iter().map(|limit| limit["name"].as_str().unwrap()).collect();
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap();
+    let section = example.split("\n[limits]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let keys = section.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "));
+    let keys: BTreeSet<String> = keys.map(|(key, _)| format!("limits.{key}")).collect();
+    let expected = keys.iter().map(String::as_str).chain(["relay.ports"]).collect();
+    assert_eq!(told, expected, "left: /v1/limits, right: config.example.toml");
     let allocations = &limits["limits"][0];
     assert_eq!(*allocations, json!({ "name": "limits.allocations", "limit": 16_384, "in_use": 1 }));
     assert_eq!(document(&place, &["stats"])["sessions"], 1);

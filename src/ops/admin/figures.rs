@@ -67,7 +67,7 @@ pub(super) struct Limits {
 pub(super) struct LimitInForce {
     /// Its key in the configuration.
     pub name: &'static str,
-    /// In bytes or seconds where the key has a unit.
+    /// In bytes, seconds or bytes a second where the key has a unit; 0 where there is none, or nothing it could bound.
     pub limit: u64,
     /// How much of it is used now, where that is one number.
     pub in_use: Option<usize>,
@@ -121,7 +121,8 @@ pub(super) fn stats(sources: &Sources) -> Response {
 pub(super) fn limits(sources: &Sources) -> Response {
     let config = sources.config.borrow().clone();
     let (shards, limits) = (&config.shards, &config.shards.turn.limits);
-    let quotas = &shards.quotas;
+    let (quotas, threads) = (&shards.quotas, usize::from(shards.count));
+    let look_ups = shards.turn.credentials.look_ups.as_ref();
     let snapshot = sources.shards.snapshot();
     let total = &snapshot.total;
     let entry = |name, limit: usize, in_use| LimitInForce { name, limit: limit as u64, in_use };
@@ -149,9 +150,16 @@ pub(super) fn limits(sources: &Sources) -> Response {
             entry("limits.connection_send_buffer", shards.connections.send_buffer_bytes, None),
             entry("limits.connection_idle", shards.connections.idle_secs as usize, None),
             // Each thread has its share.
-            entry("limits.answers_per_prefix", limits.answers_per_prefix as usize * usize::from(shards.count), None),
+            entry("limits.answers_per_prefix", limits.answers_per_prefix as usize * threads, None),
             entry("limits.dtls_handshakes", shards.tls.as_ref().map_or(0, |tls| tls.dtls_handshakes), None),
             entry("limits.pending_effects", limits.effects, None),
+            entry("limits.bandwidth_per_allocation", limits.bandwidth.per_allocation as usize, None),
+            entry("limits.bandwidth_per_user", limits.bandwidth.per_account as usize, None),
+            entry("limits.bandwidth_total", limits.bandwidth.total as usize, None),
+            entry("limits.peer_ports_per_allocation", limits.peer_ports_per_allocation as usize, None),
+            entry("limits.foreign_packets_percent", limits.foreign_packets_percent as usize, None),
+            entry("limits.look_ups_waiting", look_ups.map_or(0, |of| of.waiting), Some(total.requests_waiting)),
+            entry("limits.look_ups_per_prefix", look_ups.map_or(0, |of| of.per_prefix as usize * threads), None),
             entry("relay.ports", ports * shards.turn.relays.len(), Some(relayed)),
         ],
         reached: by_label(Limit::ALL, &total.turn.limits, Limit::label),
