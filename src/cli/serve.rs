@@ -27,11 +27,11 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut config = config::load(file.as_deref(), &machine).map_err(|errors| errors.to_string())?;
     let log_level = ops::install_logging(config.log);
     for note in &config.notes {
-        warn!(key = note.key, "{}", note.text);
+        warn!(event = "configuration_note", key = note.key, "{}", note.text);
     }
     let kept = config.secret_is_made_up.then(|| config::keep_secret(&mut config));
     if let Some(Err(why)) = &kept {
-        warn!(key = "auth.secrets", "the made-up secret cannot be kept and ends with this server: {why}");
+        warn!(event = "secret_not_kept", key = "auth.secrets", why, "it ends with this server");
     }
     // With credentials of their own, operators know how to hand them out, and a log is no place for any.
     let facts = kept.map(|kept| banner::Facts {
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         if config.secret_is_made_up
             && let Err(why) = config::keep_secret(&mut config)
         {
-            warn!(key = "auth.secrets", "a new secret was made up, because the kept one cannot be read: {why}");
+            warn!(event = "secret_made_up_again", key = "auth.secrets", why, "the kept one cannot be read");
         }
         Ok(config)
     });

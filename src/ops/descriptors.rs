@@ -21,9 +21,10 @@ pub(super) fn make_room(config: &Config) {
         return;
     };
     let granted = if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
-    info!(granted, wanted, "file descriptors");
+    info!(event = "file_descriptors", granted, wanted);
     if granted < wanted {
         warn!(
+            event = "file_descriptors_missing",
             granted,
             wanted,
             "limits.allocations and limits.connections cannot be reached: raise the limit of open files (systemd: \

@@ -73,7 +73,7 @@ impl Reload {
             }
         };
         for note in &new.notes {
-            warn!(key = note.key, "{}", note.text);
+            warn!(event = "configuration_note", key = note.key, "{}", note.text);
         }
         let changed = self.current.changed_keys(&new);
         let (late, now): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(|key| counts_only_at_start(key));

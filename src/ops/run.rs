@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::{Gid, Uid};
 use prometheus::Registry;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
@@ -100,7 +101,7 @@ impl std::error::Error for RunError {}
 /// # Errors
 /// If the server could not be started. Once it has, it ends well.
 pub fn run(config: Config, log_level: LogLevel, load: Load, ready: impl FnOnce(&Running<'_>)) -> Result<(), RunError> {
-    info!(version = env!("CARGO_PKG_VERSION"), threads = config.shards.count, "starting");
+    info!(event = "starting", version = env!("CARGO_PKG_VERSION"), threads = config.shards.count);
     let rights = Rights::look_up(&config.confinement).map_err(RunError::Confinement)?;
     descriptors::make_room(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::ControlPlane)?;
@@ -121,7 +122,7 @@ async fn live(
     let started = std::time::Instant::now();
     let admin = bind("admin.listen", config.admin.listen).await?;
     let for_back_ends = bind("admin.credentials_listen", config.admin.credentials.listen).await?;
-    let socket = bind_socket(&config.admin.socket)?;
+    let socket = bind_socket(&config.admin.socket, rights.user())?;
     let identity = config.shards.tls.as_ref().map(|tls| Arc::clone(&tls.identity));
     let (carrier, entrance) = Carrier::new(config.pass_through);
     // Without a control plane that is left to carry it a connection is closed.
@@ -196,9 +197,10 @@ async fn live(
     }
     readiness.send_replace(Readiness::Ready);
     for skipped in &skipped {
-        warn!("not listening on {skipped}");
+        warn!(event = "listener_skipped", what = %skipped);
     }
     info!(
+        event = "listening",
         udp = addresses(&listening, Transport::Udp),
         tcp = addresses(&listening, Transport::Tcp),
         tls = addresses(&listening, Transport::Tls),
@@ -235,7 +237,7 @@ async fn live(
     if let Some(usage) = usage {
         usage.close().await;
     }
-    info!("stopped");
+    info!(event = "stopped");
     Ok(())
 }
 
@@ -246,13 +248,13 @@ async fn bind(key: &'static str, address: Option<SocketAddr>) -> Result<Option<(
     }
 }
 
-fn bind_socket(socket: &AdminSocket) -> Result<Option<(UnixListener, SocketFile)>, RunError> {
+fn bind_socket(socket: &AdminSocket, user: Option<(Uid, Gid)>) -> Result<Option<(UnixListener, SocketFile)>, RunError> {
     match socket {
         AdminSocket::Off => Ok(None),
         AdminSocket::At(path) => {
-            admin::bind_socket(path).map(Some).map_err(|error| RunError::Socket(path.clone(), error))
+            admin::bind_socket(path, user).map(Some).map_err(|error| RunError::Socket(path.clone(), error))
         }
-        AdminSocket::Default(path) => Ok(admin::bind_socket(path)
+        AdminSocket::Default(path) => Ok(admin::bind_socket(path, user)
             .inspect_err(|error| warn!(event = "admin_socket_off", path = %path.display(), %error))
             .ok()),
     }
@@ -267,8 +269,11 @@ fn carry_out(order: Order, reload: &mut Reload, readiness: &watch::Sender<Readin
             if readiness.send_replace(state) != state {
                 let allocations = reload.shards.set_draining(is_draining);
                 reload.control.set_draining(is_draining);
-                let event = if is_draining { "drain_ordered" } else { "drain_ended" };
-                info!(event, allocations, "by the admin API");
+                if is_draining {
+                    info!(event = "drain_ordered", allocations, "by the admin API");
+                } else {
+                    info!(event = "drain_ended", allocations, "by the admin API");
+                }
             }
             let _ = answer.send(state);
         }
@@ -285,7 +290,7 @@ fn carry_out(order: Order, reload: &mut Reload, readiness: &watch::Sender<Readin
 /// Grants nothing new and waits until nothing old is left, the time is over, or the operator has no patience.
 async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &mut Signals) {
     let allocations = shards.set_draining(true);
-    info!(signal, allocations, seconds_max = drain.as_secs(), "draining; a second signal ends at once");
+    info!(event = "draining", signal, allocations, seconds_max = drain.as_secs(), "a second signal ends at once");
     let over = sleep_until(Instant::now() + drain);
     let empty = async {
         while shards.allocations() > 0 {
@@ -298,7 +303,7 @@ async fn drain(shards: &SharedShards, drain: Duration, signal: &str, signals: &m
         () = over => "the time is over",
         signal = signals.stop() => signal,
     };
-    info!(why, allocations = shards.allocations(), "drained");
+    info!(event = "drained", why, allocations = shards.allocations());
 }
 
 fn addresses(listening: &[ListenAddress], transport: Transport) -> String {
@@ -345,7 +350,7 @@ impl SharedShards {
         let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let joined = tokio::task::spawn_blocking(move || shards.map(Shards::shut_down));
         if timeout(SHUT_DOWN_TIME_MAX, joined).await.is_err() {
-            warn!("a shard did not end in time; leaving without it");
+            warn!(event = "shard_left_behind", "a shard did not end in time");
         }
     }
 }

@@ -67,7 +67,7 @@ fn read_call(level: &str, call: &str, events: &mut Events) {
             }
         }
     }
-    let Some(name) = name else { return };
+    let name = name.unwrap_or_else(|| panic!("{level}!({}: without an event", arguments.join(", ")));
     let known = events.entry(name.clone()).or_insert_with(|| (level.to_owned(), BTreeSet::new()));
     assert_eq!(known.0, level, "{name} has two levels");
     known.1.extend(fields);

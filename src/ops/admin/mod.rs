@@ -18,7 +18,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::unistd::{Gid, Uid};
 use prometheus::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -123,15 +124,21 @@ pub(super) async fn bind(address: SocketAddr) -> io::Result<(TcpListener, Socket
     Ok((listener, bound))
 }
 
-/// Binds the socket, for its owner only. One that a server has left behind is replaced.
+/// Binds the socket, for its owner only: this process, or whom it is about to become. One that a server has left behind is
+/// replaced.
 ///
 /// # Errors
 /// Another server listens there, something else lies there, or the system says no.
-pub(super) fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+pub(super) fn bind_socket(path: &Path, user: Option<(Uid, Gid)>) -> io::Result<(UnixListener, SocketFile)> {
+    let hand_over = |path: &Path| match user {
+        Some((user, group)) => chown(path, Some(user.as_raw()), Some(group.as_raw())),
+        None => Ok(()),
+    };
     if let Some(directory) = path.parent()
         && !directory.exists()
     {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        hand_over(directory)?;
     }
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         match std::os::unix::net::UnixStream::connect(path) {
@@ -142,6 +149,7 @@ pub(super) fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)>
     let listener = UnixListener::bind(path)?;
     // Whoever was quicker than this is told from its owner by the kernel.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    hand_over(path)?;
     let owner = std::fs::metadata(path)?.uid();
     Ok((listener, SocketFile { path: path.to_owned(), owner }))
 }
@@ -209,7 +217,7 @@ async fn serve_unix(listener: UnixListener, file: SocketFile, routes: Router) {
 }
 
 async fn pause(error: &io::Error) {
-    warn!(%error, "the admin port cannot accept a connection");
+    warn!(event = "admin_accept_failed", %error);
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 

@@ -291,13 +291,13 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
         let path = std::env::temp_dir().join(format!("hairpin-admin-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bound = bind_socket(&path).expect("nobody listens there");
+        let bound = bind_socket(&path, None).expect("nobody listens there");
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(bind_socket(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind_socket(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(bound);
         assert!(!path.exists());
         std::fs::write(&path, "a file").unwrap();
-        assert!(bind_socket(&path).is_err());
+        assert!(bind_socket(&path, None).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"a file", "what is no socket is left alone");
         std::fs::remove_file(&path).unwrap();
     });

@@ -67,10 +67,15 @@ impl Rights {
     /// rights by set-user-id bits.
     pub(super) fn look_up(confinement: &Confinement) -> Result<Self, ConfinementError> {
         if let Err(errno) = prctl::set_no_new_privs() {
-            warn!(error = errno.desc(), "no_new_privs cannot be set");
+            warn!(event = "no_new_privileges_failed", error = errno.desc());
         }
         let user = confinement.user.as_deref().map(|name| account(name, confinement.group.as_deref())).transpose()?;
         Ok(Self { user, filter: confinement.filter_system_calls })
+    }
+
+    /// Whom the process will become, if it does: files that are to be used then are to be this user's.
+    pub(super) const fn user(&self) -> Option<(Uid, Gid)> {
+        self.user
     }
 
     /// To be called when all sockets that need rights are open.
@@ -83,7 +88,7 @@ impl Rights {
             None => "off",
             Some(Ok(())) => "on",
             Some(Err(error)) => {
-                warn!(key = "process.filter_system_calls", %error, "system calls cannot be filtered here");
+                warn!(event = "system_call_filter_failed", key = "process.filter_system_calls", %error);
                 "unavailable"
             }
         };
