@@ -74,7 +74,7 @@ fn processes() -> Vec<(u32, u32)> {
 #[test]
 fn figures_come_out_and_nothing_is_left() {
     let mut rows = vec!["relay-160-100", "start"];
-    rows.push("allocate");
+    rows.extend(["allocate", "observing-relay"]);
     let (succeeded, said, results) = Run::new("figures", &["--tiny", "--only", &rows.join(",")]).end();
     assert!(succeeded, "{said}");
     if said.starts_with("SKIP") {
@@ -86,7 +86,9 @@ fn figures_come_out_and_nothing_is_left() {
         let samples = samples.unwrap_or_else(|| panic!("no {row} in the results: {said}"));
         let of = |server: &str| samples.iter().find(|sample| sample["server"] == server);
         assert!(of("hairpin").is_some(), "no Hairpin in {row}: {said}");
-        if of("coturn").is_none() {
+        if row.starts_with("observing") {
+            assert!(of("no-recorder").is_some() && of("scraped").is_some(), "{row}: {said}");
+        } else if of("coturn").is_none() {
             eprintln!("SKIP coturn: it is not installed");
         }
         for sample in samples {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::forwarder;
 use crate::network::{self, Network, RELAYS, SERVER};
 use crate::options::Options;
-use crate::rows::Row;
+use crate::rows::{Row, Section};
 
 /// Who may allocate, on every server.
 pub const USERNAME: &str = "load";
@@ -19,6 +19,8 @@ pub const PASSWORD: &str = "password-of-the-load";
 pub const PORT: u16 = 3478;
 /// TLS.
 pub const TLS_PORT: u16 = 5349;
+/// /metrics.
+pub const ADMIN_PORT: u16 = 9641;
 /// Relayed transport addresses: room for the largest rows.
 const PORTS: (u16, u16) = (20_000, 65_000);
 /// A server that does not answer by then will not.
@@ -51,6 +53,8 @@ pub struct Contestant {
 enum Kind {
     /// With further lines of configuration.
     Hairpin(&'static str),
+    /// Asked for /metrics once a second.
+    Scraped,
     Coturn,
     Forwarder,
 }
@@ -61,6 +65,8 @@ pub mod names {
     pub const HAIRPIN_BEFORE: &str = "before";
     pub const COTURN: &str = "coturn";
     pub const FORWARDER: &str = "forwarder";
+    pub const WITHOUT_RECORDER: &str = "no-recorder";
+    pub const SCRAPED: &str = "scraped";
 }
 
 impl Contestant {
@@ -68,6 +74,12 @@ impl Contestant {
     pub fn all_for(row: &Row, options: &Options) -> Vec<Contestant> {
         let make = |name, binary: &Path, kind| Contestant { name, binary: binary.to_owned(), kind };
         let mut all = vec![make(names::HAIRPIN, &options.hairpin, Kind::Hairpin(row.configuration))];
+        if row.section == Section::Observing {
+            all.push(make(names::WITHOUT_RECORDER, &options.hairpin, Kind::Hairpin("[recorder]\nevents = 0\n")));
+            all.push(make(names::SCRAPED, &options.hairpin, Kind::Scraped));
+            all.retain(|contestant| options.is_wanted(contestant.name));
+            return all;
+        }
         if let Some(before) = &options.before {
             all.push(make(names::HAIRPIN_BEFORE, before, Kind::Hairpin("")));
         }
@@ -83,6 +95,11 @@ impl Contestant {
         all
     }
 
+    /// Whether somebody is to ask it for /metrics meanwhile.
+    pub fn is_scraped(&self) -> bool {
+        self.kind == Kind::Scraped
+    }
+
     /// Starts it, and waits until it answers.
     ///
     /// # Errors
@@ -93,8 +110,13 @@ impl Contestant {
         fs::create_dir_all(&folder).map_err(problem)?;
         fs::write(folder.join("chain.pem"), &certificate.chain).map_err(problem)?;
         fs::write(folder.join("key.pem"), &certificate.key).map_err(problem)?;
-        if let Kind::Hairpin(more) = self.kind {
-            fs::write(folder.join("hairpin.toml"), hairpin_configuration(more)).map_err(problem)?;
+        let configuration = match self.kind {
+            Kind::Hairpin(more) => Some(hairpin_configuration("off", more)),
+            Kind::Scraped => Some(hairpin_configuration(&format!("{SERVER}:{ADMIN_PORT}"), "")),
+            Kind::Coturn | Kind::Forwarder => None,
+        };
+        if let Some(text) = configuration {
+            fs::write(folder.join("hairpin.toml"), text).map_err(problem)?;
         }
         let log = fs::File::create(folder.join("log")).map_err(problem)?;
         let errors = log.try_clone().map_err(problem)?;
@@ -119,7 +141,7 @@ impl Contestant {
 
     fn arguments(&self) -> Vec<String> {
         let words = match self.kind {
-            Kind::Hairpin(_) => "serve --config hairpin.toml".to_owned(),
+            Kind::Hairpin(_) | Kind::Scraped => "serve --config hairpin.toml".to_owned(),
             Kind::Forwarder => format!("{} {SERVER}:{PORT} {RELAYS}", forwarder::COMMAND),
             // One relay thread, since there is one core; nothing written to databases or logs by the packet. Everything
             // else is as Debian has it.
@@ -135,7 +157,7 @@ impl Contestant {
     }
 }
 
-fn hairpin_configuration(more: &str) -> String {
+fn hairpin_configuration(admin: &str, more: &str) -> String {
     format!(
         r#"
 threads = 1
@@ -163,7 +185,7 @@ answers_per_prefix = 0
 [peers]
 allow = ["10.77.0.0/16"]
 [admin]
-listen = "off"
+listen = "{admin}"
 {more}
 "#,
         PORTS.0, PORTS.1

@@ -11,7 +11,7 @@
 //! `make bench`, or `make bench ARGUMENTS="--only relay --rounds 3"`; `--help` lists the rest. Lives here:
 //! `network.rs` (namespaces, links, which core does what), `contestants.rs` (the servers), `forwarder.rs` (the limit),
 //! `rows.rs` (what is measured, and the goals), `round.rs` (one measurement), `disturbance.rs` (what else the machine
-//! did), `profile.rs` (where the time goes), `results.rs` (medians, ratios), `table.rs` (what is printed), `machine.rs` (what it was measured on).
+//! did), `profile.rs` (where the time goes), `scraper.rs` (who asks for metrics meanwhile), `results.rs` (medians, ratios), `table.rs` (what is printed), `machine.rs` (what it was measured on).
 //!
 //! It needs root, since only root may say which core receives packets. What cannot run here says SKIP and why.
 
@@ -27,6 +27,7 @@ mod profile;
 mod results;
 mod round;
 mod rows;
+mod scraper;
 mod table;
 
 use std::fs;

@@ -16,6 +16,7 @@ use crate::options::{self, Options};
 use crate::profile::Profile;
 use crate::results::{Figures, Sample};
 use crate::rows::{Row, Transport, What};
+use crate::scraper::Scraper;
 
 /// Beyond what a load is to last: setting 15,000 allocations up, one after the other, and down.
 const LOAD_PATIENCE: Duration = Duration::from_secs(120);
@@ -66,12 +67,14 @@ impl Bench<'_> {
                     [] => None,
                     arguments => Some(self.background(arguments, contestant, &running).map_err(problem)?),
                 };
+                let scraper = contestant.is_scraped().then(|| Scraper::begin(self.network));
                 let seconds = self.options.warm_up() + self.options.seconds();
                 let profile = match self.options.profile {
                     true => Some(Profile::begin(self.network, self.scratch, seconds).map_err(problem)?),
                     false => None,
                 };
                 let report = self.load(transport, arguments, &running).map_err(problem)?;
+                scraper.map_or(Ok(0), Scraper::end).map_err(problem)?;
                 if let Some(profile) = profile {
                     println!("{} with {}, {}", row.name, contestant.name, profile.end().map_err(problem)?);
                 }

@@ -28,6 +28,8 @@ pub enum Section {
     Comparison,
     /// From few allocations to many.
     Growth,
+    /// With and without what an operator sees with: Hairpin only.
+    Observing,
 }
 
 /// A way to measure.
@@ -227,6 +229,15 @@ pub fn all() -> Vec<Row> {
     for row in rows.iter_mut().filter(|row| row.section == Section::Growth) {
         row.has_limit = true;
     }
+    let observing = |name, title, arguments| Row {
+        section: Section::Observing,
+        ..comparison(name, title, Goal::None, load(arguments))
+    };
+    rows.extend([
+        observing("observing-relay", "relay, 160 B, 100 allocations", &["relay"]),
+        observing("observing-relay-40000", "the same at 40,000 packets a second", &["relay", "--rate", "40000"]),
+        observing("observing-allocate", "authenticated Allocate, permission, channel, deletion", &["allocate"]),
+    ]);
     let beside = |background| What::Load { transport: Transport::Udp, arguments: &["allocate"], background };
     rows.extend([
         growth("grow-allocate-100", "allocate beside 100 allocations", Goal::None, beside(hold!("100"))),

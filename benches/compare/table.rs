@@ -2,9 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::contestants::names::{COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE};
+use crate::contestants::names::{COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE, SCRAPED, WITHOUT_RECORDER};
 use crate::results::{Document, Measured, Spread};
 use crate::rows::{Goal, Row, Section};
+
+/// Relayed packets of a voice call in a second, both ways.
+const VOICE_PACKETS: f64 = 100.0;
+/// And of a video call of 1 Mbit/s each way, at 1,200 bytes.
+const VIDEO_PACKETS: f64 = 210.0;
 
 /// Tables for a terminal.
 pub fn text(document: &Document) -> String {
@@ -35,6 +40,12 @@ pub fn text(document: &Document) -> String {
             writeln!(out, "{:<22} before: {}; now by before: {}", "", with_unit(row, before), figures(ratio))
                 .expect("to a string");
         }
+        for (server, what) in [(WITHOUT_RECORDER, "without recorder"), (SCRAPED, "scraped")] {
+            if let (Some(value), Some(ratio)) = (measured.value(server), measured.ratio(server, HAIRPIN)) {
+                writeln!(out, "{:<22} {what}: {}; by as it comes: {}", "", with_unit(row, value), figures(ratio))
+                    .expect("to a string");
+            }
+        }
         if let (samples, disturbed @ 1..) = measured.disturbed() {
             writeln!(out, "{:<22} {disturbed} of {samples} measurements were disturbed", "").expect("to a string");
         }
@@ -50,7 +61,9 @@ pub fn insert_all(text: &str, document: &Document) -> Result<String, String> {
     let text = insert(text, "machine", &machine(document))?;
     let text = insert(&text, "comparison", &comparison(document))?;
     let text = insert(&text, "loads", &loads(document))?;
-    insert(&text, "growth", &growth(document))
+    let text = insert(&text, "growth", &growth(document))?;
+    let text = insert(&text, "observing", &observing(document))?;
+    insert(&text, "capacity", &capacity(document))
 }
 
 /// The environment, as a list.
@@ -157,6 +170,41 @@ fn growth(document: &Document) -> String {
     out
 }
 
+/// What cores and machines carry, by what a packet takes in the tables: sentences, since it is arithmetic.
+fn capacity(document: &Document) -> String {
+    let sentence = |(name, allocations): &(&str, &str)| {
+        let cost = document.rows.get(*name)?.value(HAIRPIN)?.median;
+        // 0.7 s of work in a second, the cost in microseconds.
+        let packets = 700_000.0 / cost;
+        let calls = |cores: f64, each: f64| thousands((packets * cores / each).floor());
+        let [one, eight, fleet] = [1.0, 8.0, 80.0].map(|cores| {
+            format!("{} voice or {} video calls", calls(cores, VOICE_PACKETS), calls(cores, VIDEO_PACKETS))
+        });
+        Some(format!(
+            "With {allocations} allocations a packet takes {cost:.2} µs, so one core carries {one}, eight cores {eight}, \
+             and a fleet of ten such machines {fleet}.\n"
+        ))
+    };
+    let rows = [("relay-160-100", "100"), ("relay-160-2000", "2,000"), ("grow-relay-15000", "15,000")];
+    let sentences: String = rows.iter().filter_map(sentence).collect();
+    if sentences.is_empty() { "Nothing has been measured yet.\n".to_owned() } else { sentences }
+}
+
+/// What seeing costs.
+fn observing(document: &Document) -> String {
+    let mut out = String::from(
+        "| measure | as it comes | without recorder | to as it comes | /metrics every second | to as it comes |\n\
+         |---|---:|---:|---:|---:|---:|\n",
+    );
+    for (row, measured) in of_section(document, Section::Observing) {
+        let of = |server: &str| measured.value(server).map_or("–".to_owned(), |spread| with_unit(&row, spread));
+        let to = |server: &str| measured.ratio(server, HAIRPIN).map_or("–".to_owned(), figures);
+        let [without, scraped] = [WITHOUT_RECORDER, SCRAPED].map(|server| format!("{} | {}", of(server), to(server)));
+        writeln!(out, "| {} | {} | {without} | {scraped} |", row.title, of(HAIRPIN)).expect("to a string");
+    }
+    out
+}
+
 /// A bar of a curve: half a microsecond a block for packets, five for requests.
 fn bar_len(row: &Row, micros: f64) -> usize {
     let block = if row.name.starts_with("grow-relay") { 0.5 } else { 5.0 };
@@ -228,4 +276,34 @@ fn insert(document: &str, name: &str, table: &str) -> Result<String, String> {
     let (head, rest) = document.split_once(&begin).ok_or_else(missing)?;
     let (_, tail) = rest.split_once(end).ok_or_else(missing)?;
     Ok(format!("{head}{begin}{table}{end}{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::{Figures, Sample};
+
+    fn measured(value: f64) -> Measured {
+        let figures = Figures { value, ..Figures::default() };
+        let sample = Sample { server: HAIRPIN.to_owned(), figures, load_average: 0.0, disturbed: None };
+        Measured { measured_at: 0, rounds: vec![vec![sample]] }
+    }
+
+    #[test]
+    fn capacity_is_arithmetic_on_what_was_measured() {
+        let mut document = Document::default();
+        assert_eq!(capacity(&document), "Nothing has been measured yet.\n");
+        document.rows.insert("relay-160-100".to_owned(), measured(8.0));
+        let text = capacity(&document);
+        assert!(
+            text.contains("takes 8.00 µs, so one core carries 875 voice or 416 video calls, eight cores 7,000"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn the_documentation_has_a_place_for_every_table() {
+        insert_all(include_str!("../../docs/performance.md"), &Document::default()).unwrap();
+    }
 }

@@ -1,16 +1,20 @@
 //! The machine with clients in it, and one call for each thing that is measured: no socket, a clock that stands still,
 //! the same bytes in every run.
 
+pub mod figures;
+
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::Range;
 use std::sync::Arc;
 
+use ahash::RandomState;
+use hairpin::shard::{Privacy, Recorder, RecorderSettings, Veil};
 use hairpin::stun::{
     AttributeType, ChannelNumber, Class, Message, MessageWriter, Method, Seal, TransactionId, channel_data, integrity,
 };
 use hairpin::turn::{
     Clock, Config, Credentials, Effect, Event, FiveTuple, IpFields, Limits, NonceKeys, Now, Packet, PeerPolicy,
-    PortRange, RelayAddress, RelayId, ReplyBuffer, Server, ShardIndex, StaticUser, Transport, Verdict,
+    PortRange, RelayAddress, RelayId, ReplyBuffer, Server, SessionKey, ShardIndex, StaticUser, Transport, Verdict,
 };
 
 const REALM: &str = "example.org";
@@ -62,11 +66,19 @@ pub struct Machine {
     reply: ReplyBuffer,
     relays: Vec<RelayId>,
     next_client: u32,
+    /// What a shard does with events, as far as it is switched on.
+    recorder: Recorder,
+    veil: Veil,
 }
 
 impl Machine {
     /// With so many allocations, each with a permission and a channel.
     pub fn new(allocations: u32) -> Self {
+        Self::with_recorder(allocations, 0)
+    }
+
+    /// The same, and a flight recorder of so many events hears of them, as in a shard.
+    pub fn with_recorder(allocations: u32, events: usize) -> Self {
         let address = Ipv4Addr::new(203, 0, 113, 5).into();
         let user = StaticUser::from_password(USERNAME, REALM, PASSWORD);
         let config = Config {
@@ -85,6 +97,8 @@ impl Machine {
             reply: ReplyBuffer::new(),
             relays: Vec::new(),
             next_client: 0,
+            recorder: Recorder::new(RecorderSettings { events, silence_secs: 30 }, hashes()),
+            veil: Veil { privacy: Privacy::default(), key: SessionKey([3; 16]) },
         };
         for _ in 0..allocations {
             let mut set_up = machine.write_set_up();
@@ -132,7 +146,17 @@ impl Machine {
 
     /// Allocate, permission and channel; the shell's part is one answer.
     pub fn set_up(&mut self, set_up: &mut SetUp) {
-        let [allocate, others @ ..] = &mut set_up.requests;
+        self.allocate(set_up);
+        for request in &mut set_up.requests[1..] {
+            let len = self.answered(set_up.path, request);
+            assert!(self.reply[..len][0] == 1, "a success");
+            self.record();
+        }
+    }
+
+    /// The first of the three.
+    pub fn allocate(&mut self, set_up: &mut SetUp) {
+        let allocate = &mut set_up.requests[0];
         let verdict = self.server.from_client(self.clock, set_up.path, &mut allocate.packet(), &mut self.reply);
         assert_eq!(verdict, Verdict::Later, "Allocate waits for its socket");
         let mut is_answered = false;
@@ -140,15 +164,16 @@ impl Machine {
             match effect {
                 Effect::BindRelay { relay, .. } => self.server.relay_bound(self.clock, relay, Ok(())),
                 Effect::Send { .. } => is_answered = true,
-                Effect::Record(Event::Allocated { relay, .. }) => self.relays.push(relay),
+                Effect::Record(event) => {
+                    if let Event::Allocated { relay, .. } = event {
+                        self.relays.push(relay);
+                    }
+                    self.recorder.note(self.clock.now, &self.veil, &event);
+                }
                 _ => {}
             }
         }
         assert!(is_answered, "Allocate is answered");
-        for request in others {
-            let len = self.answered(set_up.path, request);
-            assert!(self.reply[..len][0] == 1, "a success");
-        }
     }
 
     /// A Binding request, answered.
@@ -160,6 +185,7 @@ impl Machine {
     pub fn to_peer(&mut self, client: u32, message: &mut Datagram) {
         let verdict = self.server.from_client(self.clock, path(client), &mut message.packet(), &mut self.reply);
         assert!(matches!(verdict, Verdict::ToPeer { .. }), "relayed: {verdict:?}");
+        self.record();
     }
 
     /// What the peer sends to a client's relayed transport address.
@@ -167,6 +193,13 @@ impl Machine {
         let relay = self.relays[client as usize];
         let verdict = self.server.from_peer(self.clock, relay, PEER, &mut data.packet());
         assert!(matches!(verdict, Verdict::ToClient { .. }), "relayed: {verdict:?}");
+        self.record();
+    }
+
+    /// Lets the recorder look at some stories for whether data flows, as it does now and then.
+    pub fn look(&mut self) {
+        let server = &mut self.server;
+        self.recorder.look(self.clock.now, |relay| server.traffic(relay));
     }
 
     /// Lets every allocation expire, a second at a time.
@@ -181,12 +214,26 @@ impl Machine {
         assert_eq!(self.server.allocations(), 0, "all have expired");
     }
 
+    /// What a shard does after each call: it looks for effects, and the recorder hears of events.
+    fn record(&mut self) {
+        while let Some(effect) = self.server.next_effect() {
+            if let Effect::Record(event) = effect {
+                self.recorder.note(self.clock.now, &self.veil, &event);
+            }
+        }
+    }
+
     fn answered(&mut self, path: FiveTuple, request: &mut Datagram) -> usize {
         match self.server.from_client(self.clock, path, &mut request.packet(), &mut self.reply) {
             Verdict::Reply { len } => len,
             other => panic!("answered: {other:?}"),
         }
     }
+}
+
+/// The same in every run.
+fn hashes() -> RandomState {
+    RandomState::with_seeds(1, 2, 3, 4)
 }
 
 /// ChannelData with so many bytes of application data.

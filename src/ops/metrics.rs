@@ -23,7 +23,7 @@ pub(super) use process::ProcessCollector;
 pub(super) use usage::UsageCollector;
 
 /// Asks the shards at every scrape.
-pub(super) struct ShardCollector<F> {
+pub struct ShardCollector<F> {
     snapshot: F,
     descriptions: Vec<Desc>,
 }

@@ -28,5 +28,6 @@ mod usage;
 
 pub use confinement::ConfinementError;
 pub use logging::{LogLevel, install as install_logging};
+pub use metrics::ShardCollector;
 pub use reload::Load;
 pub use run::{RunError, Running, run};

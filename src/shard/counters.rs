@@ -124,7 +124,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn of<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> Self {
+    /// Adds up what all of them have published.
+    pub fn of<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> Self {
         let shards: Vec<ShardSnapshot> = slots.into_iter().map(Slot::read).collect();
         let mut total = ShardSnapshot::default();
         shards.iter().for_each(|shard| total.add(shard));
@@ -291,9 +292,26 @@ fn add_each(sums: &mut [u64], others: &[u64]) {
 /// Where one shard puts its copy. On cache lines of its own; the lock is held for the time of a copy.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Slot(Mutex<ShardSnapshot>);
+pub struct Slot(Mutex<ShardSnapshot>);
 
 impl Slot {
+    /// What a shard does before it sleeps: its machine's counters on top of those of machines before it, its own, and
+    /// with `gauges` what there is at this moment.
+    pub fn publish_all(
+        &self,
+        machine: &turn::Counters,
+        earlier: &turn::Counters,
+        shell: &ShellCounters,
+        gauges: impl FnOnce(&mut ShardSnapshot),
+    ) {
+        self.publish(|copy| {
+            copy.turn.clone_from(machine);
+            add_machine(&mut copy.turn, earlier);
+            copy.shell.clone_from(shell);
+            gauges(copy);
+        });
+    }
+
     pub(super) fn publish(&self, write: impl FnOnce(&mut ShardSnapshot)) {
         // Numbers cannot be left in a bad state; whoever panicked while writing is counted as well.
         write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));

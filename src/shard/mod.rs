@@ -52,11 +52,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use mio::{Poll, Waker};
 
-pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Snapshot, TlsCounters};
+pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Slot, Snapshot, TlsCounters};
 pub use self::keys::KeyQuestion;
-pub use self::privacy::{Privacy, Shown, ShownAddresses, ShownNames};
+pub use self::privacy::{Privacy, Shown, ShownAddresses, ShownNames, Veil};
 pub use self::questions::{SessionsPage, TooManyQuestions};
-pub use self::recorder::{Entry, RecorderSettings, StoryQuery, Told, What};
+pub use self::recorder::{Entry, Recorder, RecorderSettings, StoryQuery, Told, What};
 pub use self::start::{Skipped, StartError};
 pub use self::usage::{Accountant, Tidings};
 #[cfg(test)]
@@ -66,12 +66,10 @@ pub use crate::net::{
     HandshakeFailure, Identity, IdentityError, IdentityFile, ProxyRefusal, SocketErrorKind, SocketErrors,
 };
 
-use self::counters::Slot;
 use self::directory::{ConnectionHeld, Directory};
 use self::listeners::Listeners;
 use self::mailbox::{Command, Mailbox};
 use self::record::Lines;
-use self::recorder::Recorder;
 use self::supervisor::{Bounds, Home};
 use self::token::Source;
 use crate::net::ReceiveBatch;

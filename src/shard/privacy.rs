@@ -64,9 +64,11 @@ enum Form {
 
 /// What shows of names and addresses, with the key of the hashes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Veil {
-    pub(super) privacy: Privacy,
-    pub(super) key: SessionKey,
+pub struct Veil {
+    /// What shows.
+    pub privacy: Privacy,
+    /// Of the hashes.
+    pub key: SessionKey,
 }
 
 impl Veil {

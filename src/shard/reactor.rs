@@ -214,10 +214,7 @@ impl<'h> Shard<'h> {
         let peer_connections = self.server.peer_connections();
         let requests_waiting = self.server.requests_waiting();
         let relayed_addresses = self.server.relayed_addresses();
-        self.home.slot().publish(|copy| {
-            copy.turn.clone_from(machine);
-            add_machine(&mut copy.turn, earlier);
-            copy.shell.clone_from(counters);
+        self.home.slot().publish_all(machine, earlier, counters, |copy| {
             copy.allocations = allocations;
             copy.connections = connections;
             copy.peer_connections = peer_connections;

@@ -102,6 +102,25 @@ fn a_search_reports_its_trials() {
     adds_up(&report);
 }
 
+/// A server that limits at a known rate, its own bandwidth limit: 2 Mbit/s of 500 bytes are 500 packets a second.
+#[test]
+fn a_search_finds_where_the_server_begins_to_drop() {
+    let place = Place::new();
+    let (_server, uri) = server_with(&place, "", "[limits]\nbandwidth_per_allocation = \"2Mbit/s\"\n");
+    let load = ["bench", "relay", &uri, "--user", "alice", "--password", "wonder", "--json", "--quiet"];
+    let shape = ["--allocations", "1", "--payload", "500", "--direction", "to-peer", "--warm-up", "0.1"];
+    // A second, so that the 40 ms' worth which the limit lets through at once weighs little.
+    let rule = ["--search", "--seconds", "1", "--loss-max", "0.01", "--resolution", "0.03", "--confirm", "1"];
+    let run = place.run(&[&load[..], &shape, &rule].concat());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    let search = &report["search"];
+    let found = search["rate_per_second"].as_f64().unwrap();
+    assert!(search["found"] == true && (450.0..=550.0).contains(&found), "{report}");
+    let trials = search["trials"].as_array().unwrap();
+    assert!(trials.iter().any(|trial| trial["passed"] == false), "it has been at the limit: {report}");
+}
+
 #[test]
 fn idle_allocations_are_weighed_and_kept() {
     let place = Place::new();

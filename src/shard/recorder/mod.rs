@@ -78,8 +78,9 @@ pub struct Told {
     pub told: Clock,
 }
 
+/// One shard's.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub struct Recorder {
     settings: RecorderSettings,
     hashes: RandomState,
     sessions: Stories,
@@ -90,7 +91,8 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(settings: RecorderSettings, hashes: RandomState) -> Self {
+    /// Empty; `hashes` keeps clients from choosing who collides with whom.
+    pub fn new(settings: RecorderSettings, hashes: RandomState) -> Self {
         let strangers = settings.events / STRANGERS_SHARE;
         Self {
             settings,
@@ -116,7 +118,7 @@ impl Recorder {
     }
 
     /// Takes in an event.
-    pub(super) fn note(&mut self, now: Now, veil: &Veil, event: &Event) {
+    pub fn note(&mut self, now: Now, veil: &Veil, event: &Event) {
         if !self.is_on() {
             return;
         }
@@ -176,7 +178,7 @@ impl Recorder {
     }
 
     /// Looks at some stories for whether data flows, going by what each relay has relayed.
-    pub(super) fn look(&mut self, now: Now, mut traffic: impl FnMut(RelayId) -> Option<Traffic>) {
+    pub fn look(&mut self, now: Now, mut traffic: impl FnMut(RelayId) -> Option<Traffic>) {
         let places = self.sessions.places();
         let rounds = (places.div_ceil(LOOKS) as u64).max(1);
         let silence = u64::from(self.settings.silence_secs) * 1_000_000_000;
