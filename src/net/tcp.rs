@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys;
 use crate::stun::stream::{Cookie, Frame, LostFraming, next_frame_of};
@@ -52,22 +52,33 @@ fn unbound(address: SocketAddr) -> io::Result<Socket> {
 }
 
 fn started(socket: Socket) -> io::Result<TcpListener> {
+    // What is accepted inherits both: messages leave at once, and the kernel queues little for a slow reader.
+    socket.set_tcp_nodelay(true)?;
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// Sets up an accepted connection: messages leave at once, and the kernel queues little for a slow reader.
+/// Sets up an accepted connection: what comes is acknowledged with the answer, from the first message on, and not in a
+/// segment of its own before it. Whatever gets no answer is acknowledged as on any connection.
 ///
 /// # Errors
 /// Whatever the system says; the connection is probably gone already.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sys::set_option(
-        socket2::SockRef::from(stream).as_fd(),
-        libc::IPPROTO_TCP,
-        libc::TCP_NOTSENT_LOWAT,
-        UNSENT_BYTES_MAX,
-    )
+    sys::set_option(SockRef::from(stream).as_fd(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
+}
+
+/// Writes what is the last of a connection: it waits for the end of the stream, and leaves in one segment with it.
+pub(super) struct Last<'s>(pub(super) &'s TcpStream);
+
+impl Write for Last<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        SockRef::from(self.0).send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Looks at what has come without taking it: how many bytes were copied, zero at the end of the stream; `None` if there

@@ -8,9 +8,10 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::{InvalidMessage, PeerIncompatible, ServerConnection};
+use rustls::{CipherSuite, InvalidMessage, PeerIncompatible, ServerConfig, ServerConnection};
 
 use super::certificate::Identity;
+use super::tcp::Last;
 
 /// ALPN-7443-2-01: TURN, and STUN alone.
 pub(super) const ALPN_PROTOCOLS: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
@@ -27,6 +28,16 @@ const ENCRYPT_BYTES: usize = 64 * 1024;
 
 /// The first byte of every record of a handshake.
 const HANDSHAKE_RECORD: u8 = 22;
+
+/// The length of the session id in the first bytes of a client: behind the heads of record and message, version and
+/// random bytes. Its suites come next.
+const SESSION_ID_AT: usize = 5 + 4 + 2 + 32;
+
+const CHACHA_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 /// Why a handshake came to nothing; a metric label each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +134,8 @@ pub struct TlsStream {
     pub(super) tcp: TcpStream,
     session: ServerConnection,
     handshake_bytes: usize,
+    /// Instead, until the client has said what it likes, for one that likes AES less.
+    without_aes: Option<Arc<ServerConfig>>,
 }
 
 impl TlsStream {
@@ -132,7 +145,7 @@ impl TlsStream {
     /// Memory or random numbers are missing.
     pub fn new(tcp: TcpStream, identity: &Identity) -> Result<Self, rustls::Error> {
         let session = ServerConnection::new(Arc::clone(&identity.config))?;
-        Ok(Self { tcp, session, handshake_bytes: 0 })
+        Ok(Self { tcp, session, handshake_bytes: 0, without_aes: Some(Arc::clone(&identity.without_aes)) })
     }
 
     /// Whether the first byte of a connection is that of a TLS client (MUX-7983-7-03).
@@ -151,20 +164,28 @@ impl TlsStream {
     }
 
     /// Reads what has come, and answers. Anything may cost a signature. Costs no more than the client sends.
+    /// `is_read_closed` says that no more will come: otherwise an event tells of what a short read has not seen.
     ///
     /// # Errors
     /// It is over; the client has been told why if it takes a few bytes more.
-    pub fn handshake(&mut self) -> Result<Handshake, HandshakeFailure> {
+    pub fn handshake(&mut self, is_read_closed: bool) -> Result<Handshake, HandshakeFailure> {
         let mut bytes = [0; HANDSHAKE_READ_BYTES];
-        while self.session.is_handshaking() {
+        let mut has_more = true;
+        while has_more && self.session.is_handshaking() {
             let count = match read(&mut self.tcp, &mut bytes) {
                 Ok(0) => return Err(HandshakeFailure::Closed),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(HandshakeFailure::Closed),
             };
-            if self.handshake_bytes == 0 && bytes[0] != HANDSHAKE_RECORD {
-                return Err(HandshakeFailure::NotTls);
+            has_more = count == bytes.len() || is_read_closed;
+            if self.handshake_bytes == 0 {
+                if bytes[0] != HANDSHAKE_RECORD {
+                    return Err(HandshakeFailure::NotTls);
+                }
+                if let Some(config) = self.without_aes.take().filter(|_| prefers_chacha(&bytes[..count])) {
+                    self.session = ServerConnection::new(config).map_err(|_| HandshakeFailure::Protocol)?;
+                }
             }
             self.handshake_bytes += count;
             if self.handshake_bytes > HANDSHAKE_BYTES_MAX {
@@ -252,8 +273,12 @@ impl TlsStream {
 
     /// Says that there will be no more, as far as that can be said without waiting.
     pub(super) fn say_goodbye(&mut self) {
-        self.session.send_close_notify();
-        let _ = self.flush();
+        if self.flush().is_ok() {
+            self.session.send_close_notify();
+            while self.session.wants_write()
+                && self.session.write_tls(&mut Last(&self.tcp)).is_ok_and(|written| written > 0)
+            {}
+        }
     }
 }
 
@@ -286,6 +311,23 @@ impl fmt::Debug for TlsStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsStream").field("tcp", &self.tcp).finish_non_exhaustive()
     }
+}
+
+/// Whether the first suite in a ClientHello is one with ChaCha20, as clients have it whose processor is slow at AES. A
+/// hint: what cannot be told from the first bytes of a connection is left to the order of the server.
+fn prefers_chacha(bytes: &[u8]) -> bool {
+    let is_reserved = |suite: [u8; 2]| suite[0] == suite[1] && suite[0] & 0x0F == 0x0A;
+    let suites = || {
+        let id_len = usize::from(*bytes.get(SESSION_ID_AT)?);
+        bytes
+            .get(SESSION_ID_AT + 1 + id_len + 2..)?
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .copied()
+            .find(|suite| !is_reserved(*suite))
+    };
+    suites().is_some_and(|first| CHACHA_SUITES.contains(&CipherSuite::from(u16::from_be_bytes(first))))
 }
 
 /// Reads once, or fails as the system does; zero is the end.

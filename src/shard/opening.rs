@@ -125,7 +125,7 @@ impl Opening {
                         Some(_) => self.stage = Stage::Plain(stream),
                     }
                 }
-                Stage::Handshake(mut stream) => match stream.handshake().map_err(Failure::Handshake)? {
+                Stage::Handshake(mut stream) => match stream.handshake(is_read_closed).map_err(Failure::Handshake)? {
                     Handshake::Going => {
                         self.stage = Stage::Handshake(stream);
                         return Ok(progress);

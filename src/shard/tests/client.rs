@@ -123,11 +123,21 @@ pub(super) fn tls_client_for(
     versions: &[&'static rustls::SupportedProtocolVersion],
     change: impl FnOnce(&mut ClientConfig),
 ) -> ClientConnection {
+    tls_client_that_has(rustls::crypto::aws_lc_rs::default_provider(), name, pem, versions, change)
+}
+
+/// The same with other suites than usual, or in another order.
+pub(super) fn tls_client_that_has(
+    provider: rustls::crypto::CryptoProvider,
+    name: &str,
+    pem: &(String, String),
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    change: impl FnOnce(&mut ClientConfig),
+) -> ClientConnection {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pem.0.as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)

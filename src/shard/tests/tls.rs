@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, version};
 
 use super::client::{
-    CERTIFICATE, Client, address, channel_data, identity, peer, receive, settings, tls_client, tls_client_of, wait_for,
+    CERTIFICATE, Client, address, channel_data, identity, peer, receive, settings, tls_client, tls_client_of,
+    tls_client_that_has, wait_for,
 };
 use super::*;
 use crate::net::{HandshakeFailure, make_certificate};
@@ -42,6 +43,30 @@ fn stun_8489_6_2_3_tls_1_2_and_1_3_are_spoken() {
         assert_eq!(client.tls_stream().conn.protocol_version(), Some(version.version));
     }
     wait_for(&shards, "two handshakes", |snapshot| snapshot.tls.completed == 2 && snapshot.tls.in_progress == 0);
+}
+
+/// AES-128 comes first, unless a client has nothing else or likes ChaCha20 best.
+#[test]
+fn the_cheapest_suite_for_both_sides_is_chosen() {
+    let shards = Shards::start(settings(1)).unwrap();
+    let has = |suite: &rustls::SupportedCipherSuite, word: &str| format!("{:?}", suite.suite()).contains(word);
+    for version in [&version::TLS12, &version::TLS13] {
+        for (first, only, chosen) in [
+            ("AES_256", "", "AES_128"),
+            ("AES_128", "", "AES_128"),
+            ("CHACHA20", "", "CHACHA20"),
+            ("AES_256", "AES_256", "AES_256"),
+        ] {
+            let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+            provider.cipher_suites.retain(|suite| has(suite, only));
+            provider.cipher_suites.sort_by_key(|suite| !has(suite, first));
+            let session = tls_client_that_has(provider, "turn.example.org", &CERTIFICATE, &[version], |_| {});
+            let mut client = Client::tls_with(address(&shards, Transport::Tls), session);
+            answers(&mut client);
+            let suite = client.tls_stream().conn.negotiated_cipher_suite().unwrap();
+            assert!(has(&suite, chosen), "{version:?}, {first} first: {suite:?}");
+        }
+    }
 }
 
 /// STUN-8489-6.2.3-02: a ClientHello that offers TLS 1.1 and nothing else is refused.
