@@ -4,9 +4,9 @@ use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Ebpf;
+use aya::programs::TcError;
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{self, NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
-use aya::programs::{ProgramError, TcError};
 
 use super::interfaces;
 use super::settings::{Interface, Mode, Settings, Unavailable, Way};
@@ -26,6 +26,7 @@ pub(super) struct Links {
 pub(super) fn attach(
     program: &mut Ebpf,
     settings: &Settings,
+    tcx: bool,
     wanted: &[interfaces::Interface],
 ) -> (Links, Vec<Interface>) {
     let mut links = Links::default();
@@ -37,7 +38,7 @@ pub(super) fn attach(
             _ if settings.mode == Mode::Xdp => Err("XDP is not built in".to_owned()),
             _ if !interface.is_ethernet => Err("its frames have no Ethernet header".to_owned()),
             Err(why) => Err(why.clone()),
-            Ok(()) => attach_tc(program, &name),
+            Ok(()) => attach_tc(program, tcx, &name),
         };
         chosen.push(match result {
             Ok((link, way, why)) => {
@@ -66,17 +67,22 @@ fn load_tc(program: &mut Ebpf) -> Result<(), String> {
     tc_program(program).load().map_err(|error| explain("loading the program", &error))
 }
 
-fn attach_tc(program: &mut Ebpf, name: &str) -> Result<(SchedClassifierLink, Way, String), String> {
+fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(SchedClassifierLink, Way, String), String> {
     let program = tc_program(program);
     // A filter that outlived its process would relay from maps that nobody looks after.
     let _ = tc::qdisc_detach_program(name, TcAttachType::Ingress, TC_PROGRAM);
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let no_tcx = match program.attach_with_options(name, TcAttachType::Ingress, options) {
-        Ok(link) => {
-            let link = program.take_link(link).expect("it was made just now");
-            return Ok((link, Way::Tcx, "the kernel has tcx".to_owned()));
+    let no_tcx = match tcx {
+        true => {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            match program.attach_with_options(name, TcAttachType::Ingress, options) {
+                Ok(link) => {
+                    let link = program.take_link(link).expect("it was made just now");
+                    return Ok((link, Way::Tcx, "the kernel has tcx".to_owned()));
+                }
+                Err(error) => innermost(&error),
+            }
         }
-        Err(error) => error,
+        false => "it is not to be used".to_owned(),
     };
     match tc::qdisc_add_clsact(name) {
         Ok(()) => {}
@@ -87,11 +93,7 @@ fn attach_tc(program: &mut Ebpf, name: &str) -> Result<(SchedClassifierLink, Way
     let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, ..NlOptions::default() });
     let link = program.attach_with_options(name, TcAttachType::Ingress, options);
     let link = link.and_then(|link| program.take_link(link)).map_err(|error| explain("attaching to clsact", &error))?;
-    Ok((link, Way::Clsact, format!("no tcx: {}", no_tcx_reason(&no_tcx))))
-}
-
-fn no_tcx_reason(error: &ProgramError) -> String {
-    innermost(error)
+    Ok((link, Way::Clsact, format!("no tcx: {no_tcx}")))
 }
 
 /// What went wrong with what, and what to do about it.

@@ -43,6 +43,18 @@ impl Kernel {
     /// # Errors
     /// One line for the operator, if not a single interface has it in the end.
     pub fn load(settings: &Settings) -> Result<Self, Unavailable> {
+        Self::load_with(settings, true)
+    }
+
+    /// The same as if this kernel had no tcx, for tests.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_without_tcx(settings: &Settings) -> Result<Self, Unavailable> {
+        Self::load_with(settings, false)
+    }
+
+    fn load_with(settings: &Settings, tcx: bool) -> Result<Self, Unavailable> {
         if settings.mode == Mode::Off {
             return Err(Unavailable("it is switched off".to_owned()));
         }
@@ -58,13 +70,16 @@ impl Kernel {
             return Err(Unavailable(why.to_owned()));
         };
         let defaults = Defaults::read(&first.name);
-        let (forwarding, abilities, notes) = forward(defaults)?;
+        let (forwarding, abilities, mut notes) = forward(defaults)?;
+        if settings.pin.is_some() {
+            notes.push("maps and links are not kept for the next process: that is not built yet".to_owned());
+        }
         let flows = settings.flows.clamp(1, Settings::FLOWS_MAX);
         let mut program = load(flows, defaults)?;
         let memory = share(&program, flows)?;
         let counts = program.take_map("counts").and_then(|map| PerCpuArray::try_from(map).ok());
         let counts = counts.expect("the program has this map");
-        let (links, interfaces) = attach::attach(&mut program, settings, &wanted);
+        let (links, interfaces) = attach::attach(&mut program, settings, tcx, &wanted);
         if interfaces.iter().all(|interface| interface.way == Way::UserSpace) {
             let reasons: Vec<_> = interfaces.iter().map(|on| format!("{}: {}", on.name, on.why)).collect();
             return Err(Unavailable(reasons.join("; ")));
@@ -82,7 +97,9 @@ impl Kernel {
         })
     }
 
-    /// The part of the flows that this shard of so many has. Whatever lived there ends.
+    /// The part of the flows that this shard of so many has. Whatever lived there ends. A shard's former mirror, and all
+    /// those for another number of shards, have to be dropped before: places have one owner, and nothing can be mirrored
+    /// by a second.
     ///
     /// # Panics
     /// If there is no such shard.

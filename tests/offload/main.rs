@@ -6,10 +6,12 @@
 #[path = "../rfc/client.rs"]
 #[allow(dead_code, reason = "its words are for all of the machine's tests")]
 mod client;
+mod flows;
 mod frame;
 mod lab;
 mod scene;
 mod vectors;
+mod wire;
 #[path = "../rfc/world.rs"]
 #[allow(dead_code, reason = "its words are for all of the machine's tests")]
 mod world;

@@ -41,18 +41,21 @@ pub struct Scene {
     pub flows: Vec<(Flow, FlowId, usize)>,
 }
 
+/// For the namespace's interfaces.
+pub fn settings(flows: u32) -> Settings {
+    let addresses = ["192.0.2.1", "203.0.113.5", "2001:db8:2::1", "2001:db8::5"].map(|ip| ip.parse().unwrap());
+    Settings { addresses: addresses.into(), flows, ..Settings::default() }
+}
+
 impl Scene {
     /// Four clients, two of each family, of which the first and third have relayed addresses of IPv4, the others of IPv6;
     /// each with a channel to a peer of the relay's family.
-    pub fn new() -> Self {
-        let settings = Settings {
-            addresses: ["192.0.2.1", "203.0.113.5", "2001:db8:2::1", "2001:db8::5"]
-                .map(|ip| ip.parse().unwrap())
-                .into(),
-            flows: 64,
-            ..Settings::default()
-        };
-        let kernel = Kernel::load(&settings).expect("the program can be loaded by root");
+    pub fn new(flows: u32) -> Self {
+        Self::with(Kernel::load(&settings(flows)).expect("the program can be loaded by root"))
+    }
+
+    /// The same with this program.
+    pub fn with(kernel: Kernel) -> Self {
         let names: Vec<_> = kernel.status().interfaces.iter().map(|on| on.name.as_str()).collect();
         assert_eq!(names, INTERFACES, "{:?}", kernel.status());
         let mut world = World::with({

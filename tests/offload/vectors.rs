@@ -263,7 +263,7 @@ fn check(scene: &mut Scene, tally: &mut Tally, vector: &Vector) -> Result<(), Te
 #[test]
 fn what_the_program_relays_is_what_the_machine_would() {
     lab::in_namespace(|| {
-        let mut scene = Scene::new();
+        let mut scene = Scene::new(64);
         for number in 0..4 {
             scene.bind(number, PEERS[number % 2].parse().unwrap());
         }
