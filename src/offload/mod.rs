@@ -16,8 +16,30 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(offload_program)]
+mod attach;
+#[cfg(offload_program)]
+mod interfaces;
+#[cfg(offload_program)]
+mod kernel;
+#[cfg(offload_program)]
+mod memory;
+#[cfg(offload_program)]
+mod mirror;
 mod settings;
+#[cfg(offload_program)]
+mod syscall;
+#[cfg(offload_program)]
+mod system;
+#[cfg(offload_program)]
+mod trial;
+#[cfg(not(offload_program))]
 mod without_program;
 
+#[cfg(offload_program)]
+pub use kernel::Kernel;
 pub use settings::{Counters, Interface, Mode, PassedUp, Settings, Status, Unavailable, Way};
+#[cfg(offload_program)]
+pub use trial::{Outcome, Trial};
+#[cfg(not(offload_program))]
 pub use without_program::Kernel;

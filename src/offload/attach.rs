@@ -1,0 +1,126 @@
+//! How the program is attached to an interface: tcx, or clsact where there is none.
+
+use std::error::Error;
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::Ebpf;
+use aya::programs::TcError;
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{self, NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
+
+use super::interfaces;
+use super::settings::{Interface, Mode, Settings, Unavailable, Way};
+
+/// The program's name, by which filters of an earlier process are recognised.
+const TC_PROGRAM: &str = "hairpin_tc";
+/// Where a clsact filter stands among others: early, but not in front of what is there on purpose.
+const PRIORITY: u16 = 100;
+
+/// Keeps the program attached.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    _tc: Vec<SchedClassifierLink>,
+}
+
+/// Attaches the program to all of these, each in the best way that it has.
+pub(super) fn attach(
+    program: &mut Ebpf,
+    settings: &Settings,
+    tcx: bool,
+    wanted: &[interfaces::Interface],
+) -> (Links, Vec<Interface>) {
+    let mut links = Links::default();
+    let tc = load_tc(program);
+    let mut chosen = Vec::new();
+    for interface in wanted {
+        let name = interface.name.clone();
+        let result = match &tc {
+            _ if settings.mode == Mode::Xdp => Err("XDP is not built in".to_owned()),
+            _ if !interface.is_ethernet => Err("its frames have no Ethernet header".to_owned()),
+            Err(why) => Err(why.clone()),
+            Ok(()) => attach_tc(program, tcx, &name),
+        };
+        chosen.push(match result {
+            Ok((link, way, why)) => {
+                links._tc.push(link);
+                Interface { name, way, why }
+            }
+            Err(why) => Interface { name, way: Way::UserSpace, why },
+        });
+    }
+    (links, chosen)
+}
+
+fn tc_program(program: &mut Ebpf) -> &mut SchedClassifier {
+    let program = program.program_mut(TC_PROGRAM).expect("the program has this part");
+    program.try_into().expect("it is for tc")
+}
+
+/// The program for tc.
+pub(super) fn descriptor(program: &mut Ebpf) -> Result<OwnedFd, Unavailable> {
+    let explain = |error: &(dyn Error + 'static)| Unavailable(explain("the program's descriptor", error));
+    let descriptor = tc_program(program).fd().map_err(|error| explain(&error))?;
+    descriptor.as_fd().try_clone_to_owned().map_err(|error| explain(&error))
+}
+
+fn load_tc(program: &mut Ebpf) -> Result<(), String> {
+    tc_program(program).load().map_err(|error| explain("loading the program", &error))
+}
+
+fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(SchedClassifierLink, Way, String), String> {
+    let program = tc_program(program);
+    // A filter that outlived its process would relay from maps that nobody looks after.
+    let _ = tc::qdisc_detach_program(name, TcAttachType::Ingress, TC_PROGRAM);
+    let no_tcx = match tcx {
+        true => {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            match program.attach_with_options(name, TcAttachType::Ingress, options) {
+                Ok(link) => {
+                    let link = program.take_link(link).expect("it was made just now");
+                    return Ok((link, Way::Tcx, "the kernel has tcx".to_owned()));
+                }
+                Err(error) => innermost(&error),
+            }
+        }
+        false => "it is not to be used".to_owned(),
+    };
+    match tc::qdisc_add_clsact(name) {
+        Ok(()) => {}
+        // It is there already.
+        Err(TcError::NetlinkError(_)) => {}
+        Err(error) => return Err(explain("adding the clsact qdisc", &error)),
+    }
+    let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, ..NlOptions::default() });
+    let link = program.attach_with_options(name, TcAttachType::Ingress, options);
+    let link = link.and_then(|link| program.take_link(link)).map_err(|error| explain("attaching to clsact", &error))?;
+    Ok((link, Way::Clsact, format!("no tcx: {no_tcx}")))
+}
+
+/// What went wrong with what, and what to do about it.
+pub(super) fn explain(what: &str, error: &(dyn Error + 'static)) -> String {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            let fix = match io.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    "; it needs the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and a filter for system calls that \
+                     lets bpf(2) pass"
+                }
+                Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => "; it needs Linux 5.10 or later",
+                Some(libc::ENOMEM | libc::E2BIG) => "; fewer flows take less memory",
+                _ => "",
+            };
+            return format!("{what}: {io}{fix}");
+        }
+        cause = error.source();
+    }
+    format!("{what}: {}", innermost(error))
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,110 @@
+//! Packets in at one interface and out at another, on wires: what redirects really do.
+
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use hairpin::offload::{Kernel, Way};
+use hairpin::turn::Direction;
+
+use crate::flows::frame;
+use crate::frame::Frame;
+use crate::lab::{self, CLIENTS_MAC, GATEWAY_MAC, OWN_MAC};
+use crate::scene::{PEERS, Scene, settings};
+
+/// The far end of a wire: what is sent here comes in at the other end, and what leaves there is received.
+fn wire(interface: &str) -> UdpSocket {
+    let protocol = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: a new descriptor, which nobody else has; the address is valid for its length.
+    #[allow(unsafe_code)]
+    let socket = unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol));
+        assert!(socket >= 0, "{}", std::io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(socket);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = lab::index(interface) as i32;
+        let len = size_of::<libc::sockaddr_ll>() as u32;
+        assert_eq!(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len), 0);
+        socket
+    };
+    // Any socket can send and receive; this one is not what its type says.
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+}
+
+/// The next frame with this payload.
+fn receive(wire: &UdpSocket, payload: &[u8]) -> Frame {
+    let mut bytes = [0; 2048];
+    loop {
+        let len = wire.recv(&mut bytes).expect("the packet comes out there");
+        // The kernel talks to its neighbors as well.
+        if bytes[..len].ends_with(payload) {
+            return Frame::parse(&bytes[..len]);
+        }
+    }
+}
+
+fn relays(scene: &Scene) {
+    let (far_clients, far_peers) = (wire("far-clients"), wire("far-peers"));
+    for (number, (flow, _, _)) in scene.flows.iter().enumerate() {
+        // The first of a flow leaves by the kernel's own next hop, the second by what the program wrote.
+        for turn in 0..2 {
+            let data = [&[0x80, number as u8, turn][..], &[7; 100]].concat();
+            let incoming = frame(flow, Direction::ToPeer, &data);
+            far_clients.send(&incoming.bytes()).unwrap();
+            let out = receive(&far_peers, &data);
+            assert_eq!((out.source, out.destination, &out.payload), (flow.relay, flow.peer, &data));
+            assert_eq!((out.to_mac, out.from_mac, out.hops), (GATEWAY_MAC, OWN_MAC[1], 64));
+            far_peers.send(&frame(flow, Direction::ToClient, &data).bytes()).unwrap();
+            let out = receive(&far_clients, &data);
+            assert_eq!(
+                (out.source, out.destination, &out.payload),
+                (flow.path.server, flow.path.client, &incoming.payload)
+            );
+            assert_eq!((out.to_mac, out.from_mac, out.hops), (CLIENTS_MAC, OWN_MAC[0], 64));
+        }
+    }
+}
+
+fn scene_with(kernel: Kernel) -> Scene {
+    let mut scene = Scene::with(kernel);
+    for number in 0..4 {
+        scene.bind(number, PEERS[number % 2].parse().unwrap());
+    }
+    scene
+}
+
+#[test]
+fn packets_leave_by_the_right_wire_for_the_right_hop() {
+    lab::in_namespace(|| {
+        let scene = scene_with(Kernel::load(&settings(64)).expect("the program can be loaded by root"));
+        let ways: Vec<_> = scene.kernel.status().interfaces.iter().map(|on| on.way).collect();
+        println!("{:?}", scene.kernel.status());
+        assert!(ways.iter().all(|way| [Way::Tcx, Way::Clsact].contains(way)));
+        relays(&scene);
+    });
+}
+
+/// Linux before 6.6, and a filter that a killed process has left there.
+#[test]
+fn without_tcx_a_filter_does_it_and_replaces_an_earlier_one() {
+    lab::in_namespace(|| {
+        let filters = || {
+            let output =
+                std::process::Command::new("tc").args(["filter", "show", "dev", "clients", "ingress"]).output();
+            let text = String::from_utf8(output.expect("iproute2 is installed").stdout).unwrap();
+            text.lines().filter(|line| line.contains("hairpin_tc")).count()
+        };
+        std::mem::forget(Kernel::load_without_tcx(&settings(64)).expect("the program can be loaded by root"));
+        assert_eq!(filters(), 1);
+        let scene = scene_with(Kernel::load_without_tcx(&settings(64)).expect("the program can be loaded by root"));
+        assert!(scene.kernel.status().interfaces.iter().all(|on| on.way == Way::Clsact));
+        assert_eq!(filters(), 1);
+        relays(&scene);
+        drop(scene);
+        assert_eq!(filters(), 0);
+    });
+}
