@@ -223,6 +223,8 @@ section! {
         permissions_per_allocation: i64 = 256,
         /// Per allocation.
         channels_per_allocation: i64 = 256,
+        /// Per allocation, of what the kernel relays.
+        mirrored_flows_per_allocation: i64 = 16,
         /// TCP connections on the whole server.
         connections: i64 = 16_384,
         /// TCP connections per client address.

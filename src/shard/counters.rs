@@ -257,6 +257,9 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         peer_connections_begun,
         peer_connections_ended,
         traffic,
+        mirrored_traffic,
+        flows_mirrored,
+        flows_refused,
     } = other;
     add_each(&mut sum.requests, requests);
     add_each(&mut sum.successes, successes);
@@ -273,11 +276,18 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.ended_foreign, ended_foreign);
     sum.peer_connections_begun += peer_connections_begun;
     add_each(&mut sum.peer_connections_ended, peer_connections_ended);
-    let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = traffic;
-    sum.traffic.packets_to_peer += packets_to_peer;
-    sum.traffic.bytes_to_peer += bytes_to_peer;
-    sum.traffic.packets_to_client += packets_to_client;
-    sum.traffic.bytes_to_client += bytes_to_client;
+    add_traffic(&mut sum.traffic, traffic);
+    add_traffic(&mut sum.mirrored_traffic, mirrored_traffic);
+    sum.flows_mirrored += flows_mirrored;
+    sum.flows_refused += flows_refused;
+}
+
+fn add_traffic(sum: &mut turn::Traffic, other: &turn::Traffic) {
+    let turn::Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client } = other;
+    sum.packets_to_peer += packets_to_peer;
+    sum.bytes_to_peer += bytes_to_peer;
+    sum.packets_to_client += packets_to_client;
+    sum.bytes_to_client += bytes_to_client;
 }
 
 fn add_each(sums: &mut [u64], others: &[u64]) {

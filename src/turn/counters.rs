@@ -266,4 +266,10 @@ pub struct Counters {
     pub peer_connections_ended: [u64; ConnectionEnd::ALL.len()],
     /// Application data relayed; relay-to-relay counts once in each direction, as both clients saw it.
     pub traffic: Traffic,
+    /// The part of it that somebody else relayed ([`super::Offload`]), as far as it was collected.
+    pub mirrored_traffic: Traffic,
+    /// Flows that were mirrored.
+    pub flows_mirrored: u64,
+    /// Flows that could not be.
+    pub flows_refused: u64,
 }
