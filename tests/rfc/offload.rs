@@ -382,8 +382,12 @@ fn what_passed_is_counted_when_it_is_collected() {
         mirror.client_sends(world.clock.now, path(HERE), &channel_data(0x4000, &[0x80; 100])).expect("mirrored");
     }
     mirror.peer_sends(world.clock.now, relay, PEER.parse().unwrap(), b"").expect("mirrored");
-    assert_eq!(world.server.counters().traffic, Traffic::default());
+    assert_eq!(
+        (world.server.counters().traffic, mirror.state().uncollected(0).bytes_to_peer),
+        (Traffic::default(), 500)
+    );
     assert!(!world.server.collect_offloaded(world.clock));
+    assert_eq!(mirror.state().uncollected(0), Traffic::default());
     world.drain_effects();
     let expected = Traffic { packets_to_peer: 5, bytes_to_peer: 500, packets_to_client: 1, bytes_to_client: 0 };
     assert_eq!((world.server.counters().traffic, world.server.counters().mirrored_traffic), (expected, expected));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use hairpin::turn::{FiveTuple, Flow, FlowId, Now, Offload, Passed};
+use hairpin::turn::{FiveTuple, Flow, FlowId, Now, Offload, Passed, Traffic};
 
 const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
 
@@ -127,6 +127,17 @@ impl State {
     pub fn forget(&mut self, place: Option<usize>) {
         let all = self.entries.values_mut().enumerate();
         all.filter(|(at, _)| place.is_none_or(|place| place == *at)).for_each(|(_, entry)| entry.is_forgotten = true);
+    }
+
+    /// What has passed in a shard's flows and was not asked for.
+    pub fn uncollected(&self, shard: u16) -> Traffic {
+        let of_shard = self.entries.values().filter(|entry| entry.shard == shard);
+        of_shard.fold(Traffic::default(), |sum, entry| Traffic {
+            packets_to_peer: sum.packets_to_peer + entry.passed[0].packets,
+            bytes_to_peer: sum.bytes_to_peer + entry.passed[0].bytes,
+            packets_to_client: sum.packets_to_client + entry.passed[1].packets,
+            bytes_to_client: sum.bytes_to_client + entry.passed[1].bytes,
+        })
     }
 
     /// What a shard has told, and until when.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hairpin::turn::{Clock, Effect, Event, FiveTuple, Letter};
+use hairpin::turn::{Clock, Effect, Event, FiveTuple, Letter, Traffic};
 
 use super::{BindQuestion, Out, Shell};
 use crate::model::{Half, RelayName};
@@ -138,10 +138,18 @@ impl Shell {
         let live = self.model.live.values().filter(|live| live.shard == shard).count();
         assert_eq!(server.allocations(), live, "allocations");
         let totals = self.model.totals.get(&shard).copied().unwrap_or_default();
-        assert_eq!(server.counters().traffic, totals, "bytes counted are not bytes moved");
+        let (collected, uncollected) = (server.counters().traffic, self.mirror.state().uncollected(shard));
+        let counted = Traffic {
+            packets_to_peer: collected.packets_to_peer + uncollected.packets_to_peer,
+            bytes_to_peer: collected.bytes_to_peer + uncollected.bytes_to_peer,
+            packets_to_client: collected.packets_to_client + uncollected.packets_to_client,
+            bytes_to_client: collected.bytes_to_client + uncollected.bytes_to_client,
+        };
+        assert_eq!(counted, totals, "bytes counted are not bytes moved");
         if let Some(earliest) = self.model.earliest_expiry(shard) {
             let next = server.next_timeout().expect("something lives, so a timer runs").0;
             assert!(next <= earliest.max(clock.now.0) + (1 << 30), "the timer would come too late");
         }
+        self.check_mirror(clock, shard);
     }
 }
