@@ -231,6 +231,8 @@ section! {
         channels_per_user: i64 = 8_192,
         /// Per client network.
         channels_per_prefix: i64 = 131_072,
+        /// Per allocation, of what the kernel relays.
+        mirrored_flows_per_allocation: i64 = 16,
         /// TCP connections on the whole server.
         connections: i64 = 16_384,
         /// TCP connections per client address.

@@ -265,6 +265,9 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
         peer_connections_begun,
         peer_connections_ended,
         traffic,
+        mirrored_traffic,
+        flows_mirrored,
+        flows_refused,
     } = other;
     add_each(&mut sum.requests, requests);
     add_each(&mut sum.successes, successes);
@@ -283,6 +286,9 @@ pub(super) fn add_machine(sum: &mut turn::Counters, other: &turn::Counters) {
     add_each(&mut sum.peer_connections_ended, peer_connections_ended);
     let of_paths = sum.traffic.iter_mut().flatten().zip(traffic.iter().flatten());
     of_paths.for_each(|(sum, traffic)| sum.add(traffic));
+    sum.mirrored_traffic.add(mirrored_traffic);
+    sum.flows_mirrored += flows_mirrored;
+    sum.flows_refused += flows_refused;
 }
 
 fn add_each(sums: &mut [u64], others: &[u64]) {

@@ -11,6 +11,7 @@ use super::config::{CHANNEL_SECS, PERMISSION_SECS};
 use super::hints::Watch;
 use super::holdings::{Held, Holding, Uncounted, first_sweep, sweep_at};
 use super::icmp::IcmpRate;
+use super::mirror::Mirrored;
 use super::mobility::Mobile;
 use super::{
     Direction, FiveTuple, Limit, Now, PeerTransport, PortSet, Reason, RelayAddress, SessionId, Traffic, TrafficByPath,
@@ -89,6 +90,8 @@ pub(super) struct Allocation {
     pub(super) watch: Watch,
     /// If its client has a ticket.
     pub(super) mobile: Option<Box<Mobile>>,
+    /// If somebody else relays for it, or was asked to in vain.
+    pub(super) mirrored: Option<Box<Mirrored>>,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
     /// What it counts for its account and network.
@@ -219,6 +222,7 @@ impl Allocation {
             meter: None,
             watch: Watch::default(),
             mobile: None,
+            mirrored: None,
             permissions: Vec::new(),
             channels: Vec::new(),
             holding: Box::new(Uncounted),
@@ -250,6 +254,11 @@ impl Allocation {
     /// The living relayed address of this family.
     pub(super) fn live_half(&mut self, now: Now, family: AddressFamily) -> Option<&mut Half> {
         self.live_halves(now).find(|half| half.family() == family)
+    }
+
+    /// The relayed address of this family, living or not.
+    pub(super) fn half_mut(&mut self, family: AddressFamily) -> Option<&mut Half> {
+        self.halves.iter_mut().find(|half| half.family() == family)
     }
 
     /// Counts permitted data of `len` bytes through the relayed address of this family, here and in `sums`, if its bandwidth
@@ -417,6 +426,32 @@ impl Allocation {
     /// The channel bound to exactly this peer address and port, while the binding lives (TURN-8656-11.3-02).
     pub(super) fn channel_to(&self, now: Now, peer: SocketAddr) -> Option<ChannelNumber> {
         self.channels.iter().find(|channel| channel.peer == peer && now < channel.expires).map(|channel| channel.number)
+    }
+
+    /// The channels that live, and their peers.
+    pub(super) fn live_channels(&self, now: Now) -> impl Iterator<Item = (ChannelNumber, SocketAddr)> {
+        self.channels.iter().filter(move |channel| now < channel.expires).map(|channel| (channel.number, channel.peer))
+    }
+
+    /// Until when data passes between the client and a peer, framed for this channel, or for none if the peer has none; and
+    /// by which relay.
+    pub(super) fn passes_until(
+        &self,
+        now: Now,
+        peer: SocketAddr,
+        channel: Option<ChannelNumber>,
+    ) -> Option<(Relay, Now)> {
+        self.check_data(now, peer).ok()?;
+        let bound = self.channels.iter().find(|channel| channel.peer == peer && now < channel.expires);
+        let bound_until = match (channel, bound) {
+            (None, None) => Now(u64::MAX),
+            (Some(number), Some(bound)) if bound.number == number => bound.expires,
+            _ => return None,
+        };
+        let family = AddressFamily::of(peer.ip());
+        let half = self.halves.iter().find(|half| now < half.expires && half.family() == family)?;
+        let permission = self.permissions.iter().find(|permission| permission.peer == peer.ip())?;
+        Some((half.relay, bound_until.min(permission.expires).min(half.expires)))
     }
 
     /// Whether a binding would be accepted; changes nothing, so that a refusal moves no timer (TURN-8656-12.2-09).

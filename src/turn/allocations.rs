@@ -328,6 +328,14 @@ impl Allocations {
         }
     }
 
+    /// The allocation in this slot, even when its time is over.
+    pub(super) fn in_slot(&mut self, index: u32) -> Option<(RelayId, &mut Allocation)> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let State::Live(allocation) = &mut slot.state else { return None };
+        let family = allocation.first_to_end().family();
+        Some((RelayId { slot: index, generation: slot.generation, family }, allocation))
+    }
+
     /// A live allocation has this 5-tuple as well. It must be free.
     pub(super) fn attach(&mut self, path: FiveTuple, relay: RelayId) {
         let before = self.by_path.insert(path, relay.slot);

@@ -231,6 +231,8 @@ pub struct Limits {
     pub permissions_per_allocation: usize,
     /// Channels of one allocation.
     pub channels_per_allocation: usize,
+    /// Flows of one allocation that somebody else may relay ([`super::Offload`]): beyond, data passes here.
+    pub mirrored_flows_per_allocation: usize,
     /// Effects not yet taken by the shell.
     pub effects: usize,
     /// Answers a second of one shard, over UDP, to unauthenticated requests from one IPv4 /24 or IPv6 /56; beyond, they
@@ -251,6 +253,7 @@ impl Default for Limits {
             allocations: 16_384,
             permissions_per_allocation: 256,
             channels_per_allocation: 256,
+            mirrored_flows_per_allocation: 16,
             effects: 4096,
             answers_per_prefix: 0,
             bandwidth: Bandwidth::default(),

@@ -3,7 +3,7 @@
 //! Each enum here is at once a metric label, a log field and the name of a test. Plain integers: the shard copies them
 //! to where a scrape can read them.
 
-use super::TrafficByPath;
+use super::{Traffic, TrafficByPath};
 use crate::stun::{ErrorCode, Method};
 
 /// Declares a field-less enum with its labels and the list of its variants.
@@ -280,4 +280,10 @@ pub struct Counters {
     pub peer_connections_ended: [u64; ConnectionEnd::ALL.len()],
     /// Application data relayed; relay-to-relay counts once in each direction, as both clients saw it.
     pub traffic: TrafficByPath,
+    /// The part of it that somebody else relayed ([`super::Offload`]), as far as it was collected.
+    pub mirrored_traffic: Traffic,
+    /// Flows that were mirrored.
+    pub flows_mirrored: u64,
+    /// Flows that could not be.
+    pub flows_refused: u64,
 }

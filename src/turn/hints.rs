@@ -83,6 +83,12 @@ impl Watch {
         true
     }
 
+    /// So many packets were looked at elsewhere in the same way.
+    pub(super) fn seen_elsewhere(&mut self, seen: u32, foreign: u32) {
+        self.seen = self.seen.saturating_add(seen);
+        self.foreign = self.foreign.saturating_add(foreign);
+    }
+
     pub(super) fn hints(&self) -> Hints {
         Hints { peers: self.peers.count(), ports: self.ports.count(), seen: self.seen, foreign: self.foreign }
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::allocation::{Allocation, Owner};
 use super::allocations::Found;
 use super::authenticate::Authenticated;
+use super::mirror::Ask;
 use super::realms::Scope;
 use super::{
     Clock, Config, Effect, Event, FiveTuple, Letter, MobilityKey, Now, Reason, RelayId, Server, ShardIndex, Verdict,
@@ -149,6 +150,11 @@ impl Allocation {
         !self.mobile.as_ref().is_some_and(|mobile| mobile.is_adrift)
     }
 
+    /// Whether the client is at [`Allocation::path`] and has not announced to go elsewhere.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.mobile.as_ref().is_some_and(|mobile| mobile.is_adrift || mobile.next.is_some())
+    }
+
     /// The 5-tuples that requests are taken from, with the shard that passes on what comes from there.
     pub(super) fn paths(&self) -> ArrayVec<(FiveTuple, Option<u16>), 2> {
         let carrier = self.mobile.as_ref().and_then(|mobile| mobile.carrier);
@@ -194,6 +200,13 @@ pub(super) fn shown_ticket(config: &Config, message: &Message<'_>) -> Option<Sho
 }
 
 impl Server {
+    /// The shard to which the kernel gives what this client sends, if the client has an allocation here and that is another
+    /// one ([`Verdict::NotMine`]).
+    pub fn carrier_of(&mut self, clock: Clock, path: &FiveTuple) -> Option<u16> {
+        let (_, allocation) = self.allocations.live_by_path(clock.now, path)?;
+        allocation.paths().into_iter().find(|(one, _)| one == path)?.1
+    }
+
     /// Whether the client of an Allocate is to have a ticket (RFC 8016 §3.1.2).
     pub(super) fn wants_ticket(&self, request: &Authenticated<'_, '_>) -> Result<bool, ErrorCode> {
         match request.first(AttributeType::MOBILITY_TICKET) {
@@ -352,17 +365,18 @@ impl Server {
     }
 
     /// Data from the client: if it came from its new 5-tuple the old one is left (MOB-8016-3.2.2-07).
-    pub(super) fn settle(&mut self, relay: RelayId, path: &FiveTuple) {
+    pub(super) fn settle(&mut self, clock: Clock, relay: RelayId, path: &FiveTuple) {
         let Some(allocation) = self.allocations.get_mut(relay) else { return };
         let Some(mobile) = &mut allocation.mobile else { return };
         let Some((next, carrier)) = mobile.next.take_if(|(next, _)| next == path) else { return };
         let old_carrier = std::mem::replace(&mut mobile.carrier, carrier);
         let old = allocation.set_path(next);
         self.leave(old, old_carrier);
+        self.remirror(clock.now, relay, Ask::All);
     }
 
     /// A 5-tuple of a mobile allocation is gone; whether the allocation can do without.
-    pub(super) fn lose_path(&mut self, relay: RelayId, path: &FiveTuple) -> bool {
+    pub(super) fn lose_path(&mut self, clock: Clock, relay: RelayId, path: &FiveTuple) -> bool {
         let may_wait = self.config.mobility.is_some();
         let Some(allocation) = self.allocations.get_mut(relay) else { return true };
         let is_next = allocation.path != *path;
@@ -384,6 +398,7 @@ impl Server {
         };
         let to = allocation.latest_path();
         self.leave(*path, carrier);
+        self.remirror(clock.now, relay, Ask::All);
         if to != from {
             self.record(Event::Moved { session, relay, from, to, account });
         }
@@ -421,7 +436,7 @@ impl Server {
         if let Some((relay, allocation)) = self.allocations.live_by_path(clock.now, &path)
             && allocation.paths().contains(&(path, Some(from)))
         {
-            self.lose_path(relay, &path);
+            self.lose_path(clock, relay, &path);
         }
     }
 

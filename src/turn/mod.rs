@@ -9,13 +9,16 @@
 //! call; each [`Effect`] that asks something is answered by exactly one call. Then arm a timer for
 //! [`Server::next_timeout`] and call [`Server::handle_timeout`] when it is due; a late call changes no decision, since
 //! every lifetime is compared with the clock at the moment it matters.
+//! Data may also pass without it: an [`Offload`] is told what may pass by itself, and [`Server::collect_offloaded`], once a
+//! second, counts what has.
 //! Bad input is a value ([`Reason`], an error response). A panic is a bug of ours: drop this server and start another.
 //!
 //! Reading order: this file (the words of the contract), `server.rs` (its calls), `relay.rs` (the hot path),
 //! `request.rs` (how a request is taken apart and answered), `authenticate/`, `look_up.rs` (users whose keys are kept
 //! elsewhere), then one file a method (that of Connect also has what else concerns connections to peers). What operators
-//! see and end: `inspect.rs`. What several allocations may have together: `holdings.rs`. Tables: `allocation.rs`,
-//! `allocations.rs`, `peer_connections.rs`, `reservations.rs`, `elsewhere.rs`, `kept_keys.rs`, `ports.rs`, `timers.rs`.
+//! see and end: `inspect.rs`. What several allocations may have together: `holdings.rs`. What somebody else relays:
+//! `offload.rs` (the contract), `mirror.rs`. Tables: `allocation.rs`, `allocations.rs`, `peer_connections.rs`,
+//! `reservations.rs`, `elsewhere.rs`, `kept_keys.rs`, `ports.rs`, `timers.rs`.
 //! Not here: framing of streams (`stun::stream`), which socket belongs to which relay (`shard`), quotas that span
 //! shards (the shell answers [`Effect::BindRelay`] with [`BindError::UserQuotaReached`] and the like).
 
@@ -51,6 +54,7 @@ mod inspect;
 mod kept_keys;
 mod letter;
 mod look_up;
+mod mirror;
 mod mobility;
 mod nonce;
 mod offload;
@@ -453,5 +457,16 @@ impl Traffic {
         *packets += 1;
         *bytes += len;
         *packets
+    }
+
+    /// Counts several datagrams; how many there are in their direction then.
+    fn count_several(&mut self, direction: Direction, packets: u64, bytes: u64) -> u64 {
+        let (sum, sum_of_bytes) = match direction {
+            Direction::ToPeer => (&mut self.packets_to_peer, &mut self.bytes_to_peer),
+            Direction::ToClient => (&mut self.packets_to_client, &mut self.bytes_to_client),
+        };
+        *sum += packets;
+        *sum_of_bytes += bytes;
+        *sum
     }
 }

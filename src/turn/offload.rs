@@ -49,10 +49,11 @@ pub struct Passed {
     pub foreign: u32,
 }
 
-/// A mirror. Every call returns at once; none waits for a lock that a packet may hold.
+/// A mirror. Every call returns at once; none waits for a lock that a packet may hold. Dropped, it ends all its flows: the
+/// machine that told them is gone.
 pub trait Offload: fmt::Debug + Send {
     /// From now on relays this flow by itself, until then. `None` if it cannot: no room, no way, framing that it does not
-    /// know. Asking again later is welcome, with each request of the client at most.
+    /// know, another flow with the same packets (of another shard: a machine has none). Asking again later is welcome, with each request of the client at most.
     fn mirror(&mut self, flow: &Flow, until: Now) -> Option<FlowId>;
 
     /// The flow may go on until then, which may also be earlier than it was. Holds for the next packet.

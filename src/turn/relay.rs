@@ -62,7 +62,7 @@ impl Server {
         }
         let relay = relay.of_family(AddressFamily::of(to.ip()));
         if allocation.mobile.is_some() {
-            self.settle(relay, &path);
+            self.settle(clock, relay, &path);
             allocation = self.allocations.get_mut(relay).expect("it has not ended");
         }
         let len = bytes.len() as u64;
@@ -182,6 +182,9 @@ impl Server {
         }
         if number == 1 {
             self.first_data(relay, direction, peer);
+        }
+        if self.mirror.is_some() {
+            self.mirror_heard(clock.now, relay, peer);
         }
         false
     }

@@ -225,6 +225,7 @@ impl Server {
                 unreachable!("handled above")
             }
         };
+        self.remirror_at(clock, &path);
         let result = match outcome {
             Outcome::Success(success) => Ok(success),
             Outcome::Failure(ErrorCode::TryAlternate) => {

@@ -17,6 +17,7 @@ use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
 use super::holdings::{Holdings, Uncounted};
 use super::look_up::LookUps;
+use super::mirror::Mirror;
 use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::realms::Places;
@@ -45,6 +46,8 @@ pub struct Server {
     /// How much data accounts and the server may still relay.
     pub(super) meters: Meters,
     pub(super) holdings: Box<dyn Holdings>,
+    /// If somebody else relays what is bound.
+    pub(super) mirror: Option<Mirror>,
     /// Users whose keys are kept elsewhere.
     pub(super) look_ups: LookUps,
     /// Reserved ports of ours that other shards have redeemed: by relayed address, to whom and what.
@@ -80,6 +83,7 @@ impl Server {
             answer_limit: AnswerLimit::new(hashes.clone()),
             meters: Meters::new(rates, Box::new(Unshared), hashes.clone()),
             holdings: Box::new(Uncounted),
+            mirror: None,
             look_ups,
             connections: PeerConnections::new(hashes.clone()),
             pools,
@@ -174,7 +178,7 @@ impl Server {
         self.look_ups.path_closed(&path);
         self.places.forget(&path);
         if let Some((relay, _)) = self.allocations.live_by_path(clock.now, &path)
-            && !self.lose_path(relay, &path)
+            && !self.lose_path(clock, relay, &path)
         {
             self.end(clock, relay, EndReason::PathClosed);
             self.end(clock, relay.other_half(), EndReason::PathClosed);
@@ -253,6 +257,7 @@ impl Server {
         }
         self.close_refused_connections();
         self.configure_bandwidth();
+        self.remirror_all();
     }
 
     /// When [`Server::handle_timeout`] wants to be called next. O(1).
@@ -324,13 +329,6 @@ impl Server {
         &self.counters
     }
 
-    /// The shard to which the kernel gives what this client sends, if the client has an allocation here and that is another
-    /// one ([`Verdict::NotMine`]).
-    pub fn carrier_of(&mut self, clock: Clock, path: &FiveTuple) -> Option<u16> {
-        let (_, allocation) = self.allocations.live_by_path(clock.now, path)?;
-        allocation.paths().into_iter().find(|(one, _)| one == path)?.1
-    }
-
     /// What one relayed address has relayed so far.
     pub fn traffic(&mut self, relay: RelayId) -> Option<Traffic> {
         let allocation = self.allocations.get_mut(relay)?;
@@ -348,6 +346,7 @@ impl Server {
         for (_, allocation) in self.allocations.iter_mut() {
             allocation.check_invariants(limits.permissions_per_allocation, limits.channels_per_allocation);
         }
+        self.check_mirror();
         let ports = self.config.ports;
         let owned = (ports.first..=ports.last).filter(|port| self.shard.owns(*port)).count();
         for (address, pool) in &self.pools {
@@ -409,6 +408,7 @@ impl Server {
     /// allocation ends.
     pub(super) fn end(&mut self, clock: Clock, relay: RelayId, why: EndReason) {
         self.close_connections(relay, why == EndReason::PathClosed);
+        self.unmirror_half(relay);
         let Some((half, rest)) = self.allocations.remove(relay) else {
             return;
         };

@@ -25,9 +25,12 @@ mod limits;
 mod look_ups;
 mod look_ups_storm;
 mod messages;
+#[path = "../sim/mirror.rs"]
+mod mirror;
 mod mobility;
 mod mobility_shards;
 mod names;
+mod offload;
 mod permissions;
 mod policy;
 mod realms;

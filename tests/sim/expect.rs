@@ -120,7 +120,7 @@ impl Expected {
     }
 }
 
-fn compare_framing(bytes: &[u8], path: &FiveTuple, channel: Option<u16>, peer: SocketAddr, data: &[u8]) {
+pub fn compare_framing(bytes: &[u8], path: &FiveTuple, channel: Option<u16>, peer: SocketAddr, data: &[u8]) {
     let Some(number) = channel else {
         let message = Parsed::parse(bytes).expect("a Data indication must parse");
         assert_eq!((message.method, message.class), (wire::DATA_METHOD, Class::Indication));

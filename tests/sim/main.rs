@@ -4,7 +4,8 @@
 //! RFC 8656 and RFC 8016, written independently, expects at that moment (permissions, channels, lifetimes, ownership,
 //! nonces, quotas, ports, reservations, both families, ICMP, tickets); data crosses the relay unmodified and rightly framed; bytes counted are bytes moved; every relay
 //! socket that was opened is closed once; after all lifetimes nothing is left; the invariants and the law of
-//! `next_timeout` hold after every step. In calm runs, where nothing is lost and all clients are `turn-client-proto`,
+//! `next_timeout` hold after every step. A mirror relays by itself what the servers have told it, forgets and refuses; what
+//! it delivers is what the model expects, and it says what the model's tables say. In calm runs, where nothing is lost and all clients are `turn-client-proto`,
 //! every packet arrives at the application.
 //!
 //! Time is virtual and every choice comes from one generator; a run without polite clients (every fourth seed) repeats
@@ -16,13 +17,14 @@
 //!
 //! Shards agree by letters, which arrive at once here: `tests/rfc/storm.rs` lets them wait, and shards die.
 //!
-//! Reading order: `world/` (what happens), `shell/` (the servers and what is compared), `model.rs`, `allocating.rs` and
+//! Reading order: `world/` (what happens), `shell/` (the servers and what is compared), `mirror.rs`, `model.rs`, `allocating.rs` and
 //! `requests.rs` (the oracle), `expect.rs`, then the clients `polite.rs` and `rude.rs`.
 
 mod allocating;
 mod dice;
 mod expect;
 mod ledger;
+mod mirror;
 mod model;
 mod network;
 mod polite;

@@ -233,7 +233,7 @@ impl Model {
     }
 
     /// Of a relay address only the relay ports are open, to data in both directions.
-    fn is_closed(&self, peer: SocketAddr) -> bool {
+    pub fn is_closed(&self, peer: SocketAddr) -> bool {
         self.rules.is_relay_ip(peer.ip()) && !self.rules.is_relay_port(peer.port())
     }
 

@@ -50,6 +50,7 @@ pub struct Rules {
     pub permissions_max: usize,
     pub channels_max: usize,
     pub quota_per_account: usize,
+    pub mirrored_max: usize,
     pub mobility: bool,
 }
 
@@ -78,6 +79,7 @@ impl Rules {
             permissions_max: dice.pick(&[100, 3]),
             channels_max: dice.pick(&[100, 2]),
             quota_per_account: dice.pick(&[100, 2]),
+            mirrored_max: dice.pick(&[16, 16, 2, 0]),
             mobility: dice.chance(75),
         }
     }
@@ -95,6 +97,7 @@ impl Rules {
             permissions_max: 100,
             channels_max: 100,
             quota_per_account: 100,
+            mirrored_max: 16,
             mobility: false,
             ..Self::draw(&mut Dice::new(0))
         }
@@ -196,6 +199,7 @@ impl Rules {
                 allocations: self.allocations_max,
                 permissions_per_allocation: self.permissions_max,
                 channels_per_allocation: self.channels_max,
+                mirrored_flows_per_allocation: self.mirrored_max,
                 effects: 1000,
                 ..Limits::default()
             },

@@ -19,10 +19,15 @@ pub struct Statistics {
     pub icmp: u64,
     pub redeemed: u64,
     pub dual: u64,
+    pub mirrored_to_peer: u64,
+    pub mirrored_to_client: u64,
+    pub mirrored_indications: u64,
+    pub mirrored_across_shards: u64,
+    pub mirror_forgot: u64,
 }
 
 impl Statistics {
-    pub fn named(&self) -> [(&'static str, u64); 16] {
+    pub fn named(&self) -> [(&'static str, u64); 21] {
         [
             ("steps", self.steps),
             ("allocated", self.allocated),
@@ -40,6 +45,11 @@ impl Statistics {
             ("ICMP told", self.icmp),
             ("tokens redeemed at another shard", self.redeemed),
             ("dual", self.dual),
+            ("mirrored to peer", self.mirrored_to_peer),
+            ("mirrored to client", self.mirrored_to_client),
+            ("mirrored indications", self.mirrored_indications),
+            ("mirrored across shards", self.mirrored_across_shards),
+            ("mirror forgot", self.mirror_forgot),
         ]
     }
 
@@ -60,5 +70,10 @@ impl Statistics {
         self.icmp += other.icmp;
         self.redeemed += other.redeemed;
         self.dual += other.dual;
+        self.mirrored_to_peer += other.mirrored_to_peer;
+        self.mirrored_to_client += other.mirrored_to_client;
+        self.mirrored_indications += other.mirrored_indications;
+        self.mirrored_across_shards += other.mirrored_across_shards;
+        self.mirror_forgot += other.mirror_forgot;
     }
 }

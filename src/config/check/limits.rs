@@ -31,6 +31,11 @@ impl Checker<'_> {
                 written.channels_per_allocation,
                 1..=CHANNELS_MAX,
             ),
+            mirrored_flows_per_allocation: self.count(
+                "limits.mirrored_flows_per_allocation",
+                written.mirrored_flows_per_allocation,
+                0..=CHANNELS_MAX,
+            ),
             effects: self.count("limits.pending_effects", written.pending_effects, 64..=TABLE_MAX),
             answers_per_prefix,
             peer_ports_per_allocation: self.count(

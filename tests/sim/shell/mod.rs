@@ -1,6 +1,7 @@
 //! The shards and their shell: sockets, quotas and mailboxes that exist only as entries in maps, and that fail when the
 //! dice say so. Every call into a server goes through here, with the model asked before and compared after.
 
+mod mirrored;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use hairpin::turn::{
 
 use crate::dice::Dice;
 use crate::expect::{Expected, Slip};
+use crate::mirror::NaiveMirror;
 use crate::model::{Model, Nonce};
 use crate::rules::Rules;
 use crate::statistics::Statistics;
@@ -60,6 +62,8 @@ struct Socket {
 #[derive(Debug)]
 pub struct Shell {
     servers: Vec<Server>,
+    /// What all of them have somebody else relay.
+    pub mirror: NaiveMirror,
     pub model: Model,
     /// By local address.
     sockets: BTreeMap<SocketAddr, Socket>,
@@ -80,14 +84,18 @@ pub struct Shell {
 impl Shell {
     pub fn new(rules: Rules, shard_count: u16, dice: &mut Dice) -> Self {
         let config = Arc::new(rules.to_config());
+        let mirror = NaiveMirror::default();
         let servers = (0..shard_count)
             .map(|index| {
                 let shard = ShardIndex { index, count: shard_count };
-                Server::new(Arc::clone(&config), shard, dice.array())
+                let mut server = Server::new(Arc::clone(&config), shard, dice.array());
+                server.offload(mirror.of_shard(index));
+                server
             })
             .collect();
         Self {
             servers,
+            mirror,
             nat: rules.relays.clone(),
             model: Model::new(rules, shard_count),
             sockets: BTreeMap::new(),
@@ -118,6 +126,9 @@ impl Shell {
     }
 
     pub fn message_from_client(&mut self, clock: Clock, path: FiveTuple, message: &[u8]) {
+        if self.client_is_mirrored(clock, path, message) {
+            return;
+        }
         let shard = self.shard_of(&path);
         let expected = self.model.message_from_client(clock, shard, path, message);
         self.asking = Some(path);
@@ -176,6 +187,9 @@ impl Shell {
 
     /// A datagram for a relayed address from the Internet. With `late` it carries the name of a relay that is gone.
     pub fn datagram_from_peer(&mut self, clock: Clock, relayed: SocketAddr, peer: SocketAddr, data: &[u8], late: bool) {
+        if !late && self.peer_is_mirrored(clock, relayed, peer, data) {
+            return;
+        }
         let Some((shard, relay)) = self.relay_at(relayed, late) else {
             return; // port unreachable
         };
@@ -323,10 +337,8 @@ impl Shell {
             }
         }
         self.model.reload(rules);
-        for shard in 0..self.shard_count() {
-            self.servers[usize::from(shard)].configure(Arc::clone(&config));
-            self.settle(clock);
-        }
+        self.servers.iter_mut().for_each(|server| server.configure(Arc::clone(&config)));
+        self.settle(clock);
     }
 
     pub fn drain(&mut self, clock: Clock, shard: u16) {
@@ -351,9 +363,11 @@ impl Shell {
             assert_eq!(server.allocations(), 0);
             assert_eq!(server.next_timeout(), None, "a timer without anything to end");
             assert_eq!(server.paths_carried(), 0, "datagrams are passed on for nobody");
+            assert_eq!(server.flows_mirrored(), 0);
         }
         let Model { live, pending, reserved, .. } = &self.model;
         assert!(live.is_empty() && pending.is_empty() && reserved.is_empty(), "{live:?} {pending:?} {reserved:?}");
+        assert!(self.mirror.state().flows(0).is_empty() && self.mirror.state().entries.is_empty(), "still mirrored");
         assert!(self.sockets.is_empty(), "relay sockets left open: {:?}", self.sockets);
         assert!(self.accounts.is_empty(), "accounts still charged: {:?}", self.accounts);
     }

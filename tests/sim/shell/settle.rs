@@ -138,10 +138,13 @@ impl Shell {
         let live = self.model.live.values().filter(|live| live.shard == shard).count();
         assert_eq!(server.allocations(), live, "allocations");
         let totals = self.model.totals.get(&shard).copied().unwrap_or_default();
-        assert_eq!(Traffic::total(&server.counters().traffic), totals, "bytes counted are not bytes moved");
+        let mut counted = Traffic::total(&server.counters().traffic);
+        counted.add(&self.mirror.state().uncollected(shard));
+        assert_eq!(counted, totals, "bytes counted are not bytes moved");
         if let Some(earliest) = self.model.earliest_expiry(shard) {
             let next = server.next_timeout().expect("something lives, so a timer runs").0;
             assert!(next <= earliest.max(clock.now.0) + (1 << 30), "the timer would come too late");
         }
+        self.check_mirror(clock, shard);
     }
 }

@@ -155,6 +155,10 @@ impl World {
                 }
                 (_, None) => return,
             }
+            if self.dice.chance(10) {
+                let shard = self.dice.below(u64::from(SHARDS)) as u16;
+                self.shell.collect(self.clock(), shard);
+            }
             self.carry();
         }
     }
@@ -316,7 +320,13 @@ impl World {
         let clock = self.clock();
         let victim = self.dice.below(self.clients.len() as u64) as usize;
         let connection = self.clients[victim].connection;
-        match (self.dice.below(12), connection) {
+        match (self.dice.below(15), connection) {
+            (12, _) => self.shell.mirror.state().is_refusing ^= true,
+            (13 | 14, _) => {
+                let place = self.dice.below(4) as usize;
+                self.shell.mirror.state().forget((place < 3).then_some(place));
+                self.shell.statistics.mirror_forgot += 1;
+            }
             (0..=4, _) => {
                 let mut rules = self.shell.model.rules.clone();
                 rules.amend(&mut self.dice);
