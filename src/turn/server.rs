@@ -17,7 +17,7 @@ use super::deleted::Deleted;
 use super::elsewhere::Elsewhere;
 use super::holdings::{Holdings, Uncounted};
 use super::look_up::LookUps;
-use super::mirror::Mirror;
+use super::mirror::{Ask, Mirror};
 use super::peer_connections::PeerConnections;
 use super::ports::PortPool;
 use super::realms::Places;
@@ -283,6 +283,7 @@ impl Server {
                     // It is one of the two, or its permissions and channels.
                     self.end_reservation(clock, name);
                     self.allocations.sweep(clock.now, name);
+                    self.remirror(clock.now, name, Ask::Nothing);
                     self.end_expired_half(clock, name);
                     self.end_expired_half(clock, name.other_half());
                     self.arm(clock, name);
