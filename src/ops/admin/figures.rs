@@ -140,6 +140,7 @@ pub(super) fn limits(sources: &Sources) -> Response {
             entry("limits.channels_per_allocation", limits.channels_per_allocation, None),
             entry("limits.channels_per_user", quotas.per_account.channels, None),
             entry("limits.channels_per_prefix", quotas.per_prefix.channels, None),
+            entry("limits.mirrored_flows_per_allocation", limits.mirrored_flows_per_allocation, None),
             entry("limits.connections", shards.connections.total, Some(total.connections)),
             entry("limits.connections_per_address", shards.connections.per_address, None),
             entry("limits.connections_per_prefix", shards.connections.per_prefix, None),
