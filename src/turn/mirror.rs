@@ -177,6 +177,8 @@ impl Server {
     }
 
     /// Data between the client and this peer came by here.
+    #[cold]
+    #[inline(never)]
     pub(super) fn mirror_heard(&mut self, now: Now, relay: RelayId, peer: SocketAddr) {
         let Some(allocation) = self.allocations.get_mut(relay) else { return };
         let is_mirrored = |held: &MirroredFlow| held.flow.peer == peer && now < held.until;
