@@ -6,6 +6,7 @@ mod clients;
 mod limits;
 mod listen;
 mod nat_discovery;
+mod offload;
 mod peers;
 mod redirect;
 mod relay;
@@ -122,6 +123,7 @@ impl Checker<'_> {
             admin: self.admin(&written.admin, &shards.listen, &shards.turn),
             usage: self.usage(&written.usage, allocations),
             log: self.log(&written.log),
+            offload: self.offload(&written.offload),
             drain: Duration::from_secs(self.duration("shutdown.drain", &written.shutdown.drain, 0..=DAY).into()),
             confinement: self.confinement(&written.process),
             certificate,

@@ -7,7 +7,8 @@
 //! that is `ops`. Command-line arguments are not here but in `cli`.
 //!
 //! Reading order: `written.rs` (the keys), `document.rs` (TOML with positions), `check.rs` and `check/` (one file a
-//! section), `admin.rs`, `token.rs`, `usage.rs`, `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`, `ice_servers.rs`
+//! section), `admin.rs`, `offload.rs`, `token.rs`, `usage.rs`,
+//! `values.rs` (how a duration, a size, a prefix is written), `machine.rs`, `error.rs`, `credentials.rs`, `ice_servers.rs`
 //! (what a browser is told).
 
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod ice_servers;
 mod kept_secret;
 mod key_backend;
 mod machine;
+mod offload;
 mod token;
 mod usage;
 mod values;
@@ -37,6 +39,7 @@ pub use error::{Errors, Note, Position, Problem};
 pub use kept_secret::keep_secret;
 pub use key_backend::{KeyBackend, KeyBackendKind, KeyRecord, QueryPart};
 pub use machine::Machine;
+pub use offload::{Offload, OffloadMode};
 pub use token::Token;
 pub use usage::{Usage, UsageFile, UsageRedis, UsageWebhook};
 pub use values::{Prepared, parse_duration_secs};
@@ -63,6 +66,8 @@ pub struct Config {
     pub key_backend: Option<KeyBackend>,
     /// Where usage records go, if they go anywhere.
     pub usage: Option<Usage>,
+    /// What the kernel is to relay by itself.
+    pub offload: Offload,
     /// What to log and how.
     pub log: Log,
     /// How long to wait for allocations to end after a request to stop.

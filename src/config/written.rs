@@ -71,6 +71,8 @@ section! {
         limits: Limits = Limits::default(),
         /// Kernel buffers.
         sockets: Sockets = Sockets::default(),
+        /// Relaying in the kernel.
+        offload: Offload = Offload::default(),
         /// Who may be reached.
         peers: Peers = Peers::default(),
         /// Who may not allocate.
@@ -283,6 +285,20 @@ section! {
         relay_buffer: String = "512KiB".into(),
         /// How long a shard lets packets gather.
         coalesce: String = "0us".into(),
+    }
+}
+
+section! {
+    /// `[offload]`
+    Offload {
+        /// `auto`, `tc`, `xdp` or `off`.
+        mode: String = "auto".into(),
+        /// Where packets come in; empty: those of the addresses that are listened on and relayed from.
+        interfaces: Vec<String> = Vec::new(),
+        /// Of all threads, at the same time.
+        flows: i64 = 65_536,
+        /// A directory of a BPF file system; empty keeps nothing there.
+        pin: String = String::new(),
     }
 }
 

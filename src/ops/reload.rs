@@ -15,7 +15,7 @@ use crate::config::{Config, Errors, Note};
 
 /// Keys, and sections with a dot behind, that count only at start: what they make cannot be taken away from clients that
 /// use it.
-const ONLY_AT_START: [&str; 14] = [
+const ONLY_AT_START: [&str; 17] = [
     "threads",
     "listen.",
     "nat_discovery.",
@@ -23,6 +23,9 @@ const ONLY_AT_START: [&str; 14] = [
     "pass_through.",
     "limits.dtls_handshakes",
     "sockets.listen_buffer",
+    "offload.interfaces",
+    "offload.flows",
+    "offload.pin",
     "tls.handshake_timeout",
     "admin.listen",
     "admin.socket",

@@ -76,6 +76,11 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[auth]\nnonce_lifetime = \"2h\"", (2, "auth.nonce_lifetime", "out of bounds", "\"1m\" to \"1h\"")),
     ("[log]\nformat = \"xml\"", (2, "log.format", "\"xml\" is not known", "\"text\", \"logfmt\", \"json\"")),
     ("[shutdown]\ndrain = \"soon\"", (2, "shutdown.drain", "not a duration", "whole number")),
+    // Relaying in the kernel.
+    ("[offload]\nmode = \"on\"", (2, "offload.mode", "\"on\" is not known", "\"auto\", \"tc\", \"xdp\", \"off\"")),
+    ("[offload]\nflows = 100", (2, "offload.flows", "out of bounds", "from 1024 to 4194304")),
+    ("[offload]\ninterfaces = [\"eth0/1\"]", (2, "offload.interfaces[0]", "cannot be the name", "`ip link`")),
+    ("[offload]\npin = \"hairpin\"", (2, "offload.pin", "not a whole path", "/sys/fs/bpf")),
     // Where to listen.
     ("[listen]\nudp = [\"0.0.0.0\"]", (2, "listen.udp[0]", "not an address with a port", "\"0.0.0.0:3478\"")),
     ("[listen]\nudp = [\"turn.example.org:3478\"]", (2, "listen.udp[0]", "not an address", "names are not looked up")),
@@ -410,6 +415,7 @@ fn what_is_probably_not_meant_is_noted() {
         ("[redirect]\nwhen = \"always\"\n[[redirect.alternates]]\naddresses = [\"9.9.9.9\"]", "auth.nonce_secret"),
         ("[tcp_relay]\nenabled = true\nallow_ports = [\"5432\"]", "port 5432, where services listen"),
         ("[tcp_relay]\nenabled = true\nallow_ports = [\"1-1030\"]", "1023 ports where services listen"),
+        ("[offload]\ninterfaces = [\"no-such-one\"]", "no interface \"no-such-one\""),
     ];
     for (text, note) in noted {
         let config = accept(text);
