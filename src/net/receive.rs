@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
+use super::merging::Advice;
 use super::sys::{self, Control, Mapping, RawAddress};
 use super::{BATCH, UdpSocket};
 use crate::stun::stream::FRAME_LEN_MAX;
@@ -59,6 +60,8 @@ pub struct ReceiveBatch {
     /// Length of the datagrams in each run.
     segments: Box<[usize; BATCH]>,
     is_drained: bool,
+    /// Whether sockets may ask for runs.
+    may_merge: bool,
     queue_drops: Option<u32>,
 }
 
@@ -115,6 +118,7 @@ impl ReceiveBatch {
             taken: 0,
             segments: Box::new([0; BATCH]),
             is_drained: false,
+            may_merge: true,
             queue_drops: None,
         })
     }
@@ -163,6 +167,7 @@ impl ReceiveBatch {
             (self.runs, self.taken) = (BATCH..BATCH + count, 0);
             self.is_drained = count < wanted;
             let advice = merging.note_merged(count, self.datagrams_left());
+            let advice = if self.may_merge { advice } else { Advice::End };
             socket.follow(merging, advice, self.is_drained);
             return Ok(self.take_apart());
         }
@@ -172,8 +177,15 @@ impl ReceiveBatch {
         let of_one_flow = |pair: &[Received; 2]| pair[0].from == pair[1].from && pair[1].len <= pair[0].len;
         let continued = self.received[first..self.used].array_windows().filter(|pair| of_one_flow(pair)).count();
         let advice = merging.note_apart(count, continued);
+        let advice = if self.may_merge { advice } else { Advice::Stay };
         socket.follow(merging, advice, self.is_drained);
         Ok(count)
+    }
+
+    /// Says whether datagrams may come in runs. The kernel makes them where packets enter it, and so before whoever relays
+    /// there would see each by itself. A socket that has asked for them takes it back with the next batch that empties it.
+    pub const fn let_merge(&mut self, may: bool) {
+        self.may_merge = may;
     }
 
     /// Whether datagrams of the last socket read wait for room.

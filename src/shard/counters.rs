@@ -110,6 +110,8 @@ pub struct ShardSnapshot {
     pub requests_waiting: usize,
     /// Relayed addresses alive.
     pub relayed_addresses: turn::RelayedAddresses,
+    /// Flows that somebody else relays now.
+    pub flows_mirrored: usize,
 }
 
 /// All shards at about the same moment.
@@ -177,14 +179,23 @@ impl Snapshot {
 impl ShardSnapshot {
     fn add(&mut self, other: &Self) {
         // Taken apart completely, here and below, so that a new counter cannot be forgotten.
-        let Self { turn, shell, allocations, connections, peer_connections, requests_waiting, relayed_addresses } =
-            other;
+        let Self {
+            turn,
+            shell,
+            allocations,
+            connections,
+            peer_connections,
+            requests_waiting,
+            relayed_addresses,
+            flows_mirrored,
+        } = other;
         add_machine(&mut self.turn, turn);
         self.shell.add(shell);
         self.allocations += allocations;
         self.connections += connections;
         self.peer_connections += peer_connections;
         self.requests_waiting += requests_waiting;
+        self.flows_mirrored += flows_mirrored;
         for (sums, counts) in self.relayed_addresses.iter_mut().zip(relayed_addresses) {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }

@@ -13,6 +13,7 @@ use mio::Waker;
 
 use super::connections::{Accepted, Moving};
 use super::dtls::News;
+use super::offload::Mirrors;
 use super::questions::Question;
 use super::routes::Route;
 use super::supervisor::Bounds;
@@ -93,6 +94,8 @@ pub(super) enum Command {
     },
     Drain,
     Undrain,
+    /// Who mirrors flows from now on.
+    Offload(Option<Mirrors>),
     /// Something that has an answer.
     Ask(Question),
     /// A connection whose TLS handshake is over.

@@ -9,7 +9,7 @@
 //! `opening.rs` (where TLS clients and those behind proxies come from), `peers.rs` and `splices.rs` (TCP relays), `dtls/` (a
 //! feature). Tables: `listeners.rs`, `relays.rs`, `connections.rs`, `routes.rs`. Shared between shards: `mailbox.rs`,
 //! `directory.rs`, `budgets.rs`, `counters.rs`. Questions to the control plane: `keys.rs`. What others hear: `record.rs`,
-//! `recorder/`, `usage.rs`.
+//! `recorder/`, `usage.rs`. Between the machine and its mirror: `offload.rs`.
 
 mod budgets;
 mod connections;
@@ -23,6 +23,7 @@ mod holdings;
 mod keys;
 mod listeners;
 mod mailbox;
+mod offload;
 mod opening;
 mod packets;
 mod peers;
@@ -54,6 +55,7 @@ use mio::{Poll, Waker};
 
 pub use self::counters::{DtlsDrop, ShardSnapshot, ShellCounters, Slot, Snapshot, TlsCounters};
 pub use self::keys::KeyQuestion;
+pub use self::offload::Mirrors;
 pub use self::privacy::{Privacy, Shown, ShownAddresses, ShownNames, Veil};
 pub use self::questions::{SessionsPage, TooManyQuestions};
 pub use self::recorder::{Entry, Recorder, RecorderSettings, StoryQuery, Told, What};
@@ -373,6 +375,7 @@ impl Shards {
                 find_key: Arc::clone(&find_key),
                 config: Arc::clone(&settings.turn),
                 is_draining: false,
+                mirrors: None,
                 counters: ShellCounters::default(),
                 recorder: Recorder::new(settings.recorder, supervisor::random_hashes()),
                 lines: Lines::default(),
@@ -432,6 +435,12 @@ impl Shards {
         if let Some(handshakes) = &self.handshakes {
             handshakes.shared.set_identity(identity);
         }
+    }
+
+    /// Has somebody mirror what is bound from now on, or nobody any more. Sockets then get each datagram by itself, since
+    /// those that came together as one are more than a mirror understands.
+    pub fn offload(&self, mirrors: Option<&Mirrors>) {
+        self.command(|| Command::Offload(mirrors.cloned()));
     }
 
     /// Lets no new allocations in; those that exist live on until they end. [`Shards::allocations`] tells when.

@@ -66,6 +66,9 @@ pub(super) struct Shard<'h> {
     pub(super) stream_bytes: ReadBuffers,
     /// When silent connections are looked for next.
     pub(super) next_sweep: Now,
+    /// When to ask what was relayed elsewhere; at once where the last answer was not all.
+    next_collection: Now,
+    collects_on: bool,
     /// When to accept again after running out of descriptors.
     pub(super) accept_again: Option<Now>,
     /// When a failure to bind was last logged.
@@ -103,6 +106,10 @@ impl<'h> Shard<'h> {
         let hasher = random_hashes();
         let speaks_dtls = home.listeners.speak_dtls();
         let cookie_key = home.handshakes.as_ref().filter(|_| speaks_dtls).map(|shared| shared.cookie_key());
+        let routes = Routes::new(hasher.clone());
+        if let Some(mirrors) = &home.mirrors {
+            server.offload(mirrors.make(home.place.index, routes.proxied()));
+        }
         let clock = clock::read();
         Self {
             home,
@@ -110,7 +117,7 @@ impl<'h> Shard<'h> {
             relays: Relays::default(),
             connections: Connections::new(hasher.clone()),
             associations: Associations::new(hasher.clone(), cookie_key),
-            routes: Routes::new(hasher),
+            routes,
             peers: Peers::default(),
             clock,
             ready: VecDeque::with_capacity(EVENTS_MAX),
@@ -123,6 +130,8 @@ impl<'h> Shard<'h> {
             reply: ReplyBuffer::new(),
             stream_bytes: ReadBuffers::new(STREAM_READ_BYTES),
             next_sweep: clock.now,
+            next_collection: clock.now,
+            collects_on: false,
             accept_again: None,
             bind_warned: None,
             published: Now(0),
@@ -196,6 +205,7 @@ impl<'h> Shard<'h> {
             self.accept_again,
             self.peers.next_pause_over(),
             self.home.recorder.next_look(),
+            self.collects().then_some(self.next_collection),
         ]
         .into_iter()
         .flatten()
@@ -208,18 +218,25 @@ impl<'h> Shard<'h> {
         self.connections.len() > 0 || !self.associations.is_empty()
     }
 
+    /// Whether anything may have been relayed elsewhere.
+    fn collects(&self) -> bool {
+        self.collects_on || self.server.flows_mirrored() > 0
+    }
+
     fn publish(&mut self) {
         let (machine, counters, earlier) = (self.server.counters(), &self.home.counters, &self.home.earlier);
         let (allocations, connections) = (self.server.allocations(), self.connections.len() + self.associations.open());
         let peer_connections = self.server.peer_connections();
         let requests_waiting = self.server.requests_waiting();
         let relayed_addresses = self.server.relayed_addresses();
+        let flows_mirrored = self.server.flows_mirrored();
         self.home.slot().publish_all(machine, earlier, counters, |copy| {
             copy.allocations = allocations;
             copy.connections = connections;
             copy.peer_connections = peer_connections;
             copy.requests_waiting = requests_waiting;
             copy.relayed_addresses = relayed_addresses;
+            copy.flows_mirrored = flows_mirrored;
         });
     }
 
@@ -308,6 +325,12 @@ impl<'h> Shard<'h> {
             self.server.handle_timeout(self.clock);
             self.drain_effects();
         }
+        if self.collects() && self.next_collection <= now {
+            self.clock = clock::read();
+            self.collects_on = self.server.collect_offloaded(self.clock);
+            self.next_collection = if self.collects_on { now } else { now.plus_secs(1) };
+            self.drain_effects();
+        }
         self.end_pauses(now);
         if self.has_clients() && self.next_sweep <= now {
             self.clock = clock::read();
@@ -353,6 +376,17 @@ impl<'h> Shard<'h> {
                 Command::Undrain => {
                     self.home.is_draining = false;
                     self.server.undrain();
+                }
+                Command::Offload(mirrors) => {
+                    match &mirrors {
+                        Some(mirrors) => {
+                            self.server.offload(mirrors.make(self.home.place.index, self.routes.proxied()));
+                        }
+                        None => self.server.stop_offload(),
+                    }
+                    self.home.set_mirrors(mirrors);
+                    // Those that were bound before are mirrored by the first collection.
+                    (self.collects_on, self.next_collection) = (true, self.clock.now);
                 }
                 Command::Ask(question) => self.hear_question(question),
                 Command::ShutDown => {

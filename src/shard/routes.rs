@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
+use super::offload::Proxied;
 use crate::turn::FiveTuple;
 
 /// Clients without an allocation that are remembered. Each answer is on its way within microseconds, or within the time
@@ -31,6 +32,8 @@ pub(super) struct Routes {
     by_path: HashMap<FiveTuple, Entry, ahash::RandomState>,
     /// Of those without an allocation, the oldest first.
     recent: VecDeque<FiveTuple>,
+    /// Those in `by_path` whose datagrams have other addresses than their own.
+    proxied: Proxied,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ struct Entry {
 impl Routes {
     /// None yet.
     pub(super) fn new(hasher: ahash::RandomState) -> Self {
-        Self { by_path: HashMap::with_hasher(hasher), recent: VecDeque::new() }
+        Self { by_path: HashMap::with_hasher(hasher), recent: VecDeque::new(), proxied: Proxied::default() }
     }
 
     /// This client has just been heard this way.
@@ -52,12 +55,20 @@ impl Routes {
             return;
         }
         self.by_path.insert(path, Entry { route, allocations: 0 });
+        if (route.to, route.from) != (path.client, path.server) {
+            self.proxied.insert(path);
+        }
         self.remember(path);
     }
 
     /// Which way this client was heard last.
     pub(super) fn get(&self, path: &FiveTuple) -> Option<Route> {
         self.by_path.get(path).map(|entry| entry.route)
+    }
+
+    /// Those who are behind a proxy, for whoever has to leave them out.
+    pub(super) fn proxied(&self) -> Proxied {
+        self.proxied.clone()
     }
 
     /// The client has one allocation more.
@@ -85,6 +96,7 @@ impl Routes {
             && self.by_path.get(&oldest).is_some_and(|entry| entry.allocations == 0)
         {
             self.by_path.remove(&oldest);
+            self.proxied.remove(&oldest);
         }
         self.recent.push_back(path);
     }

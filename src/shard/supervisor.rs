@@ -13,6 +13,7 @@ use super::directory::Directory;
 use super::keys::FindKey;
 use super::listeners::Listeners;
 use super::mailbox::{Command, Mailbox};
+use super::offload::Mirrors;
 use super::privacy::{Privacy, Veil};
 use super::reactor::Shard;
 use super::record::Lines;
@@ -44,6 +45,8 @@ pub(super) struct Home {
     /// The latest, for the next server.
     pub(super) config: Arc<turn::Config>,
     pub(super) is_draining: bool,
+    /// Who mirrors flows, if anybody does.
+    pub(super) mirrors: Option<Mirrors>,
     pub(super) counters: ShellCounters,
     pub(super) recorder: Recorder,
     /// In the log.
@@ -86,6 +89,12 @@ impl Home {
         has_room.then(|| self.veil())
     }
 
+    /// Where datagrams are relayed before they reach a socket, they must not be merged before that.
+    pub(super) fn set_mirrors(&mut self, mirrors: Option<Mirrors>) {
+        self.batch.let_merge(mirrors.is_none());
+        self.mirrors = mirrors;
+    }
+
     /// Takes commands while there is no server to give them to; whether to shut down.
     fn obey_without_server(&mut self) -> bool {
         while let Some(command) = self.mailbox().next_command() {
@@ -93,6 +102,7 @@ impl Home {
                 Command::Configure { config, bounds } => (self.config, self.bounds) = (config, bounds),
                 Command::Drain => self.is_draining = true,
                 Command::Undrain => self.is_draining = false,
+                Command::Offload(mirrors) => self.set_mirrors(mirrors),
                 Command::ShutDown => return true,
                 // Without a server there is nobody to talk to: the client may come again, and the other shards hear
                 // that nothing of the former life counts any more. Who has asked hears that there is no answer.
@@ -154,6 +164,7 @@ pub(super) fn run(mut home: Home) {
             copy.peer_connections = 0;
             copy.requests_waiting = 0;
             copy.relayed_addresses = Default::default();
+            copy.flows_mirrored = 0;
         });
         error!(
             event = "shard_restarted",

@@ -11,6 +11,7 @@ mod dual;
 mod headers;
 mod keys;
 mod mobility;
+mod offload;
 mod proxies;
 mod questions;
 mod realms;
