@@ -3,6 +3,7 @@
 //! Labels are closed vocabularies of the code, never users or addresses: the number of series is known beforehand.
 
 mod control;
+mod offload;
 mod process;
 mod usage;
 
@@ -19,6 +20,7 @@ use crate::turn::{
 };
 
 pub(super) use control::Control;
+pub(super) use offload::OffloadCollector;
 pub(super) use process::ProcessCollector;
 pub(super) use usage::UsageCollector;
 
@@ -77,6 +79,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     machine(&total.turn, &mut families);
     shell(&total.shell, &snapshot.tls, &mut families);
     tls(&snapshot.tls, &mut families);
+    families.extend(offload::of_shards(total));
     families.push(per_shard(snapshot));
     families
 }

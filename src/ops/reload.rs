@@ -10,6 +10,7 @@ use super::certificates::Files;
 use super::keys::Keys;
 use super::logging::LogLevel;
 use super::metrics::Control;
+use super::offload::Offload;
 use super::run::SharedShards;
 use crate::config::{Config, Errors, Note};
 
@@ -49,6 +50,7 @@ pub(super) struct Reload {
     /// Whoever else wants to know what is in force.
     pub(super) in_force: watch::Sender<Arc<Config>>,
     pub(super) keys: Keys,
+    pub(super) offload: Offload,
 }
 
 /// What a reload has brought.
@@ -79,7 +81,10 @@ impl Reload {
             warn!(event = "configuration_note", key = note.key, "{}", note.text);
         }
         let changed = self.current.changed_keys(&new);
-        let (late, now): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(|key| counts_only_at_start(key));
+        let needs_restart = |key: &String| {
+            counts_only_at_start(key) || (key == "offload.mode" && self.offload.needs_restart(new.offload.mode))
+        };
+        let (late, now): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(needs_restart);
         keep_keys(&self.current, &mut new);
         // Nobody may be told of an address at which nobody listens.
         let discovery = self.current.shards.turn.behavior_discovery.clone();
@@ -87,6 +92,7 @@ impl Reload {
         // Files named in the configuration may have changed while it has not: everything is handed on, whatever the keys.
         self.keys.set(new.key_backend.as_ref());
         self.shards.with(|shards| shards.configure(&new.shards));
+        self.offload.switch(&new, &self.shards);
         self.log_level.set(new.log.level);
         // Without a TLS listener from the start there is nobody to show a certificate.
         if let (Some(files), Some(certificate)) = (&self.files, &new.certificate) {

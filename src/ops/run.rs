@@ -21,7 +21,8 @@ use super::confinement::{ConfinementError, Rights};
 use super::descriptors;
 use super::keys::Keys;
 use super::logging::LogLevel;
-use super::metrics::{Control, ProcessCollector, ShardCollector, UsageCollector};
+use super::metrics::{Control, OffloadCollector, ProcessCollector, ShardCollector, UsageCollector};
+use super::offload::Offload;
 use super::orders::{ORDERS_MAX, Order};
 use super::pass_through::Carrier;
 use super::reload::{Load, Reload};
@@ -137,10 +138,13 @@ async fn live(
     let skipped: Vec<String> =
         shards.skipped().iter().map(|Skipped { listen, why }| format!("{listen}: {why}")).collect();
     let shards = SharedShards::new(shards);
-    if let Err(error) = rights.give_up() {
+    let offload = Offload::load(&config, &listening);
+    if let Err(error) = rights.give_up(offload.is_loaded()) {
         shards.shut_down().await;
         return Err(RunError::Confinement(error));
     }
+
+    offload.switch(&config, &shards);
 
     let (in_force, config_in_force) = watch::channel(Arc::new(config.clone()));
     // Files in the spool belong to whoever the process has become.
@@ -171,6 +175,8 @@ async fn live(
         registry.register(Box::new(ProcessCollector::new())).expect("other names");
         registry.register(Box::new(control.clone())).expect("other names");
         registry.register(Box::new(UsageCollector::new(figures))).expect("other names");
+        let source = offload.clone();
+        registry.register(Box::new(OffloadCollector::new(move || source.report()))).expect("other names");
         if let Some(certificates) = &certificates {
             registry.register(Box::new(certificates.gauge())).expect("another name");
         }
@@ -181,6 +187,7 @@ async fn live(
             config: config_in_force,
             listening: listening.clone().into(),
             orders,
+            offload: offload.clone(),
             started,
         };
         let listener = |bound: Option<(TcpListener, SocketAddr)>| bound.map(|(listener, _)| listener);
@@ -216,7 +223,7 @@ async fn live(
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
     let mut reload =
-        Reload { load, current: config, shards: shards.clone(), log_level, files, control, in_force, keys };
+        Reload { load, current: config, shards: shards.clone(), log_level, files, control, in_force, keys, offload };
     let signal = loop {
         tokio::select! {
             wish = signals.next() => match wish {

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use super::Sources;
 use super::answer::good;
+use crate::offload::PassedUp;
+use crate::ops::offload::Report;
+use crate::shard::ShardSnapshot;
 use crate::turn::{self, EndReason, Limit, Reason, Rejection, Transport};
 
 /// Answer to stats. Counts are sums since the server was started.
@@ -32,6 +35,7 @@ pub(super) struct Stats {
     /// Packets, by reason; only those that occurred.
     pub drops: BTreeMap<&'static str, u64>,
     pub traffic: Traffic,
+    pub offload: Offload,
     pub shards: Vec<Shard>,
 }
 
@@ -42,6 +46,37 @@ pub(super) struct Traffic {
     pub bytes_to_peer: u64,
     pub packets_to_client: u64,
     pub bytes_to_client: u64,
+}
+
+/// What the kernel relays by itself.
+#[derive(Serialize)]
+pub(super) struct Offload {
+    pub enabled: bool,
+    /// Why it does not.
+    pub why_not: Option<String>,
+    pub interfaces: Vec<Interface>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+    /// Whether it goes on with what an earlier process has left.
+    pub adopted: bool,
+    /// Now.
+    pub flows: usize,
+    /// At the same time.
+    pub flows_max: u32,
+    pub flows_mirrored: u64,
+    pub flows_refused: u64,
+    /// Part of that of the whole server.
+    pub traffic: Traffic,
+    /// Packets left to the server, by reason; only those that occurred.
+    pub passed_up: BTreeMap<&'static str, u64>,
+}
+
+/// Where packets come in.
+#[derive(Serialize)]
+pub(super) struct Interface {
+    pub name: String,
+    pub way: &'static str,
+    pub why: String,
 }
 
 /// One thread.
@@ -81,6 +116,39 @@ fn that_occurred(counts: BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, 
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
+impl From<&turn::Traffic> for Traffic {
+    fn from(traffic: &turn::Traffic) -> Self {
+        Self {
+            packets_to_peer: traffic.packets_to_peer,
+            bytes_to_peer: traffic.bytes_to_peer,
+            packets_to_client: traffic.packets_to_client,
+            bytes_to_client: traffic.bytes_to_client,
+        }
+    }
+}
+
+fn offload(sources: &Sources, total: &ShardSnapshot) -> Offload {
+    let Report { is_on, why_not, status, counters } = sources.offload.report();
+    let passed_up = PassedUp::ALL.iter().map(|why| (why.label(), counters.passed_up(*why)));
+    Offload {
+        enabled: is_on,
+        why_not: (!is_on).then_some(why_not),
+        interfaces: status
+            .interfaces
+            .into_iter()
+            .map(|interface| Interface { name: interface.name, way: interface.way.label(), why: interface.why })
+            .collect(),
+        notes: status.notes,
+        adopted: status.adopted,
+        flows: total.flows_mirrored,
+        flows_max: status.flows,
+        flows_mirrored: total.turn.flows_mirrored,
+        flows_refused: total.turn.flows_refused,
+        traffic: Traffic::from(&total.turn.mirrored_traffic),
+        passed_up: that_occurred(passed_up.collect()),
+    }
+}
+
 pub(super) fn stats(sources: &Sources) -> Response {
     let snapshot = sources.shards.snapshot();
     let (total, machine) = (&snapshot.total, &snapshot.total.turn);
@@ -99,12 +167,8 @@ pub(super) fn stats(sources: &Sources) -> Response {
         authenticated: machine.authenticated,
         authentication_failures: that_occurred(by_label(Rejection::ALL, &machine.rejections, Rejection::label)),
         drops: that_occurred(by_label(Reason::ALL, &machine.drops, Reason::label)),
-        traffic: Traffic {
-            packets_to_peer: traffic.packets_to_peer,
-            bytes_to_peer: traffic.bytes_to_peer,
-            packets_to_client: traffic.packets_to_client,
-            bytes_to_client: traffic.bytes_to_client,
-        },
+        traffic: Traffic::from(&traffic),
+        offload: offload(sources, total),
         shards: snapshot
             .shards
             .iter()

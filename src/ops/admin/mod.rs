@@ -35,6 +35,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::warn;
 
 use self::access::{Caller, Guesses};
+use super::offload::Offload;
 use super::orders::Order;
 use super::run::SharedShards;
 use crate::config::Config;
@@ -80,6 +81,7 @@ pub(super) struct Sources {
     pub listening: Arc<[ListenAddress]>,
     /// To the server's life.
     pub orders: mpsc::Sender<Order>,
+    pub offload: Offload,
     /// When the server was started.
     pub started: std::time::Instant,
 }

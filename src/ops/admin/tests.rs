@@ -208,6 +208,7 @@ fn sources(text: &str) -> (Sources, watch::Sender<Readiness>) {
         config: watch::channel(Arc::new(config)).1,
         listening: listening.into(),
         orders: mpsc::channel(1).0,
+        offload: Offload::none(),
         started: std::time::Instant::now(),
     };
     (sources, tell)

@@ -78,13 +78,13 @@ impl Rights {
         self.user
     }
 
-    /// To be called when all sockets that need rights are open.
-    pub(super) fn give_up(&self) -> Result<(), ConfinementError> {
+    /// To be called when all sockets that need rights are open, and what relays in the kernel is loaded, if it does.
+    pub(super) fn give_up(&self, has_offload: bool) -> Result<(), ConfinementError> {
         if let Some((user, group)) = self.user {
             become_user(user, group)?;
         }
         // Without a filter the server is as safe as others are; older kernels and some containers know none.
-        let filter = match self.filter.then(system_calls::refuse_all_others) {
+        let filter = match self.filter.then(|| system_calls::refuse_all_others(has_offload)) {
             None => "off",
             Some(Ok(())) => "on",
             Some(Err(error)) => {

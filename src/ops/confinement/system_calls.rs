@@ -172,19 +172,30 @@ const ALLOWED_OLD: &[c_long] = &[];
 /// Domains of sockets: the Internet, this machine, and what lists its interfaces.
 const SOCKET_DOMAINS: [i32; 4] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, libc::AF_NETLINK];
 
-/// For all threads of this process, and for those they start.
-pub(super) fn refuse_all_others() -> Result<(), Error> {
-    Ok(apply_filter_all_threads(&program()?)?)
+/// What the relay in the kernel is told with while it runs: places in its maps. Nothing can be loaded, attached or looked for
+/// (`enum bpf_cmd` of linux/bpf.h, whose numbers libc does not have).
+const BPF_COMMANDS: [u64; 6] = [
+    1,  // BPF_MAP_LOOKUP_ELEM
+    2,  // BPF_MAP_UPDATE_ELEM
+    3,  // BPF_MAP_DELETE_ELEM
+    24, // BPF_MAP_LOOKUP_BATCH
+    26, // BPF_MAP_UPDATE_BATCH
+    27, // BPF_MAP_DELETE_BATCH
+];
+
+/// For all threads of this process, and for those they start. `has_offload` if packets are relayed in the kernel.
+pub(super) fn refuse_all_others(has_offload: bool) -> Result<(), Error> {
+    Ok(apply_filter_all_threads(&program(has_offload)?)?)
 }
 
-fn program() -> Result<BpfProgram, Error> {
+fn program(has_offload: bool) -> Result<BpfProgram, Error> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     let refusal = SeccompAction::Errno(libc::ENOSYS as u32);
-    Ok(SeccompFilter::new(rules()?, refusal, SeccompAction::Allow, architecture)?.try_into()?)
+    Ok(SeccompFilter::new(rules(has_offload)?, refusal, SeccompAction::Allow, architecture)?.try_into()?)
 }
 
 /// By system call; one without rules is allowed as it is, otherwise one of them must hold.
-fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, Error> {
+fn rules(has_offload: bool) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, Error> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_OLD).map(|call| (*call, Vec::new())).collect();
     // Threads, but no processes. With clone3 the flags lie in memory, out of a filter's sight; libc falls back on clone.
@@ -200,6 +211,10 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, Error> {
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, own)?]);
     rules.insert(libc::SYS_kill, vec![rule(0, SeccompCmpOp::Eq, own)?, rule(1, SeccompCmpOp::Eq, 0)?]);
+    if has_offload {
+        let commands = BPF_COMMANDS.map(|command| rule(0, SeccompCmpOp::Eq, command));
+        rules.insert(libc::SYS_bpf, commands.into_iter().collect::<Result<_, _>>()?);
+    }
     // Its own limits, and nobody else's.
     rules.insert(libc::SYS_prlimit64, vec![rule(0, SeccompCmpOp::Eq, 0)?, rule(0, SeccompCmpOp::Eq, own)?]);
     Ok(rules)
@@ -223,7 +238,7 @@ mod tests {
     /// The filter holds for the thread that asks, here one that ends with the test.
     fn in_a_filtered_thread<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
         let confined = move || {
-            seccompiler::apply_filter(&program().unwrap()).unwrap();
+            seccompiler::apply_filter(&program(true).unwrap()).unwrap();
             act()
         };
         std::thread::spawn(confined).join().unwrap()
@@ -258,6 +273,15 @@ mod tests {
             );
             assert_eq!(nix::unistd::chroot("/"), Err(nix::Error::ENOSYS));
         });
+    }
+
+    /// Only with the relay in the kernel, and only what it is told with. (That this is enough for it is seen by every test that
+    /// has a server with it.)
+    #[test]
+    fn bpf_is_for_maps_and_only_where_it_is_needed() {
+        assert!(!rules(false).unwrap().contains_key(&libc::SYS_bpf));
+        assert_eq!(rules(true).unwrap()[&libc::SYS_bpf].len(), BPF_COMMANDS.len());
+        assert!(!BPF_COMMANDS.contains(&5), "BPF_PROG_LOAD");
     }
 
     /// The service manager's filter, in the unit that is shipped, must not be narrower than the one that all tests run

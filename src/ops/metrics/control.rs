@@ -32,6 +32,7 @@ struct Limits {
     allocations: usize,
     connections: usize,
     relay_ports: usize,
+    offload_flows: usize,
 }
 
 impl Limits {
@@ -42,6 +43,7 @@ impl Limits {
             allocations: config.shards.quotas.allocations,
             connections: config.shards.connections.total,
             relay_ports: ports * turn.relays.len(),
+            offload_flows: config.offload.flows as usize,
         }
     }
 }
@@ -96,7 +98,7 @@ impl Collector for Control {
 }
 
 fn families(state: &State) -> Vec<MetricFamily> {
-    let Limits { allocations, connections, relay_ports } = state.limits;
+    let Limits { allocations, connections, relay_ports, offload_flows } = state.limits;
     vec![
         counter(
             "hairpin_configuration_reloads_total",
@@ -121,8 +123,13 @@ fn families(state: &State) -> Vec<MetricFamily> {
         gauge(
             "hairpin_limit",
             "Limits in force, by their key in the configuration; relay_ports counts those of all relay addresses.",
-            [("allocations", allocations), ("connections", connections), ("relay_ports", relay_ports)]
-                .map(|(limit, value)| ([("limit", limit)], value as f64)),
+            [
+                ("allocations", allocations),
+                ("connections", connections),
+                ("relay_ports", relay_ports),
+                ("offload_flows", offload_flows),
+            ]
+            .map(|(limit, value)| ([("limit", limit)], value as f64)),
         ),
     ]
 }
