@@ -49,9 +49,11 @@ dtls-tests:
 	$(CARGO) test --features dtls --locked --lib
 	$(CARGO) test --features dtls --locked --test interop dtls
 
-# Servers in a namespace of their own, attacked. FLOOD=10000000 in the environment makes its floods longer.
+# Servers in a namespace of their own, attacked: with relaying in the kernel where that is possible, and without.
+# FLOOD=10000000 in the environment makes its floods longer.
 abuse:
 	$(CARGO) test --locked --test abuse
+	OFFLOAD=off $(CARGO) test --locked --test abuse -- s
 
 # DTLS too where it can be built; `make test` has built that much for `make dtls` already.
 HAS_OPENSSL = $(shell pkg-config --exists openssl 2>/dev/null && echo yes)

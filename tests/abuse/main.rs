@@ -7,7 +7,8 @@
 //! Floods are as long as FLOOD says in packets, 200,000 without it; the ten million that the requirement speaks of take
 //! a minute or two: `FLOOD=10000000 cargo test --test abuse -- s05`.
 //!
-//! `world.rs` makes the namespaces and servers; `peers.rs`, `floods.rs`, `sessions.rs` and `streams.rs` have the attacks.
+//! `world.rs` makes the namespaces and servers; `peers.rs`, `floods.rs`, `sessions.rs`, `streams.rs`
+//! and `offload.rs` have the attacks. The server relays in the kernel where it can; `OFFLOAD=off` has it do without.
 //! The client is that of tests/conformance, which shares no line with the server.
 
 #[expect(dead_code, reason = "the other suite needs more of it")]
@@ -37,6 +38,7 @@ mod rest_credentials;
 mod wire;
 
 mod floods;
+mod offload;
 mod peers;
 mod sessions;
 mod streams;
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
     }
     // Those of the test runner, like --nocapture, mean nothing here.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let attacks = [peers::ATTACKS, floods::ATTACKS, sessions::ATTACKS, streams::ATTACKS].concat();
+    let attacks = [peers::ATTACKS, floods::ATTACKS, sessions::ATTACKS, streams::ATTACKS, offload::ATTACKS].concat();
     let chosen: Vec<Attack> = attacks
         .into_iter()
         .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| name.starts_with(word.as_str())))
