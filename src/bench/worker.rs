@@ -14,13 +14,11 @@ use super::link::{Post, receive_datagrams, udp_socket};
 use super::own::{OwnSockets, ThreadClock, Watch};
 use super::traffic::{Arrival, Arrivals, Filler};
 use super::{BenchError, Direction, Framing, Latency, OwnCost, Pace, RelayLoad, Target, Transport};
-use crate::net::{UdpSocket, clock};
+use crate::net::{BATCH, UdpSocket, clock};
 use crate::stun::{ChannelNumber, Class, Message, channel_data};
 
 /// Peers that share the flows among them: as many as a server meets on a few busy SFUs.
 pub(super) const PEERS_MAX: usize = 16;
-/// Datagrams handed over at a time.
-const BATCH: usize = 64;
 /// Flows of one direction that send before those of the other.
 const IN_TURN: usize = 16;
 /// How long after the end packets are still waited for.
