@@ -51,8 +51,8 @@ pub struct Contestant {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
-    /// With further lines of configuration.
-    Hairpin(&'static str),
+    /// With further lines of configuration, and where packets are relayed: `offload.mode`.
+    Hairpin(&'static str, &'static str),
     /// Asked for /metrics once a second.
     Scraped,
     Coturn,
@@ -67,21 +67,25 @@ pub mod names {
     pub const FORWARDER: &str = "forwarder";
     pub const WITHOUT_RECORDER: &str = "no-recorder";
     pub const SCRAPED: &str = "scraped";
+    pub const WITHOUT_OFFLOAD: &str = "no-offload";
 }
 
 impl Contestant {
     /// Those that can show what a row measures, as far as they are installed.
     pub fn all_for(row: &Row, options: &Options) -> Vec<Contestant> {
         let make = |name, binary: &Path, kind| Contestant { name, binary: binary.to_owned(), kind };
-        let mut all = vec![make(names::HAIRPIN, &options.hairpin, Kind::Hairpin(row.configuration))];
+        let offload = if row.section == Section::Kernel { "tc" } else { "off" };
+        let mut all = vec![make(names::HAIRPIN, &options.hairpin, Kind::Hairpin(row.configuration, offload))];
         if row.section == Section::Observing {
-            all.push(make(names::WITHOUT_RECORDER, &options.hairpin, Kind::Hairpin("[recorder]\nevents = 0\n")));
+            all.push(make(names::WITHOUT_RECORDER, &options.hairpin, Kind::Hairpin("[recorder]\nevents = 0\n", "off")));
             all.push(make(names::SCRAPED, &options.hairpin, Kind::Scraped));
             all.retain(|contestant| options.is_wanted(contestant.name));
             return all;
         }
-        if let Some(before) = &options.before {
-            all.push(make(names::HAIRPIN_BEFORE, before, Kind::Hairpin("")));
+        if row.section == Section::Kernel {
+            all.push(make(names::WITHOUT_OFFLOAD, &options.hairpin, Kind::Hairpin("", "off")));
+        } else if let Some(before) = &options.before {
+            all.push(make(names::HAIRPIN_BEFORE, before, Kind::Hairpin("", "off")));
         }
         if let Some(coturn) = options.coturn.clone().or_else(|| network::find("turnserver")) {
             all.push(make(names::COTURN, &coturn, Kind::Coturn));
@@ -111,8 +115,8 @@ impl Contestant {
         fs::write(folder.join("chain.pem"), &certificate.chain).map_err(problem)?;
         fs::write(folder.join("key.pem"), &certificate.key).map_err(problem)?;
         let configuration = match self.kind {
-            Kind::Hairpin(more) => Some(hairpin_configuration("off", more)),
-            Kind::Scraped => Some(hairpin_configuration(&format!("{SERVER}:{ADMIN_PORT}"), "")),
+            Kind::Hairpin(more, offload) => Some(hairpin_configuration("off", more, offload)),
+            Kind::Scraped => Some(hairpin_configuration(&format!("{SERVER}:{ADMIN_PORT}"), "", "off")),
             Kind::Coturn | Kind::Forwarder => None,
         };
         if let Some(text) = configuration {
@@ -141,7 +145,7 @@ impl Contestant {
 
     fn arguments(&self) -> Vec<String> {
         let words = match self.kind {
-            Kind::Hairpin(_) | Kind::Scraped => "serve --config hairpin.toml".to_owned(),
+            Kind::Hairpin(..) | Kind::Scraped => "serve --config hairpin.toml".to_owned(),
             Kind::Forwarder => format!("{} {SERVER}:{PORT} {RELAYS}", forwarder::COMMAND),
             // One relay thread, since there is one core; nothing written to databases or logs by the packet. Everything
             // else is as Debian has it.
@@ -157,7 +161,7 @@ impl Contestant {
     }
 }
 
-fn hairpin_configuration(admin: &str, more: &str) -> String {
+fn hairpin_configuration(admin: &str, more: &str, offload: &str) -> String {
     format!(
         r#"
 threads = 1
@@ -187,6 +191,8 @@ allow = ["10.77.0.0/16"]
 [admin]
 listen = "{admin}"
 {more}
+[offload]
+mode = "{offload}"
 "#,
         PORTS.0, PORTS.1
     )

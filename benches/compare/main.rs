@@ -42,7 +42,7 @@ use network::Network;
 use options::Options;
 use results::{Document, Sample};
 use round::Bench;
-use rows::Row;
+use rows::{Row, Section};
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().collect::<Vec<_>>();
@@ -99,6 +99,7 @@ fn measure(options: &Options, rows: &[Row], document: &mut Document, scratch: &S
             continue;
         }
         println!("{}: {}", row.name, row.title);
+        network.complete_checksums(row.section == Section::Kernel)?;
         let mut rounds = Vec::new();
         let mut failure = None;
         'rounds: for number in 0..options.rounds() {

@@ -101,6 +101,19 @@ impl Network {
         Ok(network)
     }
 
+    /// Whether packets of the load carry complete checksums, as those from a wire do, or none, as between programs of one
+    /// machine; the kernel relays only the former by itself.
+    ///
+    /// # Errors
+    /// When the links cannot be told.
+    pub fn complete_checksums(&self, are_complete: bool) -> Result<(), String> {
+        let tx = if are_complete { "off" } else { "on" };
+        ["clients", "peers"].iter().try_for_each(|link| {
+            self.load.tool("ethtool", &format!("-K {link} tx {tx}"))?;
+            self.load.tool("ethtool", &format!("-K {link} tx-udp-segmentation off"))
+        })
+    }
+
     /// Whether the server's core, and no other, receives what is sent to the server.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ pub enum Section {
     Growth,
     /// With and without what an operator sees with: Hairpin only.
     Observing,
+    /// Hairpin's packets relayed in the kernel, and by the process.
+    Kernel,
 }
 
 /// A way to measure.
@@ -237,6 +239,33 @@ pub fn all() -> Vec<Row> {
         observing("observing-relay", "relay, 160 B, 100 allocations", &["relay"]),
         observing("observing-relay-40000", "the same at 40,000 packets a second", &["relay", "--rate", "40000"]),
         observing("observing-allocate", "authenticated Allocate, permission, channel, deletion", &["allocate"]),
+    ]);
+    let kernel = |name, title, goal, arguments| Row { section: Section::Kernel, ..relay(name, title, goal, arguments) };
+    rows.extend([
+        kernel(
+            "kernel-160-2000",
+            "relay ChannelData over UDP, 160 B, 2,000 allocations",
+            0.14,
+            &["relay", "--allocations", "2000"],
+        ),
+        kernel("kernel-160-100", "the same, 100 allocations", 0.22, &["relay"]),
+        kernel(
+            "kernel-1200-2000",
+            "1,200 B, 2,000 allocations",
+            0.14,
+            &["relay", "--allocations", "2000", "--payload", "1200"],
+        ),
+        kernel("kernel-1200-100", "1,200 B, 100 allocations", 0.22, &["relay", "--payload", "1200"]),
+        kernel("kernel-40000", "160 B at 40,000 packets a second, 100 allocations", 0.5, &["relay", "--rate", "40000"]),
+        Row {
+            has_limit: false,
+            ..kernel(
+                "kernel-relay-to-relay",
+                "relay to relay through the server, 160 B, 100 pairs",
+                0.12,
+                &["relay", "--relay-to-relay", "--allocations", "200"],
+            )
+        },
     ]);
     let beside = |background| What::Load { transport: Transport::Udp, arguments: &["allocate"], background };
     rows.extend([

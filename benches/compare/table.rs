@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::contestants::names::{COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE, SCRAPED, WITHOUT_RECORDER};
+use crate::contestants::names::{
+    COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE, SCRAPED, WITHOUT_OFFLOAD, WITHOUT_RECORDER,
+};
 use crate::results::{Document, Measured, Spread};
 use crate::rows::{Goal, Row, Section};
 
@@ -40,7 +42,9 @@ pub fn text(document: &Document) -> String {
             writeln!(out, "{:<22} before: {}; now by before: {}", "", with_unit(row, before), figures(ratio))
                 .expect("to a string");
         }
-        for (server, what) in [(WITHOUT_RECORDER, "without recorder"), (SCRAPED, "scraped")] {
+        for (server, what) in
+            [(WITHOUT_RECORDER, "without recorder"), (SCRAPED, "scraped"), (WITHOUT_OFFLOAD, "not in the kernel")]
+        {
             if let (Some(value), Some(ratio)) = (measured.value(server), measured.ratio(server, HAIRPIN)) {
                 writeln!(out, "{:<22} {what}: {}; by as it comes: {}", "", with_unit(row, value), figures(ratio))
                     .expect("to a string");
@@ -63,6 +67,7 @@ pub fn insert_all(text: &str, document: &Document) -> Result<String, String> {
     let text = insert(&text, "loads", &loads(document))?;
     let text = insert(&text, "growth", &growth(document))?;
     let text = insert(&text, "observing", &observing(document))?;
+    let text = insert(&text, "kernel", &kernel(document))?;
     insert(&text, "capacity", &capacity(document))
 }
 
@@ -201,6 +206,31 @@ fn observing(document: &Document) -> String {
         let to = |server: &str| measured.ratio(server, HAIRPIN).map_or("–".to_owned(), figures);
         let [without, scraped] = [WITHOUT_RECORDER, SCRAPED].map(|server| format!("{} | {}", of(server), to(server)));
         writeln!(out, "| {} | {} | {without} | {scraped} |", row.title, of(HAIRPIN)).expect("to a string");
+    }
+    out
+}
+
+/// The kernel's part and the process's, beside coturn.
+fn kernel(document: &Document) -> String {
+    let mut out = String::from(
+        "| measure | coturn | Hairpin by itself | bare forwarder | Hairpin in the kernel | in the kernel to coturn | goal | |\n\
+         |---|---:|---:|---:|---:|---:|---:|---|\n",
+    );
+    for (row, measured) in of_section(document, Section::Kernel) {
+        let of = |server: &str| measured.value(server).map_or("–".to_owned(), |spread| with_unit(&row, spread));
+        let ratio = measured.ratio(HAIRPIN, COTURN).map_or("–".to_owned(), |ratio| format!("**{}**", figures(ratio)));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {ratio} | {} | {} |",
+            row.title,
+            of(COTURN),
+            of(WITHOUT_OFFLOAD),
+            of(FORWARDER),
+            of(HAIRPIN),
+            goal(&row),
+            verdict(document, &row, measured)
+        )
+        .expect("to a string");
     }
     out
 }
