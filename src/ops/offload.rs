@@ -108,7 +108,7 @@ impl Offload {
         });
         shards.with(|shards| shards.offload(mirrors.as_ref()));
         if is_on {
-            info!(event = "offload_on", "channels and peers of clients over UDP are relayed in the kernel");
+            info!(event = "offload_on", "data on channels of clients over UDP is relayed in the kernel");
         } else {
             info!(event = "offload_off", "this process relays everything itself");
         }
