@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .PHONY: help run test install lint doc unit dtls abuse conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
-  bench instructions profile
+  bench instructions profile soak
 
 help:
 	@echo "make run    run the server with its built-in defaults"
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz   every fuzz target for a while; make fuzz-long TARGET=authenticated MINUTES=10 one for longer"
 	@echo "make lab    the lab: browsers behind NATs calling each other; make lab-full [SERVER=coturn] every NAT against every other"
 	@echo "make bench  what packets and requests cost, beside coturn and a bare forwarder; ARGUMENTS=--help tells what it takes"
+	@echo "make soak   an hour under everything that clients do, and whether the server grows"
 	@echo "make instructions  what they cost the machine alone, in instructions; make profile where a relayed packet's time goes"
 	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
 	@echo "            the requirements of the standards, put to Hairpin or to any TURN server"
@@ -99,6 +100,11 @@ lab-unprivileged:
 # ARGUMENTS="--markdown docs/performance.md" writes the tables there.
 bench: release-benches
 	@$${CARGO_TARGET_DIR:-target}/release/compare $(ARGUMENTS)
+
+# One server for an hour under everything that clients do: whether it grows. As root; ARGUMENTS="--minutes 5" is the
+# shortest that says something.
+soak: release-benches
+	@$${CARGO_TARGET_DIR:-target}/release/compare soak $(ARGUMENTS)
 
 # Shares of the server's core while it relays, by symbol. More: ARGUMENTS="--only relay-160-2000 --servers hairpin,coturn"
 profile: release-benches

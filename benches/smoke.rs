@@ -1,9 +1,10 @@
-//! Whether `make bench` measures at all, and leaves nothing behind: no figures are judged here.
+//! Whether `make bench` and `make soak` measure at all, and leaves nothing behind: no figures are judged here.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,6 +12,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What is measured shows where packets are received, which another run's packets would hide: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A run of the comparison, and the programs it has been seen to start.
 struct Run {
@@ -73,6 +76,7 @@ fn processes() -> Vec<(u32, u32)> {
 
 #[test]
 fn figures_come_out_and_nothing_is_left() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut rows = vec!["relay-160-100", "start"];
     rows.extend(["allocate", "observing-relay"]);
     let (succeeded, said, results) = Run::new("figures", &["--tiny", "--only", &rows.join(",")]).end();
@@ -100,6 +104,7 @@ fn figures_come_out_and_nothing_is_left() {
 
 #[test]
 fn an_interrupted_comparison_leaves_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut run = Run::new("interrupted", &["--only", "relay-160-100", "--seconds", "600"]);
     let deadline = Instant::now() + PATIENCE;
     // A server, and then its load.
@@ -117,4 +122,25 @@ fn an_interrupted_comparison_leaves_nothing() {
     kill(Pid::from_raw(run.process.id() as i32), Signal::SIGINT).expect("our child");
     let (succeeded, said, _) = run.end();
     assert!(!succeeded, "it was interrupted: {said}");
+}
+
+#[test]
+fn a_short_soak_has_everything_in_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(env!("CARGO_BIN_EXE_compare")).args(["soak", "--minutes", "0.1"]).output();
+    let output = output.expect("our own program");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    if said.starts_with("SKIP") {
+        eprintln!("{said}");
+        return;
+    }
+    let done = |what: &str| {
+        let line =
+            said.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_else(|| panic!("no {what} in {said}"));
+        line.split(',').next().and_then(|number| number.parse().ok()).unwrap_or(0_u64)
+    };
+    for what in ["packets relayed: ", "set-ups over UDP: ", "set-ups over TCP: ", "pages of metrics: "] {
+        assert!(done(what) > 0, "{what}{said}");
+    }
 }

@@ -99,6 +99,11 @@ impl Contestant {
         all
     }
 
+    /// This build as it is to run for long, relaying by itself, with /metrics.
+    pub fn to_soak(hairpin: &Path) -> Self {
+        Self { name: names::HAIRPIN, binary: hairpin.to_owned(), kind: Kind::Scraped }
+    }
+
     /// Whether somebody is to ask it for /metrics meanwhile.
     pub fn is_scraped(&self) -> bool {
         self.kind == Kind::Scraped

@@ -11,7 +11,7 @@
 //! `make bench`, or `make bench ARGUMENTS="--only relay --rounds 3"`; `--help` lists the rest. Lives here:
 //! `network.rs` (namespaces, links, which core does what), `contestants.rs` (the servers), `forwarder.rs` (the limit),
 //! `rows.rs` (what is measured, and the goals), `round.rs` (one measurement), `disturbance.rs` (what else the machine
-//! did), `profile.rs` (where the time goes), `scraper.rs` (who asks for metrics meanwhile), `results.rs` (medians, ratios), `table.rs` (what is printed), `machine.rs` (what it was measured on).
+//! did), `profile.rs` (where the time goes), `scraper.rs` (who asks for metrics meanwhile), `soak.rs` (a long run, another command), `results.rs` (medians, ratios), `table.rs` (what is printed), `machine.rs` (what it was measured on).
 //!
 //! It needs root, since only root may say which core receives packets. What cannot run here says SKIP and why.
 
@@ -28,6 +28,7 @@ mod results;
 mod round;
 mod rows;
 mod scraper;
+mod soak;
 mod table;
 
 use std::fs;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
     let arguments = std::env::args_os().collect::<Vec<_>>();
     if arguments.get(1).is_some_and(|word| word == forwarder::COMMAND) {
         return forwarder::main(&arguments[2..]);
+    }
+    if arguments.get(1).is_some_and(|word| word == soak::COMMAND) {
+        return soak::main(&arguments[2..]);
     }
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
