@@ -70,7 +70,7 @@ impl Bench<'_> {
                 let scraper = contestant.is_scraped().then(|| Scraper::begin(self.network));
                 let seconds = self.options.warm_up() + self.options.seconds();
                 let profile = match self.options.profile {
-                    true => Some(Profile::begin(self.network, self.scratch, seconds).map_err(problem)?),
+                    true => Some(Profile::begin(self.network, self.scratch, running.pid(), seconds).map_err(problem)?),
                     false => None,
                 };
                 let report = self.load(transport, arguments, &running).map_err(problem)?;
