@@ -188,6 +188,8 @@ password = "{PASSWORD}"
 [limits]
 allocations = 40000
 allocations_per_user = 40000
+permissions_per_user = 40000
+channels_per_user = 40000
 connections = 40000
 connections_per_address = 40000
 answers_per_prefix = 0
