@@ -1,15 +1,16 @@
-//! How the program is attached to an interface: tcx, or clsact where there is none.
+//! How the program is attached to an interface: tcx, or clsact where there is none; and its part for drivers in front.
 
 use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::programs::TcError;
-use aya::programs::links::LinkOrder;
+use aya::programs::links::{FdLink, LinkOrder};
 use aya::programs::tc::{self, NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
 
 use super::interfaces;
 use super::settings::{Interface, Mode, Settings, Unavailable, Way};
+use super::xdp::Drivers;
 
 /// The program's name, by which filters of an earlier process are recognised.
 const TC_PROGRAM: &str = "hairpin_tc";
@@ -17,9 +18,11 @@ const TC_PROGRAM: &str = "hairpin_tc";
 const PRIORITY: u16 = 100;
 
 /// Keeps the program attached.
-#[derive(Debug, Default)]
-pub(super) struct Links {
-    _tc: Vec<SchedClassifierLink>,
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for what happens when they go")]
+pub(super) enum Link {
+    Tc(SchedClassifierLink),
+    Other(FdLink),
 }
 
 /// Attaches the program to all of these, each in the best way that it has.
@@ -28,25 +31,40 @@ pub(super) fn attach(
     settings: &Settings,
     tcx: bool,
     wanted: &[interfaces::Interface],
-) -> (Links, Vec<Interface>) {
-    let mut links = Links::default();
+) -> (Vec<Link>, Vec<Interface>) {
+    let mut links = Vec::new();
     let tc = load_tc(program);
+    let mut drivers = (settings.mode == Mode::Xdp).then(|| Drivers::load(program));
     let mut chosen = Vec::new();
     for interface in wanted {
         let name = interface.name.clone();
         let result = match &tc {
-            _ if settings.mode == Mode::Xdp => Err("XDP is not built in".to_owned()),
             _ if !interface.is_ethernet => Err("its frames have no Ethernet header".to_owned()),
             Err(why) => Err(why.clone()),
             Ok(()) => attach_tc(program, tcx, &name),
         };
-        chosen.push(match result {
-            Ok((link, way, why)) => {
-                links._tc.push(link);
-                Interface { name, way, why }
+        let (link, mut way, mut why) = match result {
+            Ok(attached) => attached,
+            Err(why) => {
+                chosen.push(Interface { name, way: Way::UserSpace, why });
+                continue;
             }
-            Err(why) => Interface { name, way: Way::UserSpace, why },
+        };
+        let driver = drivers.as_mut().map(|drivers| match drivers {
+            Ok(drivers) => drivers.attach(program, interface),
+            Err(why) => Err(why.clone()),
         });
+        match driver {
+            Some(Ok(in_driver)) => {
+                why = format!("its driver has XDP, and what that leaves goes to {}", way.label());
+                way = Way::Xdp;
+                links.push(in_driver);
+            }
+            Some(Err(no_driver)) => why = format!("no XDP: {no_driver}"),
+            None => {}
+        }
+        links.push(link);
+        chosen.push(Interface { name, way, why });
     }
     (links, chosen)
 }
@@ -67,7 +85,7 @@ fn load_tc(program: &mut Ebpf) -> Result<(), String> {
     tc_program(program).load().map_err(|error| explain("loading the program", &error))
 }
 
-fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(SchedClassifierLink, Way, String), String> {
+fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(Link, Way, String), String> {
     let program = tc_program(program);
     // A filter that outlived its process would relay from maps that nobody looks after.
     let _ = tc::qdisc_detach_program(name, TcAttachType::Ingress, TC_PROGRAM);
@@ -77,7 +95,7 @@ fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(SchedClassifi
             match program.attach_with_options(name, TcAttachType::Ingress, options) {
                 Ok(link) => {
                     let link = program.take_link(link).expect("it was made just now");
-                    return Ok((link, Way::Tcx, "the kernel has tcx".to_owned()));
+                    return Ok((Link::Tc(link), Way::Tcx, "the kernel has tcx".to_owned()));
                 }
                 Err(error) => innermost(&error),
             }
@@ -93,7 +111,7 @@ fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(SchedClassifi
     let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, ..NlOptions::default() });
     let link = program.attach_with_options(name, TcAttachType::Ingress, options);
     let link = link.and_then(|link| program.take_link(link)).map_err(|error| explain("attaching to clsact", &error))?;
-    Ok((link, Way::Clsact, format!("no tcx: {no_tcx}")))
+    Ok((Link::Tc(link), Way::Clsact, format!("no tcx: {no_tcx}")))
 }
 
 /// What went wrong with what, and what to do about it.

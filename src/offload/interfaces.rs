@@ -18,6 +18,8 @@ pub(super) struct Interface {
     pub(super) index: u32,
     /// Whether its frames begin as the program expects.
     pub(super) is_ethernet: bool,
+    /// Its link-layer address; zeros where it has none.
+    pub(super) card: [u8; 6],
     /// Whether there is anything to look at: it is named, or carries an address of ours.
     is_wanted: bool,
     is_loopback: bool,
@@ -48,6 +50,7 @@ fn all(addresses: &[IpAddr]) -> Result<Vec<Interface>, String> {
                 name: part.interface_name.clone(),
                 index: 0,
                 is_ethernet: false,
+                card: [0; 6],
                 is_wanted: false,
                 is_loopback: part.flags.contains(InterfaceFlags::IFF_LOOPBACK),
             });
@@ -57,6 +60,7 @@ fn all(addresses: &[IpAddr]) -> Result<Vec<Interface>, String> {
         if let Some(link) = part.address.as_ref().and_then(SockaddrStorage::as_link_addr) {
             interface.index = link.ifindex() as u32;
             interface.is_ethernet = ETHERNET.contains(&link.hatype());
+            interface.card = link.addr().unwrap_or_default();
         }
         if let Some(carried) = part.address.as_ref().and_then(ip_of) {
             interface.is_wanted |= addresses.iter().any(|address| is_meant(*address, carried));

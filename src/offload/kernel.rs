@@ -16,6 +16,7 @@ use super::mirror::{Abilities, Mirror};
 use super::settings::{Counters, Mode, PassedUp, Settings, Status, Unavailable, Way};
 use super::system::{self, Defaults, Forwarding};
 use super::trial::{self, Trial};
+use super::xdp;
 use crate::turn::Offload;
 
 /// As clang made it (`build.rs`).
@@ -28,8 +29,9 @@ pub struct Kernel {
     abilities: Abilities,
     status: Status,
     // Dropped in this order: links before what they need.
-    _links: attach::Links,
+    _links: Vec<attach::Link>,
     program: OwnedFd,
+    in_driver: Option<OwnedFd>,
     _rest: Ebpf,
     _forwarding: Vec<Forwarding>,
 }
@@ -85,6 +87,7 @@ impl Kernel {
             return Err(Unavailable(reasons.join("; ")));
         }
         let descriptor = attach::descriptor(&mut program)?;
+        let in_driver = xdp::descriptor(&mut program);
         Ok(Self {
             memory,
             counts,
@@ -92,6 +95,7 @@ impl Kernel {
             status: Status { interfaces, notes, flows, adopted: false },
             _links: links,
             program: descriptor,
+            in_driver,
             _rest: program,
             _forwarding: forwarding,
         })
@@ -118,6 +122,16 @@ impl Kernel {
     /// Whatever the system says: EINVAL for frames that no card could have received.
     pub fn try_at_tc(&self, interface: u32, segments: u32, frame: &[u8], repeat: u32) -> io::Result<Trial> {
         trial::run_tc(self.program.as_fd(), interface, segments, frame, repeat)
+    }
+
+    /// The same of the program for drivers, if it was asked for. It leaves what is to go another way to the one for tc:
+    /// see there.
+    ///
+    /// # Errors
+    /// ENOENT if it is not loaded; whatever else the system says.
+    pub fn try_at_xdp(&self, interface: u32, frame: &[u8], repeat: u32) -> io::Result<Trial> {
+        let program = self.in_driver.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        trial::run_xdp(program.as_fd(), interface, frame, repeat)
     }
 
     /// What was chosen, and why.

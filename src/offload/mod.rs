@@ -35,6 +35,8 @@ mod system;
 mod trial;
 #[cfg(not(offload_program))]
 mod without_program;
+#[cfg(offload_program)]
+mod xdp;
 
 #[cfg(offload_program)]
 pub use kernel::Kernel;

@@ -1,10 +1,13 @@
-//! Runs the program on a frame of one's own (BPF_PROG_TEST_RUN), without any network: for tests and measurements.
+//! Runs the program on a frame of one's own (BPF_PROG_TEST_RUN), without any network: for tests and measurements. Or with
+//! it, to see whether frames leave.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// BPF_PROG_TEST_RUN.
 const TEST_RUN: libc::c_int = 10;
+/// BPF_F_TEST_XDP_LIVE_FRAMES: what the program says of the frame is done.
+const LIVE_FRAMES: u32 = 2;
 /// Frames may grow by this much.
 const SLACK: usize = 256;
 
@@ -32,6 +35,7 @@ pub enum Outcome {
 
 /// The part of `union bpf_attr` for BPF_PROG_TEST_RUN.
 #[repr(C)]
+#[derive(Default)]
 struct Attributes {
     program: u32,
     returned: u32,
@@ -63,6 +67,23 @@ struct Context {
     after: [u32; 6],
 }
 
+/// `struct xdp_md`.
+#[repr(C)]
+struct FrameContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    interface: u32,
+    queue: u32,
+    out_interface: u32,
+}
+
+impl FrameContext {
+    const fn new(interface: u32, len: usize) -> Self {
+        Self { data: 0, data_end: len as u32, data_meta: 0, interface, queue: 0, out_interface: 0 }
+    }
+}
+
 /// Runs a program for tc on a frame that comes in at this interface, `segments` of them merged into one, `repeat` times.
 ///
 /// # Errors
@@ -74,25 +95,66 @@ pub(super) fn run_tc(
     frame: &[u8],
     repeat: u32,
 ) -> io::Result<Trial> {
-    let mut out = vec![0; frame.len() + SLACK];
     let context = Context { before: [0; 10], interface, between: [0; 30], segments, after: [0; 6] };
+    let (returned, frame, nanos) = run(program, &context, frame, repeat)?;
+    let outcome = match returned {
+        -1 => Outcome::PassedUp,
+        // TC_ACT_REDIRECT
+        7 => Outcome::Relayed,
+        _ => Outcome::Dropped,
+    };
+    Ok(Trial { outcome, frame, nanos })
+}
+
+/// Runs a program for drivers in the same way.
+///
+/// # Errors
+/// As there.
+pub(super) fn run_xdp(program: BorrowedFd<'_>, interface: u32, frame: &[u8], repeat: u32) -> io::Result<Trial> {
+    let (returned, frame, nanos) = run(program, &FrameContext::new(interface, frame.len()), frame, repeat)?;
+    let outcome = match returned {
+        // XDP_PASS and XDP_REDIRECT
+        2 => Outcome::PassedUp,
+        4 => Outcome::Relayed,
+        _ => Outcome::Dropped,
+    };
+    Ok(Trial { outcome, frame, nanos })
+}
+
+/// Has a program for drivers really do so often what it says of a frame that comes in at this interface.
+///
+/// # Errors
+/// EINVAL before Linux 5.18; whatever else the system says.
+pub(super) fn send_by_xdp(program: BorrowedFd<'_>, interface: u32, frame: &[u8], times: u32) -> io::Result<()> {
+    let context = FrameContext::new(interface, frame.len());
     let mut attributes = Attributes {
         program: program.as_raw_fd() as u32,
-        returned: 0,
+        len_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: times,
+        context_len_in: size_of::<FrameContext>() as u32,
+        context_in: (&raw const context) as u64,
+        flags: LIVE_FRAMES,
+        ..Attributes::default()
+    };
+    // SAFETY: the attributes are valid for their length, and what they point to for the lengths beside it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What a program returns for a frame with this context, the frame afterwards, and how long it took.
+fn run<C>(program: BorrowedFd<'_>, context: &C, frame: &[u8], repeat: u32) -> io::Result<(i32, Vec<u8>, u32)> {
+    let mut out = vec![0; frame.len() + SLACK];
+    let mut attributes = Attributes {
+        program: program.as_raw_fd() as u32,
         len_in: frame.len() as u32,
         len_out: out.len() as u32,
         data_in: frame.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
         repeat,
-        nanos: 0,
-        context_len_in: size_of::<Context>() as u32,
-        context_len_out: 0,
-        context_in: (&raw const context) as u64,
-        context_out: 0,
-        flags: 0,
-        cpu: 0,
-        batch: 0,
-        zero: 0,
+        context_len_in: size_of::<C>() as u32,
+        context_in: std::ptr::from_ref(context) as u64,
+        ..Attributes::default()
     };
     // SAFETY: the attributes are valid for their length, and what they point to for the lengths beside it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>()) };
@@ -100,11 +162,5 @@ pub(super) fn run_tc(
         return Err(io::Error::last_os_error());
     }
     out.truncate(attributes.len_out as usize);
-    let outcome = match attributes.returned as i32 {
-        -1 => Outcome::PassedUp,
-        // TC_ACT_REDIRECT
-        7 => Outcome::Relayed,
-        _ => Outcome::Dropped,
-    };
-    Ok(Trial { outcome, frame: out, nanos: attributes.nanos })
+    Ok((attributes.returned as i32, out, attributes.nanos))
 }

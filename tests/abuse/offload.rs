@@ -17,10 +17,13 @@ pub const ATTACKS: &[Attack] = &[
     ("o01_calls_pass_through_the_kernel", calls),
     ("o02_switched_in_mid_call_without_a_loss", switched),
     ("o03_the_kernel_forwards_what_the_server_would", hostile),
+    ("o04_calls_pass_through_the_driver", calls_in_driver),
+    ("o05_the_driver_forwards_what_the_server_would", hostile_in_driver),
 ];
 
 const CHANNEL: u16 = 0x4001;
 const ON: &str = "[offload]\nmode = \"auto\"\n";
+const IN_DRIVER: &str = "[offload]\nmode = \"xdp\"\n";
 const OFF: &str = "[offload]\nmode = \"off\"\n";
 
 /// A client with a channel, the relayed address, and its peer.
@@ -32,9 +35,26 @@ struct Call {
 
 /// A server that relays in the kernel, or a reason why there is none.
 fn start() -> Step<Server> {
-    let server = Server::start(ON)?;
+    start_with(ON)
+}
+
+/// The same in drivers.
+fn start_in_driver() -> Step<Server> {
+    let server = start_with(IN_DRIVER)?;
     let log = server.log();
-    if let Some(line) = log.lines().find(|line| line.contains("\"offload_unused\"")) {
+    match log.lines().find(|line| line.contains("\"offload_attached_otherwise\"")) {
+        Some(line) => not_applicable(line.to_owned()),
+        None => Ok(server),
+    }
+}
+
+fn start_with(offload: &str) -> Step<Server> {
+    let server = Server::start(offload)?;
+    let log = server.log();
+    if let Some(line) = log
+        .lines()
+        .find(|line| ["\"offload_unused\"", "\"offload_unavailable\""].iter().any(|event| line.contains(event)))
+    {
         return not_applicable(line.to_owned());
     }
     Ok(server)
@@ -69,9 +89,19 @@ impl Call {
 }
 
 fn calls() -> Step<String> {
+    calls_at(&start()?)
+}
+
+fn calls_in_driver() -> Step<String> {
+    let server = start_in_driver()?;
+    let ways = server.http(&format!("GET /metrics HTTP/1.1\r\nhost: {}\r\n\r\n", server.admin))?;
+    ensure!(ways.contains("way=\"xdp\"} 1"), "the metrics do not say so:\n{ways}");
+    calls_at(&server)
+}
+
+fn calls_at(server: &Server) -> Step<String> {
     const COUNT: usize = 200;
-    let server = start()?;
-    let mut call = call(&server)?;
+    let mut call = call(server)?;
     for number in 0..COUNT {
         call.exchange(number)?;
     }
@@ -128,7 +158,14 @@ struct Outcome {
 }
 
 fn hostile() -> Step<String> {
-    let server = start()?;
+    hostile_at(start()?)
+}
+
+fn hostile_in_driver() -> Step<String> {
+    hostile_at(start_in_driver()?)
+}
+
+fn hostile_at(server: Server) -> Step<String> {
     let (with, in_kernel) = ordeal(&server)?;
     drop(server);
     let server = Server::start(OFF)?;

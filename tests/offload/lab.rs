@@ -59,11 +59,29 @@ fn set_up() {
 
 /// `ip` with these words.
 pub fn ip(line: &str) {
+    show(line);
+}
+
+/// What `ip` says to these words.
+pub fn show(line: &str) -> String {
     let output = Command::new("ip").args(line.split(' ')).output().expect("iproute2 is installed");
     assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("its words are text")
 }
 
 /// The index of an interface.
 pub fn index(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).expect("the interface is there")
+}
+
+/// Has the far ends take what the program for drivers sends them; or says why not.
+pub fn receive_from_drivers() -> bool {
+    ["far-clients", "far-peers"].iter().all(|name| {
+        let ethtool = Command::new("ethtool").args(["-K", name, "gro", "on"]).output();
+        let is_on = ethtool.is_ok_and(|output| output.status.success());
+        if !is_on {
+            eprintln!("SKIP: the other end of a veth is to have gro on, and that takes ethtool");
+        }
+        is_on
+    })
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use hairpin::offload::{Kernel, Settings};
+use hairpin::offload::{Kernel, Mode, Settings, Way};
 use hairpin::stun::{AttributeType, ChannelNumber};
 use hairpin::turn::{Event, FiveTuple, Flow, FlowId, Offload, PeerPolicy, RelayId, Transport};
 
 use crate::client::Client;
-use crate::lab::INTERFACES;
+use crate::lab::{self, INTERFACES};
 use crate::world::{World, config, signed_with_peers};
 
 /// Where clients are, and what they talk to.
@@ -52,6 +52,18 @@ impl Scene {
     /// each with a channel to a peer of the relay's family.
     pub fn new(flows: u32) -> Self {
         Self::with(Kernel::load(&settings(flows)).expect("the program can be loaded by root"))
+    }
+
+    /// The same with the program in drivers as well, if it can be.
+    pub fn in_drivers(flows: u32) -> Self {
+        lab::receive_from_drivers();
+        let settings = Settings { mode: Mode::Xdp, ..settings(flows) };
+        Self::with(Kernel::load(&settings).expect("the program can be loaded by root"))
+    }
+
+    /// Whether the program is in drivers.
+    pub fn is_in_drivers(&self) -> bool {
+        self.kernel.status().interfaces.iter().all(|on| on.way == Way::Xdp)
     }
 
     /// The same with this program.

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use hairpin::offload::{Kernel, Way};
+use hairpin::offload::{Kernel, Mode, Settings, Way};
 use hairpin::turn::Direction;
 
 use crate::flows::frame;
@@ -106,5 +106,48 @@ fn without_tcx_a_filter_does_it_and_replaces_an_earlier_one() {
         relays(&scene);
         drop(scene);
         assert_eq!(filters(), 0);
+    });
+}
+
+/// In drivers, and back to tc with a reason where redirected frames would not arrive.
+#[test]
+fn drivers_relay_where_frames_are_seen_to_leave() {
+    lab::in_namespace(|| {
+        let settings = Settings { mode: Mode::Xdp, ..settings(64) };
+        let scene = scene_with(Kernel::load(&settings).expect("the program can be loaded by root"));
+        for on in &scene.kernel.status().interfaces {
+            assert!([Way::Tcx, Way::Clsact].contains(&on.way) && on.why.contains("gro on"), "{on:?}");
+        }
+        relays(&scene);
+        drop(scene);
+        if !lab::receive_from_drivers() {
+            return;
+        }
+        let scene = scene_with(Kernel::load(&settings).expect("the program can be loaded by root"));
+        let ways = &scene.kernel.status().interfaces;
+        assert!(ways.iter().all(|on| on.way == Way::Xdp), "{ways:?}");
+        // Whoever listens there sees what the driver has handed on: what this relays is not among it.
+        let handed_on = wire("clients");
+        relays(&scene);
+        handed_on.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 2048];
+        let lens = std::iter::from_fn(|| handed_on.recv(&mut bytes).ok().map(|len| (len, bytes[12..14].to_vec())));
+        // Of each flow the first to the peer, and one to the client that tc sent.
+        let calls = lens.filter(|(len, protocol)| *len > 100 && protocol[1] != 0x06).count();
+        assert_eq!(calls, 2 * scene.flows.len());
+        drop(scene);
+        let left = lab::show("link show dev clients");
+        assert!(!left.contains("xdp"), "it goes with its owner: {left}");
+    });
+}
+
+/// lo has no driver that could do it; another's program is not pushed away.
+#[test]
+fn without_a_driver_tc_does_it_and_the_reason_is_told() {
+    lab::in_namespace(|| {
+        let settings = Settings { mode: Mode::Xdp, interfaces: vec!["lo".to_owned()], ..settings(64) };
+        let kernel = Kernel::load(&settings).expect("the program can be loaded by root");
+        let on = &kernel.status().interfaces[0];
+        assert!(on.way != Way::Xdp && on.why.starts_with("no XDP: "), "{on:?}");
     });
 }

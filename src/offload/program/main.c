@@ -4,9 +4,10 @@
  * sockets add. What it does not know or would do otherwise goes on to the sockets, untouched.
  *
  * Reading order: flows.h (what is known), packet.h (what came in), rewrite.h (what becomes of it), this file (how the
- * kernel is told so). hints.h and counters.h count.
+ * kernel is told so, at tc) and xdp.c (in drivers). hints.h and counters.h count.
  */
 #include "rewrite.h"
+#include "xdp.c"
 
 /* Some helpers are for programs that say they may be linked with the kernel. */
 char dual_license[] SECTION("license") = "Dual MIT/GPL";
