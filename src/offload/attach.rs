@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::programs::TcError;
-use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
 
 use super::interfaces;
+use super::pins::{self, Pins};
 use super::settings::{Interface, Mode, Settings, Unavailable, Way};
 use super::xdp::Drivers;
 
@@ -22,7 +23,11 @@ const PRIORITY: u16 = 100;
 #[expect(dead_code, reason = "held for what happens when they go")]
 pub(super) enum Link {
     Tc(SchedClassifierLink),
-    Other(FdLink),
+    Xdp(FdLink),
+    /// It stays when this goes.
+    Kept(PinnedLink),
+    /// An earlier process has left it; likewise.
+    Adopted(OwnedFd),
 }
 
 /// Attaches the program to all of these, each in the best way that it has.
@@ -31,17 +36,18 @@ pub(super) fn attach(
     settings: &Settings,
     tcx: bool,
     wanted: &[interfaces::Interface],
+    pins: Option<&Pins>,
 ) -> (Vec<Link>, Vec<Interface>) {
     let mut links = Vec::new();
     let tc = load_tc(program);
     let mut drivers = (settings.mode == Mode::Xdp).then(|| Drivers::load(program));
-    let mut chosen = Vec::new();
+    let (mut chosen, mut kept) = (Vec::new(), Vec::new());
     for interface in wanted {
         let name = interface.name.clone();
         let result = match &tc {
             _ if !interface.is_ethernet => Err("its frames have no Ethernet header".to_owned()),
             Err(why) => Err(why.clone()),
-            Ok(()) => attach_tc(program, tcx, &name),
+            Ok(()) => attach_tc(program, tcx, interface, pins),
         };
         let (link, mut way, mut why) = match result {
             Ok(attached) => attached,
@@ -51,20 +57,25 @@ pub(super) fn attach(
             }
         };
         let driver = drivers.as_mut().map(|drivers| match drivers {
-            Ok(drivers) => drivers.attach(program, interface),
+            Ok(drivers) => drivers.attach(program, interface, pins),
             Err(why) => Err(why.clone()),
         });
         match driver {
             Some(Ok(in_driver)) => {
                 why = format!("its driver has XDP, and what that leaves goes to {}", way.label());
                 way = Way::Xdp;
+                kept.push((pins::XDP, interface.index));
                 links.push(in_driver);
             }
             Some(Err(no_driver)) => why = format!("no XDP: {no_driver}"),
             None => {}
         }
         links.push(link);
+        kept.push((pins::TCX, interface.index));
         chosen.push(Interface { name, way, why });
+    }
+    if let Some(pins) = pins {
+        pins.release_others(&kept);
     }
     (links, chosen)
 }
@@ -85,17 +96,30 @@ fn load_tc(program: &mut Ebpf) -> Result<(), String> {
     tc_program(program).load().map_err(|error| explain("loading the program", &error))
 }
 
-fn attach_tc(program: &mut Ebpf, tcx: bool, name: &str) -> Result<(Link, Way, String), String> {
+fn attach_tc(
+    program: &mut Ebpf,
+    tcx: bool,
+    interface: &interfaces::Interface,
+    pins: Option<&Pins>,
+) -> Result<(Link, Way, String), String> {
     let program = tc_program(program);
+    let name = &interface.name;
     // A filter that outlived its process would relay from maps that nobody looks after.
     let _ = tc::qdisc_detach_program(name, TcAttachType::Ingress, TC_PROGRAM);
+    if let Some(link) = pins.and_then(|pins| pins.adopt(pins::TCX, interface.index)) {
+        return Ok((Link::Adopted(link), Way::Tcx, "the process before has left it attached".to_owned()));
+    }
     let no_tcx = match tcx {
         true => {
             let options = TcAttachOptions::TcxOrder(LinkOrder::default());
             match program.attach_with_options(name, TcAttachType::Ingress, options) {
                 Ok(link) => {
                     let link = program.take_link(link).expect("it was made just now");
-                    return Ok((Link::Tc(link), Way::Tcx, "the kernel has tcx".to_owned()));
+                    let why = "the kernel has tcx".to_owned();
+                    let Some(pins) = pins else { return Ok((Link::Tc(link), Way::Tcx, why)) };
+                    let link = FdLink::try_from(link).map_err(|error| explain("attaching to tcx", &error))?;
+                    let link = pins.keep(pins::TCX, interface.index, link)?;
+                    return Ok((Link::Kept(link), Way::Tcx, why));
                 }
                 Err(error) => innermost(&error),
             }

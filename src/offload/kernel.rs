@@ -1,8 +1,11 @@
 //! Loads the program and attaches it.
 
 use std::fmt;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData, PerCpuArray};
@@ -13,6 +16,7 @@ use super::attach;
 use super::interfaces;
 use super::memory::{Memory, Owned};
 use super::mirror::{Abilities, Mirror};
+use super::pins::{self, Pins};
 use super::settings::{Counters, Mode, PassedUp, Settings, Status, Unavailable, Way};
 use super::system::{self, Defaults, Forwarding};
 use super::trial::{self, Trial};
@@ -28,6 +32,9 @@ pub struct Kernel {
     counts: PerCpuArray<MapData, u64>,
     abilities: Abilities,
     status: Status,
+    /// What the program had counted before.
+    counted: Counters,
+    pins: Option<Pins>,
     // Dropped in this order: links before what they need.
     _links: Vec<attach::Link>,
     program: OwnedFd,
@@ -73,15 +80,23 @@ impl Kernel {
         };
         let defaults = Defaults::read(&first.name);
         let (forwarding, abilities, mut notes) = forward(defaults)?;
-        if settings.pin.is_some() {
-            notes.push("maps and links are not kept for the next process: that is not built yet".to_owned());
-        }
         let flows = settings.flows.clamp(1, Settings::FLOWS_MAX);
-        let mut program = load(flows, defaults)?;
+        let pins = settings.pin.as_deref().and_then(|directory| {
+            Pins::open(directory, tag(flows, defaults), flows, &mut notes)
+                .map_err(|why| notes.push(format!("nothing is kept for the next process: {why}")))
+                .ok()
+        });
+        let mut program = load(flows, defaults, pins.as_ref())?;
         let memory = share(&program, flows)?;
+        let ended = end_all(&memory);
+        if ended > 0 {
+            notes.push(format!("{ended} flows that an earlier process has left have been ended"));
+        }
         let counts = program.take_map("counts").and_then(|map| PerCpuArray::try_from(map).ok());
         let counts = counts.expect("the program has this map");
-        let (links, interfaces) = attach::attach(&mut program, settings, tcx, &wanted);
+        let counted = counted(&counts);
+        let (links, interfaces) = attach::attach(&mut program, settings, tcx, &wanted, pins.as_ref());
+        let adopted = links.iter().any(|link| matches!(link, attach::Link::Adopted(_)));
         if interfaces.iter().all(|interface| interface.way == Way::UserSpace) {
             let reasons: Vec<_> = interfaces.iter().map(|on| format!("{}: {}", on.name, on.why)).collect();
             return Err(Unavailable(reasons.join("; ")));
@@ -92,7 +107,9 @@ impl Kernel {
             memory,
             counts,
             abilities,
-            status: Status { interfaces, notes, flows, adopted: false },
+            status: Status { interfaces, notes, flows, adopted },
+            counted,
+            pins,
             _links: links,
             program: descriptor,
             in_driver,
@@ -139,18 +156,60 @@ impl Kernel {
         &self.status
     }
 
-    /// What the program has counted so far. A system call for each number.
+    /// What the program has counted since this process has it. A system call for each number.
     pub fn counters(&self) -> Counters {
-        let read = |index: usize| {
-            let values = self.counts.get(&(index as u32), 0);
-            values.map_or(0, |values| values.iter().sum())
-        };
-        let mut counters = Counters::default();
-        let directions = counters.relayed.len();
-        counters.relayed = std::array::from_fn(read);
-        counters.passed_up = std::array::from_fn(|reason| read(directions + reason));
+        let mut counters = counted(&self.counts);
+        let before = self.counted.relayed.iter().chain(&self.counted.passed_up);
+        for (count, before) in counters.relayed.iter_mut().chain(&mut counters.passed_up).zip(before) {
+            *count -= before;
+        }
         counters
     }
+
+    /// Keeps nothing for the next process: the program goes with this one. Not called, it stays attached where it was to be
+    /// kept, and relays what lives there until that ends.
+    ///
+    /// # Errors
+    /// EACCES if the process has given up the rights that it takes; whatever else the system says.
+    pub fn keep_nothing(&self) -> io::Result<()> {
+        self.pins.as_ref().map_or(Ok(()), Pins::end)
+    }
+
+    /// Takes away what earlier processes have left in a directory, for one that relays nothing in the kernel.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong with the directory.
+    pub fn forget(directory: &Path) -> Result<(), Unavailable> {
+        pins::forget(directory).map_err(Unavailable)
+    }
+}
+
+/// What the program has ever counted.
+fn counted(counts: &PerCpuArray<MapData, u64>) -> Counters {
+    let read = |index: usize| {
+        let values = counts.get(&(index as u32), 0);
+        values.map_or(0, |values| values.iter().sum())
+    };
+    let mut counters = Counters::default();
+    let directions = counters.relayed.len();
+    counters.relayed = std::array::from_fn(read);
+    counters.passed_up = std::array::from_fn(|reason| read(directions + reason));
+    counters
+}
+
+/// Ends every flow that there is: nobody knows them. How many there were.
+fn end_all(memory: &Arc<Memory>) -> usize {
+    let mut entries = Owned::claim(Arc::clone(memory), 0..memory.entries());
+    // Two directions each.
+    (0..memory.entries()).filter(|place| entries.clear(*place)).count().div_ceil(2)
+}
+
+/// Says whose maps are laid out alike and whose program is the same, here.
+fn tag(flows: u32, defaults: Defaults) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
+    (PROGRAM, flows, defaults, namespace).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl fmt::Debug for Kernel {
@@ -171,16 +230,17 @@ fn forward(defaults: Defaults) -> Result<(Vec<Forwarding>, Abilities, Vec<String
     }
 }
 
-fn load(flows: u32, defaults: Defaults) -> Result<Ebpf, Unavailable> {
+fn load(flows: u32, defaults: Defaults, pins: Option<&Pins>) -> Result<Ebpf, Unavailable> {
     // Before Linux 5.11 maps count as locked memory, of which little is allowed.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    EbpfLoader::new()
-        .map_max_entries("flows", 2 * flows)
-        .map_max_entries("places", 2 * flows)
-        .override_global("hops_ipv4", &defaults.hops_ipv4, true)
-        .override_global("hops_ipv6", &defaults.hops_ipv6, true)
-        .load(PROGRAM)
-        .map_err(|error| Unavailable(attach::explain("loading maps", &error)))
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("flows", 2 * flows).map_max_entries("places", 2 * flows);
+    loader.override_global("hops_ipv4", &defaults.hops_ipv4, true);
+    loader.override_global("hops_ipv6", &defaults.hops_ipv6, true);
+    for map in pins.map(|_| pins::MAPS).into_iter().flatten() {
+        loader.map_pin_path(map, pins.expect("there are any").map(map));
+    }
+    loader.load(PROGRAM).map_err(|error| Unavailable(attach::explain("loading maps", &error)))
 }
 
 /// Maps the array of flows into this process.

@@ -186,13 +186,18 @@ impl Memory {
     /// Length of an entry, in bytes.
     pub(super) const ENTRY_LEN: usize = 192;
 
-    /// Maps `flows`, which has so many entries, and clears all of them: whatever an earlier process left there ends.
+    /// Maps `flows`, which has so many entries.
     ///
     /// # Errors
     /// Whatever the system says to `mmap`.
     pub(super) fn new(flows: &OwnedFd, places: OwnedFd, entries: u32) -> io::Result<Self> {
         let start = syscall::map_array(flows.as_fd(), entries as usize * Self::ENTRY_LEN)?;
         Ok(Self { start, entries, places, claims: Mutex::default() })
+    }
+
+    /// How many entries there are.
+    pub(super) const fn entries(&self) -> u32 {
+        self.entries
     }
 
     fn entry(&self, place: u32) -> &Entry {
@@ -301,12 +306,13 @@ impl<M: AsRef<Memory>> Owned<M> {
         }
     }
 
-    /// Ends whatever lives here: for a new owner, who knows nothing of it.
-    pub(super) fn clear(&mut self, place: u32) {
-        self.set_until(place, 0);
+    /// Ends whatever lives here: for a new owner, who knows nothing of it. Whether anything has.
+    pub(super) fn clear(&mut self, place: u32) -> bool {
+        let until = self.entry(place).until.swap(0, Ordering::AcqRel);
         if self.key(place) != Key::default() {
             self.withdraw(place);
         }
+        until != 0
     }
 }
 

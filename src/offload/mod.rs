@@ -2,8 +2,9 @@
 //! what `turn::relay` does.
 //!
 //! Lives here: the program, in C (`program/`), which `build.rs` has clang compile; the memory that it shares with us
-//! (`memory.rs`); loading, attaching, pinning and adopting it (`kernel.rs`, through aya); and [`crate::turn::Offload`] for each
-//! shard (`mirror.rs`). May import `turn`, for the contract, and `stun`.
+//! (`memory.rs`); loading and attaching it (`kernel.rs`, `attach.rs` for tc, `xdp.rs` for drivers, through aya), keeping it for
+//! the next process (`pins.rs`); and [`crate::turn::Offload`] for each shard (`mirror.rs`). May import `turn`, for the
+//! contract, and `stun`.
 //!
 //! # How it works
 //! One array of flows lies in memory that the program and we share (a map that is mapped into this process). An entry says
@@ -26,6 +27,8 @@ mod kernel;
 mod memory;
 #[cfg(offload_program)]
 mod mirror;
+#[cfg(offload_program)]
+mod pins;
 mod settings;
 #[cfg(offload_program)]
 mod syscall;

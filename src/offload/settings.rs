@@ -44,7 +44,8 @@ pub struct Settings {
     /// Flows that can be mirrored at a time, by all shards together; at least one a shard. Each takes 384 bytes and two
     /// places in a hash map, about 0.7 KB of kernel memory in all, which is allocated at once.
     pub flows: u32,
-    /// Where in a BPF file system maps and links are kept for the next process. `None`: all goes when the process does.
+    /// A directory of a BPF file system where maps and links are kept when the process dies, for the next one. `None`: all
+    /// goes when the process does.
     pub pin: Option<PathBuf>,
 }
 

@@ -1,16 +1,22 @@
 //! The system calls that aya has no words for, or none that a shard could make without `&mut`: changes of a hash map by
-//! its descriptor, and mapping an array into memory.
+//! its descriptor, mapping an array into memory, and looking at what was pinned.
 //!
 //! The calls by descriptor work without any capability, since Linux 5.19 also where
 //! `kernel.unprivileged_bpf_disabled` is set: a server may give up its privileges once all is attached.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::NonNull;
 
 /// BPF_MAP_UPDATE_ELEM and BPF_MAP_DELETE_ELEM.
 const UPDATE: libc::c_int = 2;
 const DELETE: libc::c_int = 3;
+/// BPF_OBJ_GET and BPF_OBJ_GET_INFO_BY_FD.
+const OPEN: libc::c_int = 7;
+const INFORM: libc::c_int = 15;
 /// BPF_NOEXIST: only where the key is new.
 const ONLY_NEW: u64 = 1;
 
@@ -40,7 +46,7 @@ pub(super) unsafe fn insert<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io
         flags: ONLY_NEW,
     };
     // SAFETY: the kernel reads a key and a value of the sizes that the caller vouches for.
-    unsafe { call(UPDATE, &attributes) }
+    unsafe { call(UPDATE, &attributes) }.map(drop)
 }
 
 /// Takes a key out of a hash map.
@@ -59,17 +65,74 @@ pub(super) unsafe fn remove<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
         flags: 0,
     };
     // SAFETY: the kernel reads a key of the size that the caller vouches for.
-    unsafe { call(DELETE, &attributes) }
+    unsafe { call(DELETE, &attributes) }.map(drop)
+}
+
+/// The part for BPF_OBJ_GET.
+#[repr(C)]
+struct PathAttributes {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// What lies at a path of a BPF file system.
+///
+/// # Errors
+/// Whatever the system says.
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let attributes = PathAttributes { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
+    // SAFETY: the path ends with a zero and lives until after the call.
+    let descriptor = unsafe { call(OPEN, &attributes) }?;
+    // SAFETY: it is new, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The part for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct InfoAttributes {
+    descriptor: u32,
+    len: u32,
+    info: u64,
+}
+
+/// What of `struct bpf_link_info` links to an interface have: those of tcx and of XDP look alike.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    zero: u32,
+    interface: u32,
+    rest: [u32; 11],
+}
+
+/// The interface that a link leads to; 0 once it has gone.
+///
+/// # Errors
+/// EINVAL if it is no link; whatever else the system says.
+pub(super) fn interface_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    /// BPF_LINK_TYPE_XDP and BPF_LINK_TYPE_TCX.
+    const KINDS: [u32; 2] = [6, 11];
+    let mut info = LinkInfo::default();
+    let attributes = InfoAttributes {
+        descriptor: link.as_raw_fd() as u32,
+        len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the kernel writes no more than the length, where there is room for that.
+    unsafe { call(INFORM, &attributes) }?;
+    if KINDS.contains(&info.kind) { Ok(info.interface) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 
 /// # Safety
 /// What the attributes point to is valid for the command.
-unsafe fn call(command: libc::c_int, attributes: &ElementAttributes) -> io::Result<()> {
+unsafe fn call<A>(command: libc::c_int, attributes: &A) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are valid for their length; the caller vouches for what they point to.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<ElementAttributes>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
 
 /// Maps `len` bytes of a map made with BPF_F_MMAPABLE, for reading and writing. They are never unmapped by this module.

@@ -79,7 +79,7 @@ fn is_on(path: &Path) -> bool {
 }
 
 /// What sockets of this machine send with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Defaults {
     pub(super) hops_ipv4: u8,
     pub(super) hops_ipv6: u8,

@@ -14,6 +14,7 @@ use aya::programs::{Xdp, XdpMode};
 
 use super::attach::{Link, explain};
 use super::interfaces::Interface;
+use super::pins::{self, Pins};
 use super::trial;
 
 const PROGRAM: &str = "hairpin_xdp";
@@ -54,23 +55,36 @@ impl Drivers {
     ///
     /// # Errors
     /// A sentence: why not.
-    pub(super) fn attach(&mut self, program: &mut Ebpf, interface: &Interface) -> Result<Link, String> {
+    pub(super) fn attach(
+        &mut self,
+        program: &mut Ebpf,
+        interface: &Interface,
+        pins: Option<&Pins>,
+    ) -> Result<Link, String> {
         if has_vlans(&interface.name) {
             return Err("its cards may take off the tags of its VLANs before a program sees them".to_owned());
         }
         let mut card = [0; 8];
         card[..6].copy_from_slice(&interface.card);
         self.cards.insert(interface.index, card, 0).map_err(|error| explain("the map of addresses", &error))?;
-        let part = part(program, PROGRAM);
-        let attached = part.attach_to_if_index(interface.index, XdpMode::Driver);
-        let attached = attached.and_then(|link| part.take_link(link));
-        let attached = attached.map_err(|error| explain("attaching in native mode", &error))?;
-        let Ok(link) = FdLink::try_from(attached) else { return Err("the kernel has no links for it".to_owned()) };
-        let proven = self.prove(program, interface);
-        if proven.is_err() {
+        let link = match pins.and_then(|pins| pins.adopt(pins::XDP, interface.index)) {
+            Some(link) => Link::Adopted(link),
+            None => {
+                let link = attach_anew(program, interface)?;
+                match pins {
+                    Some(pins) => Link::Kept(pins.keep(pins::XDP, interface.index, link)?),
+                    None => Link::Xdp(link),
+                }
+            }
+        };
+        if let Err(why) = self.prove(program, interface) {
             let _ = self.exits.remove(interface.index);
+            if let Some(pins) = pins {
+                pins.release(pins::XDP, interface.index);
+            }
+            return Err(why);
         }
-        proven.map(|()| Link::Other(link))
+        Ok(link)
     }
 
     /// Sees whether frames leave by an interface, and lets them if so.
@@ -101,6 +115,14 @@ impl Drivers {
         }
         self.exits.insert(index, index, None, 0).map_err(|error| failed("the map of the ways out", &error))
     }
+}
+
+fn attach_anew(program: &mut Ebpf, interface: &Interface) -> Result<FdLink, String> {
+    let part = part(program, PROGRAM);
+    let attached = part.attach_to_if_index(interface.index, XdpMode::Driver);
+    let attached = attached.and_then(|link| part.take_link(link));
+    let attached = attached.map_err(|error| explain("attaching in native mode", &error))?;
+    FdLink::try_from(attached).map_err(|_| "the kernel has no links for it".to_owned())
 }
 
 fn part<'a>(program: &'a mut Ebpf, name: &str) -> &'a mut Xdp {

@@ -54,8 +54,15 @@ impl Offload {
                 }
             },
         };
-        if let Some(kernel) = &kernel {
-            tell(started, kernel.status());
+        match (&kernel, &config.offload.pin) {
+            (Some(kernel), _) => tell(started, kernel.status()),
+            // Nobody else would end what an earlier process has left.
+            (None, Some(directory)) => {
+                if let Err(why) = Kernel::forget(directory) {
+                    warn!(event = "offload_pins_left", %why);
+                }
+            }
+            (None, None) => {}
         }
         Self(Arc::new(State {
             started,
@@ -111,6 +118,13 @@ impl Offload {
             info!(event = "offload_on", "data on channels of clients over UDP is relayed in the kernel");
         } else {
             info!(event = "offload_off", "this process relays everything itself");
+        }
+    }
+
+    /// For an end in good order, when nothing is relayed any more: nothing is to stay in the kernel.
+    pub(super) fn end(&self) {
+        if let Some(Err(why)) = self.0.kernel.as_ref().map(Kernel::keep_nothing) {
+            info!(event = "offload_pins_left", %why, "they relay nothing, and the next process goes on with them");
         }
     }
 

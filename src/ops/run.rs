@@ -222,6 +222,7 @@ async fn live(
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     ready(&Running { listening: &listening, skipped: &skipped, admin: admin_address, identity });
 
+    let at_end = offload.clone();
     let mut reload =
         Reload { load, current: config, shards: shards.clone(), log_level, files, control, in_force, keys, offload };
     let signal = loop {
@@ -241,6 +242,7 @@ async fn live(
     reload.control.set_draining(true);
     drain(&shards, reload.current.drain, signal, &mut signals).await;
     shards.shut_down().await;
+    at_end.end();
     if let Some(usage) = usage {
         usage.close().await;
     }

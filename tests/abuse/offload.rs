@@ -1,8 +1,13 @@
 //! Relaying in the kernel, with packets that really go through it: nobody must see a difference, whatever they send.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use crate::Attack;
 use crate::case::{Step, failed, not_applicable};
@@ -19,6 +24,7 @@ pub const ATTACKS: &[Attack] = &[
     ("o03_the_kernel_forwards_what_the_server_would", hostile),
     ("o04_calls_pass_through_the_driver", calls_in_driver),
     ("o05_the_driver_forwards_what_the_server_would", hostile_in_driver),
+    ("o06_what_is_kept_goes_on_without_the_server", kept),
 ];
 
 const CHANNEL: u16 = 0x4001;
@@ -70,6 +76,20 @@ fn call(server: &Server) -> Step<Call> {
 }
 
 impl Call {
+    /// Neither passes to the other any more.
+    fn is_over(&mut self) -> Step<()> {
+        self.client.send_on_channel(CHANNEL, b"after the end")?;
+        // Nobody may be listening there.
+        let _ = self.peer.send_to(b"after the end", self.relayed);
+        let heard = self.client.all_before_now()?;
+        ensure!(heard.is_empty(), "{:?}", heard.iter().map(described).collect::<Vec<_>>());
+        self.peer.set_nonblocking(true).expect("as always");
+        let mut buffer = [0; 2048];
+        let received = self.peer.recv_from(&mut buffer);
+        ensure!(received.is_err(), "{received:?}");
+        Ok(())
+    }
+
     /// To the peer and back.
     fn exchange(&mut self, number: usize) -> Step<()> {
         let data = format!("packet {number} of a call, as long as those with sound often are");
@@ -146,6 +166,89 @@ fn switched() -> Step<String> {
     }
     server.serves()?;
     Ok(format!("{} packets, none lost, in the kernel by round: {in_round:?}", 10 * COUNT))
+}
+
+/// A BPF file system, for as long as this lives; beyond that none but this process sees it.
+struct FileSystem(PathBuf);
+
+impl FileSystem {
+    fn mount() -> Step<Self> {
+        let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("abuse-pins-{}", std::process::id()));
+        fs::create_dir_all(&place).expect("the build directory can be written to");
+        match world::run(&format!("mount -t bpf bpf {}", place.display())) {
+            Ok(()) => Ok(Self(place)),
+            Err(why) => not_applicable(why),
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.0.join("kept")
+    }
+
+    /// What the server keeps there: names, and numbers that only the same thing has.
+    fn kept(&self) -> BTreeMap<PathBuf, u64> {
+        let entries = |folder: &Path| fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("as before"));
+        let folders = entries(&self.directory()).map(|entry| entry.path());
+        let files = folders.flat_map(|folder| entries(&folder).collect::<Vec<_>>());
+        files.map(|file| (file.path(), file.metadata().expect("as before").ino())).collect()
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        let _ = world::run(&format!("umount -l {}", self.0.display()));
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Killed, ended in good order, and started without.
+fn kept() -> Step<String> {
+    const COUNT: usize = 100;
+    let files = FileSystem::mount()?;
+    let mut server = start_with(&format!("{ON}pin = \"{}\"\n", files.directory().display()))?;
+    let mut first = call(&server)?;
+    for number in 0..COUNT {
+        first.exchange(number)?;
+    }
+    server.wait_for("hairpin_offload_flows", |count| count == 1.0)?;
+    let at_first = files.kept();
+    ensure!(at_first.len() > 6, "maps and links: {at_first:?}");
+    server.end(Signal::SIGKILL);
+    for number in 0..COUNT {
+        first.exchange(number)?;
+    }
+    server.start_again("", "")?;
+    ensure!(server.log().contains("\"adopted\":true"), "it does not go on with it:\n{}", server.log());
+    ensure!(server.log().contains("1 flows that an earlier process has left"), "no word of it:\n{}", server.log());
+    ensure!(files.kept() == at_first, "not the same: {at_first:?} {:?}", files.kept());
+    // What the dead knew is over; who comes now is served as ever.
+    first.is_over()?;
+    let mut second = call(&server)?;
+    for number in 0..COUNT {
+        second.exchange(number)?;
+    }
+    let all = server.wait_for("hairpin_relayed_packets_total", |count| count == 2.0 * COUNT as f64)?;
+    let in_kernel = server.metric("hairpin_offload_packets_total")?;
+    ensure!(in_kernel > 0.9 * all, "only {in_kernel} of {all} packets went through the kernel:\n{}", server.log());
+    server.serves()?;
+    // In good order nothing is left.
+    server.end(Signal::SIGTERM);
+    ensure!(files.kept().is_empty(), "left: {:?}", files.kept());
+    server.start_again("", "")?;
+    second.is_over()?;
+    ensure!(server.log().contains("\"adopted\":false"), "there was nothing to go on with:\n{}", server.log());
+    ensure!(!server.log().contains("\"offload_note\""), "nothing is odd about it:\n{}", server.log());
+    // Neither is it after a start without.
+    let mut third = call(&server)?;
+    third.exchange(0)?;
+    server.wait_for("hairpin_offload_flows", |count| count == 1.0)?;
+    server.end(Signal::SIGKILL);
+    third.exchange(1)?;
+    server.start_again("mode = \"auto\"", "mode = \"off\"")?;
+    third.is_over()?;
+    ensure!(files.kept().is_empty(), "left: {:?}", files.kept());
+    server.serves()?;
+    Ok(format!("{} packets without a server; {in_kernel} of {all} after that in the kernel", 2 * COUNT))
 }
 
 /// What came of it.

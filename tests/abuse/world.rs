@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +44,7 @@ pub enum Entered {
     Ended(ExitCode),
 }
 
-/// Runs this program again in a namespace of its own, unless it is there already.
+/// Runs this program again in namespaces of its own, unless it is there already.
 pub fn enter() -> Result<Entered, String> {
     const INSIDE: &str = "HAIRPIN_ABUSE_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
@@ -66,7 +67,7 @@ pub fn enter() -> Result<Entered, String> {
     if !nix::unistd::geteuid().is_root() {
         unshare.args(["--user", "--map-root-user"]);
     }
-    unshare.arg("--net");
+    unshare.args(["--net", "--mount"]);
     let possible = unshare.arg("true").output().map_err(|error| format!("unshare: {error}"))?;
     if !possible.status.success() {
         return Err(format!("no namespaces here: {}", String::from_utf8_lossy(&possible.stderr).trim()));
@@ -76,12 +77,12 @@ pub fn enter() -> Result<Entered, String> {
         again.args(["--user", "--map-root-user"]);
     }
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    again.arg("--net").arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+    again.args(["--net", "--mount"]).arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
     let status = again.status().map_err(|error| error.to_string())?;
     Ok(Entered::Ended(ExitCode::from(status.code().map_or(1, |code| code as u8))))
 }
 
-fn run(words: &str) -> Result<(), String> {
+pub fn run(words: &str) -> Result<(), String> {
     let mut parts = words.split_whitespace();
     let program = parts.next().expect("written above");
     let output = Command::new(program).args(parts).output().map_err(|error| format!("{program}: {error}"))?;
@@ -94,6 +95,8 @@ fn run(words: &str) -> Result<(), String> {
 /// A server in its namespace; both end with this value.
 pub struct Server {
     child: Child,
+    /// Stays when the process does not.
+    namespace: fs::File,
     directory: PathBuf,
     pub addresses: BTreeMap<Transport, SocketAddr>,
     pub admin: SocketAddr,
@@ -153,10 +156,12 @@ impl Server {
             let _ = child.wait();
             return failed(why);
         }
+        let namespace = fs::File::open(format!("/proc/{}/ns/net", child.id())).expect("it is ours");
         let mut go = child.stdin.take().expect("piped");
         go.write_all(b"go\n").expect("it waits for a line");
         let mut server = Self {
             child,
+            namespace,
             directory,
             addresses: BTreeMap::new(),
             admin: SocketAddr::new(SERVER.parse().expect("written above"), 9641),
@@ -176,6 +181,29 @@ impl Server {
         let at = |port| SocketAddr::new(SERVER.parse().expect("written above"), port);
         self.addresses = [(Transport::Udp, at(3478)), (Transport::Tcp, at(3478)), (Transport::Tls, at(5349))].into();
         Ok(())
+    }
+
+    /// Ends the process by this signal. Its namespace stays.
+    pub fn end(&mut self, signal: nix::sys::signal::Signal) {
+        let server = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(server, signal).expect("it lives");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Starts another process where one has ended, with these words of the configuration instead of those.
+    pub fn start_again(&mut self, old: &str, new: &str) -> Step<()> {
+        let file = self.directory.join("hairpin.toml");
+        let text = fs::read_to_string(&file).expect("it was written at the start");
+        assert!(text.contains(old), "{old} is not in the configuration");
+        fs::write(&file, text.replace(old, new)).expect("as before");
+        let namespace = format!("--net=/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
+        let log = fs::File::create(self.directory.join("log")).expect("as before");
+        let mut again = Command::new("nsenter");
+        again.args([&namespace, env!("CARGO_BIN_EXE_hairpin"), "serve", "--config", "hairpin.toml"]);
+        again.current_dir(&self.directory).env_remove("HAIRPIN_CONFIG");
+        again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = again.spawn().expect("nsenter was there before");
+        self.wait_until_listening()
     }
 
     /// Has it read its configuration again with these words instead of those, and waits for what it says then.

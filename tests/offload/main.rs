@@ -9,6 +9,7 @@ mod client;
 mod flows;
 mod frame;
 mod lab;
+mod pins;
 mod scene;
 mod vectors;
 mod wire;

@@ -1,7 +1,12 @@
 //! `[offload]`: what the kernel is to relay by itself.
 
+use std::fs;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Checker;
 use crate::config::values::Mistake;
@@ -39,11 +44,50 @@ impl Checker<'_> {
             let wrong = format!("{} interfaces are too many", offload.interfaces.len());
             self.problem("offload.interfaces", Mistake::new(wrong, format!("write at most {INTERFACES_MAX}")));
         }
-        if offload.pin.as_ref().is_some_and(|path| !path.is_absolute()) {
-            let wrong = format!("{:?} is not a whole path", written.pin);
-            let fix = "write a directory of a BPF file system, like \"/sys/fs/bpf/hairpin\", or \"\"";
-            self.problem("offload.pin", Mistake::new(wrong, fix));
+        if let Some(pin) = &offload.pin {
+            self.pin(pin, &written.pin);
         }
         offload
+    }
+
+    /// The server makes the directory, but no file system.
+    fn pin(&mut self, pin: &Path, written: &str) {
+        const KEY: &str = "offload.pin";
+        if !pin.is_absolute() {
+            let wrong = format!("{written:?} is not a whole path");
+            let fix = "write a directory of a BPF file system, like \"/sys/fs/bpf/hairpin\", or \"\"";
+            self.problem(KEY, Mistake::new(wrong, fix));
+            return;
+        }
+        if self.machine.is_another {
+            return;
+        }
+        let there = pin.ancestors().map(statfs).find(|found| !matches!(found, Err(Errno::ENOENT)));
+        match there {
+            Some(Ok(system)) if system.filesystem_type() != BPF_FS_MAGIC => {
+                let wrong = format!("{written:?} is in no BPF file system");
+                let fix = format!(
+                    "mount one there, `mkdir -p {written} && mount -t bpf bpf {written}`, or write a directory of one, like \
+                     \"/sys/fs/bpf/hairpin\""
+                );
+                self.problem(KEY, Mistake::new(wrong, fix));
+            }
+            Some(Ok(_)) => self.owner_of_pin(pin, written),
+            // Only root may look into /sys/fs/bpf, and not only root may check a configuration.
+            Some(Err(errno)) => self.note(KEY, format!("{written:?} cannot be looked at ({}).", errno.desc())),
+            None => {}
+        }
+    }
+
+    /// Whoever could write there could have the server go on with another's flows.
+    fn owner_of_pin(&mut self, pin: &Path, written: &str) {
+        let Ok(about) = fs::symlink_metadata(pin) else { return };
+        if !about.is_dir() {
+            let wrong = format!("{written:?} is no directory");
+            self.problem("offload.pin", Mistake::new(wrong, "write one that the server has for itself"));
+        } else if about.mode() & 0o022 != 0 {
+            let wrong = format!("{written:?} can be written to by others than its owner");
+            self.problem("offload.pin", Mistake::new(wrong, format!("`chmod 0700 {written}`")));
+        }
     }
 }

@@ -81,6 +81,7 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[offload]\nflows = 100", (2, "offload.flows", "out of bounds", "from 1024 to 4194304")),
     ("[offload]\ninterfaces = [\"eth0/1\"]", (2, "offload.interfaces[0]", "cannot be the name", "`ip link`")),
     ("[offload]\npin = \"hairpin\"", (2, "offload.pin", "not a whole path", "/sys/fs/bpf")),
+    ("[offload]\npin = \"/proc\"", (2, "offload.pin", "in no BPF file system", "mount -t bpf bpf /proc")),
     // Where to listen.
     ("[listen]\nudp = [\"0.0.0.0\"]", (2, "listen.udp[0]", "not an address with a port", "\"0.0.0.0:3478\"")),
     ("[listen]\nudp = [\"turn.example.org:3478\"]", (2, "listen.udp[0]", "not an address", "names are not looked up")),
