@@ -210,7 +210,7 @@ fn flows_that_no_route_can_serve_are_not_mirrored() {
 #[ignore = "it measures"]
 fn nanoseconds_for_a_packet() {
     lab::in_namespace(|| {
-        let mut scene = Scene::new(65_536);
+        let mut scene = Scene::in_drivers(65_536);
         scene.bind(0, PEERS[0].parse().unwrap());
         for (one, other) in [(0, 2), (2, 0)] {
             let peer = scene.parties[other].relayed;
@@ -223,10 +223,14 @@ fn nanoseconds_for_a_packet() {
                 frame.source.set_port(9);
             }
             let (bytes, interface) = (frame.bytes(), lab::index(INTERFACES[direction as usize]));
-            let run = |_| scene.kernel.try_at_tc(interface, 0, &bytes, 1).expect("a frame").nanos;
-            let mut nanos: Vec<u32> = (0..20_000).map(run).collect();
-            nanos.sort_unstable();
-            println!("{name}: {} ns in the median, {} in the tenth percentile", nanos[10_000], nanos[2_000]);
+            let at_tc = |_| scene.kernel.try_at_tc(interface, 0, &bytes, 1).expect("a frame").nanos;
+            let in_driver = |_| scene.kernel.try_at_xdp(interface, &bytes, 1).expect("a frame").nanos;
+            let ways: [(&str, &dyn Fn(u32) -> u32); 2] = [("tc", &at_tc), ("XDP", &in_driver)];
+            for (way, run) in ways {
+                let mut nanos: Vec<u32> = (0..20_000).map(run).collect();
+                nanos.sort_unstable();
+                println!("{name}, {way}: {} ns in the median, {} in the tenth percentile", nanos[10_000], nanos[2_000]);
+            }
         };
         measure("to the peer", 0, Direction::ToPeer, true);
         measure("to the client", 0, Direction::ToClient, true);
