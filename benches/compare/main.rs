@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod awake;
 mod contestants;
 mod disturbance;
 mod forwarder;

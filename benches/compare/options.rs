@@ -30,6 +30,9 @@ pub struct Options {
     /// Also say where the time of the server's core goes, by perf
     #[arg(long)]
     pub profile: bool,
+    /// Measure all rows as those of the kernel are: by what is left to a program that keeps the server's core awake
+    #[arg(long)]
+    pub awake: bool,
     /// Tell the rows, and measure none
     #[arg(long)]
     pub list: bool,

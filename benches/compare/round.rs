@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::awake::Awake;
 use crate::contestants::{Certificate, Contestant, PASSWORD, PORT, Running, TLS_PORT, USERNAME};
 use crate::disturbance::Watch;
 use crate::machine;
@@ -15,7 +16,7 @@ use crate::network::{CLIENTS, Network, PEERS, SERVER};
 use crate::options::{self, Options};
 use crate::profile::Profile;
 use crate::results::{Figures, Sample};
-use crate::rows::{Row, Transport, What};
+use crate::rows::{Row, Section, Transport, What};
 use crate::scraper::Scraper;
 
 /// Beyond what a load is to last: setting 15,000 allocations up, one after the other, and down.
@@ -73,12 +74,32 @@ impl Bench<'_> {
                     true => Some(Profile::begin(self.network, self.scratch, running.pid(), seconds).map_err(problem)?),
                     false => None,
                 };
+                let awake = match self.options.awake || row.section == Section::Kernel {
+                    true => Some(Awake::begin(self.network.server.cpu).map_err(problem)?),
+                    false => None,
+                };
                 let report = self.load(transport, arguments, &running).map_err(problem)?;
                 scraper.map_or(Ok(0), Scraper::end).map_err(problem)?;
                 if let Some(profile) = profile {
                     println!("{} with {}, {}", row.name, contestant.name, profile.end().map_err(problem)?);
                 }
-                figures(&report).ok_or_else(|| problem("the report lacks what it should have".to_owned()))?
+                let mut figures =
+                    figures(&report).ok_or_else(|| problem("the report lacks what it should have".to_owned()))?;
+                if let Some(awake) = awake {
+                    let units = report.get("done").and_then(Value::as_f64).unwrap_or_default();
+                    let between = ["0", "1"].map(|end| {
+                        report.pointer(&format!("/server/between_nanos/{end}")).and_then(Value::as_u64)
+                    });
+                    let taken = match between {
+                        [Some(from), Some(until)] => awake.end(from, until).map_err(problem)?,
+                        _ => return Err(problem("the report does not say when it measured".to_owned())),
+                    };
+                    figures.value = taken.micros / units;
+                    figures.interruptions = Some(taken.interruptions / units);
+                    // By the tick, which does not know its own sleeper from the server.
+                    figures.softirq_share = None;
+                }
+                figures
             }
         };
         let disturbed = watch.end();
@@ -199,5 +220,6 @@ fn figures(report: &Value) -> Option<Figures> {
         median_latency: number("/latency_micros/p50"),
         tail_latency: number("/latency_micros/p99"),
         generator_busy: number("/generator/busy").or_else(|| number("/generator_busy")),
+        interruptions: None,
     })
 }
