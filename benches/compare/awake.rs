@@ -3,7 +3,7 @@
 //! Kernels without IRQ_TIME_ACCOUNTING, as Debian's and most clouds' are, learn where a core's time goes from a tick, which
 //! rests while the core is idle: what an interrupt does there is seen by nobody. So a thread of the lowest priority keeps
 //! the core awake and looks at the clock all the time. Where more passes between two looks than a look takes, the core was
-//! somewhere else: in a process, in an interrupt, or on the way there and back. Nothing is sampled and nothing calibrated.
+//! somewhere else: in a process, in an interrupt, or on the way there and back. Nothing of that is sampled.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -32,17 +32,7 @@ pub struct Awake {
 struct Note {
     /// CLOCK_MONOTONIC, in nanoseconds.
     at: u64,
-    taken: Duration,
-    interruptions: u64,
-}
-
-/// What was taken between two moments.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Taken {
-    /// Of the core's time.
-    pub micros: f64,
-    /// How often the core went elsewhere.
-    pub interruptions: f64,
+    nanos: u64,
 }
 
 impl Awake {
@@ -66,28 +56,38 @@ impl Awake {
         });
         let awake = Self { is_over, thread: Some(thread) };
         ready.recv().map_err(|_| "a thread has ended".to_owned())??;
+        // It has begun by then.
+        thread::sleep(10 * NOTE_EVERY);
         Ok(awake)
     }
 
-    /// What was taken between these moments on CLOCK_MONOTONIC, in nanoseconds.
+    /// Microseconds that were taken between these moments on CLOCK_MONOTONIC, in nanoseconds.
     ///
     /// # Errors
     /// When they are not within its life.
-    pub fn end(mut self, from: u64, until: u64) -> Result<Taken, String> {
+    pub fn end(mut self, from: u64, until: u64) -> Result<f64, String> {
+        // The last note is of after that moment.
+        thread::sleep(10 * NOTE_EVERY);
+        let notes = self.stop().ok_or("the thread that keeps a core awake has failed")?;
+        let nanos = between(&notes, from, until).ok_or("the core was not awake all the time")?;
+        Ok(nanos / 1000.0)
+    }
+
+    fn stop(&mut self) -> Option<Vec<Note>> {
         self.is_over.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("it ends once");
-        let notes = thread.join().map_err(|_| "the thread that keeps a core awake has failed".to_owned())?;
-        between(&notes, from, until).ok_or_else(|| "the core was not awake all the time".to_owned())
+        self.thread.take()?.join().ok()
     }
 }
 
 impl Drop for Awake {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
+}
+
+/// CLOCK_MONOTONIC, in nanoseconds.
+pub fn monotonic() -> u64 {
+    ClockId::CLOCK_MONOTONIC.now().map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }
 
 /// SCHED_IDLE: everybody else goes first.
@@ -104,21 +104,18 @@ fn take_lowest_place(cpu: usize) -> Result<(), String> {
 }
 
 fn watch(is_over: &AtomicBool) -> Vec<Note> {
-    let monotonic = ClockId::CLOCK_MONOTONIC.now().map_or(Duration::ZERO, Duration::from);
-    let start = Instant::now();
-    let (mut notes, mut note) = (Vec::with_capacity(1 << 16), Note::default());
+    let (start, started_at) = (Instant::now(), monotonic());
+    let (mut notes, mut taken) = (Vec::with_capacity(1 << 16), Duration::ZERO);
     let (mut before, mut due) = (start, start);
     while !is_over.load(Ordering::Relaxed) {
         let now = Instant::now();
         let passed = now - before;
         if passed >= AWAY_MIN {
-            note.taken += passed;
-            note.interruptions += 1;
+            taken += passed;
         }
         before = now;
         if now >= due {
-            note.at = (monotonic + (now - start)).as_nanos() as u64;
-            notes.push(note);
+            notes.push(Note { at: started_at + (now - start).as_nanos() as u64, nanos: taken.as_nanos() as u64 });
             // Room for more may take a while; it is not the server's.
             before = Instant::now();
             due = now + NOTE_EVERY;
@@ -127,8 +124,8 @@ fn watch(is_over: &AtomicBool) -> Vec<Note> {
     notes
 }
 
-/// By the notes next to both moments: those of a busy core are far between, and what is between them was taken.
-fn between(notes: &[Note], from: u64, until: u64) -> Option<Taken> {
+/// By the notes next to both moments; those of a busy core are far between.
+fn between(notes: &[Note], from: u64, until: u64) -> Option<f64> {
     let next_to = |moment: u64| {
         let next = notes.partition_point(|note| note.at < moment);
         let before = notes.get(next.checked_sub(1)?)?;
@@ -136,11 +133,8 @@ fn between(notes: &[Note], from: u64, until: u64) -> Option<Taken> {
         Some(if moment - before.at < after.at - moment { *before } else { *after })
     };
     let (first, last) = (next_to(from)?, next_to(until)?);
-    let scale = (until - from) as f64 / last.at.checked_sub(first.at).filter(|nanos| *nanos > 0)? as f64;
-    Some(Taken {
-        micros: (last.taken - first.taken).as_nanos() as f64 / 1000.0 * scale,
-        interruptions: (last.interruptions - first.interruptions) as f64 * scale,
-    })
+    let nanos = last.at.checked_sub(first.at).filter(|nanos| *nanos > 0)?;
+    Some((last.nanos - first.nanos) as f64 * (until - from) as f64 / nanos as f64)
 }
 
 #[cfg(test)]
@@ -148,10 +142,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_is_that_between_the_notes_next_to_both_moments() {
-        let note = |at, micros, interruptions| Note { at, taken: Duration::from_micros(micros), interruptions };
-        let notes = [note(1_000, 0, 0), note(2_000, 10, 1), note(4_000, 30, 2), note(9_000, 40, 9)];
-        assert_eq!(between(&notes, 1_900, 4_100), Some(Taken { micros: 22.0, interruptions: 1.1 }));
+    fn sums_are_those_of_the_notes_next_to_both_moments() {
+        let notes = [(1_000, 0), (2_000, 10), (4_000, 30), (9_000, 40)].map(|(at, nanos)| Note { at, nanos });
+        assert_eq!(between(&notes, 1_900, 4_100), Some(22.0));
         assert_eq!(between(&notes, 500, 4_000), None, "it had not begun");
         assert_eq!(between(&notes, 2_000, 9_500), None, "it had ended");
     }

@@ -20,6 +20,7 @@
 mod awake;
 mod contestants;
 mod disturbance;
+mod flood;
 mod forwarder;
 mod machine;
 mod network;

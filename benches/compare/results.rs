@@ -58,29 +58,17 @@ pub struct Figures {
     pub tail_latency: Option<f64>,
     /// The part of the time that the load itself was busy.
     pub generator_busy: Option<f64>,
-    /// How often the server's core was called away from doing nothing, for each unit; see `awake.rs`.
-    #[serde(default)]
-    pub interruptions: Option<f64>,
 }
 
 impl Sample {
     /// For whoever watches.
     pub fn line(&self, row: &Row) -> String {
-        let Figures {
-            value,
-            per_second,
-            lost,
-            softirq_share,
-            median_latency,
-            tail_latency,
-            generator_busy,
-            interruptions,
-        } = self.figures;
+        let Figures { value, per_second, lost, softirq_share, median_latency, tail_latency, generator_busy } =
+            self.figures;
         let mut line = format!("{:<10}{value:>8.2} {}", self.server, row.what.unit());
         let mut say = |text: Option<String>| line.extend(text);
         say(per_second.map(|rate| format!("  {rate:>8.0}/s")));
         say(softirq_share.map(|share| format!("  softirq {:>2.0} %", share * 100.0)));
-        say(interruptions.map(|number| format!("  {number:.2} interruptions")));
         say(median_latency.zip(tail_latency).map(|(half, tail)| format!("  latency {half:.0}, p99 {tail:.0} µs")));
         say(lost.filter(|lost| *lost > 0.0).map(|lost| format!("  {lost:.0} lost")));
         say(generator_busy.filter(|busy| *busy > 0.95).map(|_| "  (the load is at its limit)".to_owned()));
