@@ -16,7 +16,9 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(kernel_programs)");
     match SOURCES.iter().all(|name| compile(name)) {
         true => println!("cargo::rustc-cfg=kernel_programs"),
-        false => println!("cargo::warning=clang could not compile benches/program: rows of the kernel's load are skipped"),
+        false => {
+            println!("cargo::warning=clang could not compile benches/program: rows of the kernel's load are skipped")
+        }
     }
 }
 

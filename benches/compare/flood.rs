@@ -162,7 +162,15 @@ fn watch(numbers: &mut Numbers, warm_up: f64, seconds: f64) -> Result<Outcome, S
             (last, last_at) = (received + missing, now);
         }
         match first {
-            None if now - began >= start => (first, lost) = (Some((monotonic(), numbers.get(RECEIVED))), 0),
+            None if now - began >= start => {
+                // What a server has lost while it warmed up is not under way any more.
+                numbers.set(WINDOW, 0)?;
+                thread::sleep(GIVE_UP);
+                numbers.set(RECEIVED, numbers.get(SENT))?;
+                numbers.set(WINDOW, UNDER_WAY)?;
+                thread::sleep(GIVE_UP);
+                (first, lost) = (Some((monotonic(), numbers.get(RECEIVED))), 0);
+            }
             Some((from, before)) if now - began >= end => {
                 let received = (numbers.get(RECEIVED) - before).saturating_sub(lost);
                 return Ok(Outcome { from, until: monotonic(), received, lost });
@@ -173,11 +181,7 @@ fn watch(numbers: &mut Numbers, warm_up: f64, seconds: f64) -> Result<Outcome, S
 }
 
 /// Attaches a program to both links of a side, before whatever else is attached there later.
-fn attach(
-    mut program: Ebpf,
-    side: &Namespace,
-    name: &'static str,
-) -> Result<(Ebpf, Vec<SchedClassifierLink>), String> {
+fn attach(mut program: Ebpf, side: &Namespace, name: &'static str) -> Result<(Ebpf, Vec<SchedClassifierLink>), String> {
     side.run(move || {
         let part: &mut SchedClassifier = program.program_mut(name).expect("its own").try_into().map_err(explain)?;
         part.load().map_err(explain)?;

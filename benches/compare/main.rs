@@ -22,6 +22,7 @@ mod contestants;
 mod disturbance;
 mod flood;
 mod forwarder;
+mod kernel_forwarder;
 mod machine;
 mod network;
 mod options;

@@ -81,10 +81,7 @@ impl Network {
     /// # Errors
     /// What could not be made; nothing of it is left.
     pub fn new(server_cpu: usize, load_cpu: usize) -> Result<Self, String> {
-        let network = Self {
-            server: Namespace::new(server_cpu)?,
-            load: Namespace::new(load_cpu)?,
-        };
+        let network = Self { server: Namespace::new(server_cpu)?, load: Namespace::new(load_cpu)? };
         let server = &network.server.path;
         for (link, inside, outside) in [("clients", CLIENTS, SERVER), ("peers", PEERS, RELAYS)] {
             network.load.ip(&format!("link add {link} type veth peer name {link} netns {server}"))?;

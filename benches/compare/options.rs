@@ -12,7 +12,7 @@ pub struct Options {
     /// Measure only these rows, or those that begin with one of these words, separated by commas
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     only: Vec<String>,
-    /// Compare only these of hairpin, before, coturn, forwarder, no-recorder, scraped, separated by commas
+    /// Compare only these of hairpin, before, coturn, forwarder, no-recorder, scraped, no-offload, kernel-forwarder, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     servers: Vec<String>,
     /// How often each row is measured with each server [default: 7; with --quick 3, with --tiny 1]

@@ -47,7 +47,8 @@ pub enum What {
         /// The same for a load that only has to be there.
         background: &'static [&'static str],
     },
-    /// What a packet takes the server's core, with as many as it can relay: the kernel repeats what a load has sent.
+    /// What a packet takes the server's core, with as many as it can relay. For who relays in the kernel, the kernel
+    /// repeats what the load has sent.
     Flood {
         /// Of `hairpin bench`, and its arguments.
         arguments: &'static [&'static str],
