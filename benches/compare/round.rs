@@ -142,7 +142,7 @@ impl Bench<'_> {
         drop(load);
         let awake = Awake::begin(self.network.server.cpu)?;
         let profile = match self.options.profile {
-            true => Some(Profile::begin(self.network, self.scratch, self.options.seconds())?),
+            true => Some(Profile::begin(self.network, self.scratch, running.pid(), self.options.seconds())?),
             false => None,
         };
         let outcome = flood.run(self.network, self.options.warm_up(), self.options.seconds())?;
