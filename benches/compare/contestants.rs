@@ -57,6 +57,7 @@ enum Kind {
     Scraped,
     Coturn,
     Forwarder,
+    KernelForwarder,
 }
 
 /// Names of contestants in results.
@@ -68,6 +69,7 @@ pub mod names {
     pub const WITHOUT_RECORDER: &str = "no-recorder";
     pub const SCRAPED: &str = "scraped";
     pub const WITHOUT_OFFLOAD: &str = "no-offload";
+    pub const KERNEL_FORWARDER: &str = "kernel-forwarder";
 }
 
 impl Contestant {
@@ -93,7 +95,10 @@ impl Contestant {
         if row.has_limit
             && let Ok(own) = std::env::current_exe()
         {
-            all.push(make(names::FORWARDER, &own, Kind::Forwarder));
+            match row.section == Section::Kernel {
+                true => all.push(make(names::KERNEL_FORWARDER, &own, Kind::KernelForwarder)),
+                false => all.push(make(names::FORWARDER, &own, Kind::Forwarder)),
+            }
         }
         all.retain(|contestant| options.is_wanted(contestant.name));
         all
@@ -109,6 +114,15 @@ impl Contestant {
         self.kind == Kind::Scraped
     }
 
+    /// Whether the kernel relays for it, faster than `hairpin bench` can send.
+    pub fn is_in_kernel(&self) -> bool {
+        match self.kind {
+            Kind::Hairpin(_, offload) => offload != "off",
+            Kind::KernelForwarder => true,
+            Kind::Scraped | Kind::Coturn | Kind::Forwarder => false,
+        }
+    }
+
     /// Starts it, and waits until it answers.
     ///
     /// # Errors
@@ -122,7 +136,7 @@ impl Contestant {
         let configuration = match self.kind {
             Kind::Hairpin(more, offload) => Some(hairpin_configuration("off", more, offload)),
             Kind::Scraped => Some(hairpin_configuration(&format!("{SERVER}:{ADMIN_PORT}"), "", "off")),
-            Kind::Coturn | Kind::Forwarder => None,
+            Kind::Coturn | Kind::Forwarder | Kind::KernelForwarder => None,
         };
         if let Some(text) = configuration {
             fs::write(folder.join("hairpin.toml"), text).map_err(problem)?;
@@ -152,6 +166,9 @@ impl Contestant {
         let words = match self.kind {
             Kind::Hairpin(..) | Kind::Scraped => "serve --config hairpin.toml".to_owned(),
             Kind::Forwarder => format!("{} {SERVER}:{PORT} {RELAYS}", forwarder::COMMAND),
+            Kind::KernelForwarder => {
+                format!("{} {SERVER}:{PORT} {RELAYS} {}", forwarder::COMMAND, forwarder::IN_KERNEL)
+            }
             // One relay thread, since there is one core; nothing written to databases or logs by the packet. Everything
             // else is as Debian has it.
             Kind::Coturn => format!(

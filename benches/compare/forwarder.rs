@@ -20,6 +20,10 @@ use nix::sys::socket::{
     sockopt::{RcvBuf, SndBuf},
 };
 
+use crate::kernel_forwarder::{self, KernelForwarder};
+
+/// The last argument of this program, when the forwarder is to have the kernel do it.
+pub const IN_KERNEL: &str = "in-kernel";
 /// The first argument of this program, when it is to be the forwarder.
 pub const COMMAND: &str = "forwarder";
 
@@ -39,7 +43,8 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         return ExitCode::FAILURE;
     };
     crate::machine::raise_descriptor_limit();
-    let ended = Forwarder::new(listen, relays).and_then(|mut forwarder| forwarder.run());
+    let in_kernel = word(2) == IN_KERNEL;
+    let ended = Forwarder::new(listen, relays, in_kernel).and_then(|mut forwarder| forwarder.run());
     eprintln!("{}", ended.expect_err("it runs until something fails"));
     ExitCode::FAILURE
 }
@@ -55,7 +60,9 @@ struct Flow {
 
 struct Forwarder {
     listener: UdpSocket,
+    listen: SocketAddrV4,
     relays: Ipv4Addr,
+    kernel: Option<KernelForwarder>,
     poll: Poll,
     flows: Vec<Flow>,
     by_client: HashMap<SocketAddrV4, usize, ahash::RandomState>,
@@ -66,13 +73,15 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn new(listen: SocketAddrV4, relays: Ipv4Addr) -> std::io::Result<Self> {
+    fn new(listen: SocketAddrV4, relays: Ipv4Addr, in_kernel: bool) -> std::io::Result<Self> {
         let listener = socket(listen, LISTENER_BUFFER_BYTES)?;
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
         Ok(Self {
             listener,
+            listen,
             relays,
+            kernel: in_kernel.then(KernelForwarder::new).transpose()?,
             poll,
             flows: Vec::new(),
             by_client: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
@@ -166,6 +175,15 @@ impl Forwarder {
                 let flow = self.flow_of(client)?;
                 self.flows[flow].peer = Some(peer.into());
                 self.flows[flow].header[..2].copy_from_slice(channel);
+                if let (Some(kernel), SocketAddr::V4(relay)) = (&mut self.kernel, self.flows[flow].relayed) {
+                    kernel.add(&kernel_forwarder::Flow {
+                        client,
+                        server: self.listen,
+                        relay,
+                        peer,
+                        channel: *channel,
+                    })?;
+                }
             }
         }
         let len = writer.finish(Seal::None, false);

@@ -17,9 +17,12 @@
 
 #![forbid(unsafe_code)]
 
+mod awake;
 mod contestants;
 mod disturbance;
+mod flood;
 mod forwarder;
+mod kernel_forwarder;
 mod machine;
 mod network;
 mod options;

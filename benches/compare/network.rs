@@ -24,6 +24,9 @@ pub const RELAYS: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
 /// Where peers are.
 pub const PEERS: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 2);
 
+/// Both links, by the same names on both sides.
+pub const LINKS: [&str; 2] = ["clients", "peers"];
+
 /// Packets that show where packets are received.
 const PROBES: u64 = 500;
 /// The counters are the whole machine's: what else it receives just then may hide what is looked for.
@@ -104,15 +107,17 @@ impl Network {
     }
 
     /// Whether packets of the load carry complete checksums, as those from a wire do, or none, as between programs of one
-    /// machine; the kernel relays only the former by itself.
+    /// machine; the kernel relays only the former by itself. With them the server's links take frames of the kernel's own
+    /// load (`flood.rs`) as well.
     ///
     /// # Errors
     /// When the links cannot be told.
     pub fn complete_checksums(&self, are_complete: bool) -> Result<(), String> {
-        let tx = if are_complete { "off" } else { "on" };
-        ["clients", "peers"].iter().try_for_each(|link| {
+        let (tx, gro) = if are_complete { ("off", "on") } else { ("on", "off") };
+        LINKS.iter().try_for_each(|link| {
             self.load.tool("ethtool", &format!("-K {link} tx {tx}"))?;
-            self.load.tool("ethtool", &format!("-K {link} tx-udp-segmentation off"))
+            self.load.tool("ethtool", &format!("-K {link} tx-udp-segmentation off"))?;
+            self.server.tool("ethtool", &format!("-K {link} gro {gro}"))
         })
     }
 

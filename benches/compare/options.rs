@@ -12,7 +12,7 @@ pub struct Options {
     /// Measure only these rows, or those that begin with one of these words, separated by commas
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     only: Vec<String>,
-    /// Compare only these of hairpin, before, coturn, forwarder, no-recorder, scraped, separated by commas
+    /// Compare only these of hairpin, before, coturn, forwarder, no-recorder, scraped, no-offload, kernel-forwarder, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     servers: Vec<String>,
     /// How often each row is measured with each server [default: 7; with --quick 3, with --tiny 1]
@@ -30,6 +30,9 @@ pub struct Options {
     /// Also say where the time of the server's core goes, by perf
     #[arg(long)]
     pub profile: bool,
+    /// Measure all rows as those of the kernel are: by what is left to a program that keeps the server's core awake
+    #[arg(long)]
+    pub awake: bool,
     /// Tell the rows, and measure none
     #[arg(long)]
     pub list: bool,

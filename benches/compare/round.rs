@@ -8,20 +8,24 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::awake::Awake;
 use crate::contestants::{Certificate, Contestant, PASSWORD, PORT, Running, TLS_PORT, USERNAME};
 use crate::disturbance::Watch;
+use crate::flood::Flood;
 use crate::machine;
 use crate::network::{CLIENTS, Network, PEERS, SERVER};
 use crate::options::{self, Options};
 use crate::profile::Profile;
 use crate::results::{Figures, Sample};
-use crate::rows::{Row, Transport, What};
+use crate::rows::{Row, Section, Transport, What};
 use crate::scraper::Scraper;
 
 /// Beyond what a load is to last: setting 15,000 allocations up, one after the other, and down.
 const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks whether a load has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The part of its core's time that a server takes when it, and not the load, is at its limit.
+const SATURATED_MIN: f64 = 0.97;
 /// How long a background load has to set itself up.
 const BACKGROUND_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,14 +57,30 @@ impl Bench<'_> {
         let problem = |error| format!("{} with {}: {error}", row.name, contestant.name);
         let watch = Watch::begin();
         let load_average = machine::load_average();
+        // The first at the links, in front of whatever the server puts there.
+        let what = match row.what {
+            // Who relays by itself is at its limit before the ordinary load is.
+            What::Flood { arguments, .. } if !contestant.is_in_kernel() => {
+                What::Load { transport: Transport::Udp, arguments, background: &[] }
+            }
+            what => what,
+        };
+        let flood = match what {
+            What::Flood { .. } => Some(Flood::new(self.network).map_err(problem)?),
+            _ => None,
+        };
         let running = contestant.start(self.network, self.scratch, &self.certificate)?;
-        let figures = match row.what {
+        let figures = match what {
             What::Start => Figures { value: running.first_answer.as_secs_f64() * 1000.0, ..Figures::default() },
             What::Memory { arguments } => {
                 let report = self.load(Transport::Udp, arguments, &running).map_err(problem)?;
                 let bytes = report.pointer("/server/resident_bytes_per_allocation").and_then(Value::as_f64);
                 let value = bytes.ok_or_else(|| problem("the report does not speak of memory".to_owned()))?;
                 Figures { value, ..Figures::default() }
+            }
+            What::Flood { arguments, flows } => {
+                let flood = flood.expect("made above");
+                self.flood(flood, arguments, flows, &running).map_err(problem)?
             }
             What::Load { transport, arguments, background } => {
                 let _background = match background {
@@ -73,16 +93,72 @@ impl Bench<'_> {
                     true => Some(Profile::begin(self.network, self.scratch, running.pid(), seconds).map_err(problem)?),
                     false => None,
                 };
+                let awake = match self.options.awake || row.section == Section::Kernel {
+                    true => Some(Awake::begin(self.network.server.cpu).map_err(problem)?),
+                    false => None,
+                };
                 let report = self.load(transport, arguments, &running).map_err(problem)?;
                 scraper.map_or(Ok(0), Scraper::end).map_err(problem)?;
                 if let Some(profile) = profile {
                     println!("{} with {}, {}", row.name, contestant.name, profile.end().map_err(problem)?);
                 }
-                figures(&report).ok_or_else(|| problem("the report lacks what it should have".to_owned()))?
+                let mut figures =
+                    figures(&report).ok_or_else(|| problem("the report lacks what it should have".to_owned()))?;
+                if let Some(awake) = awake {
+                    let units = report.get("done").and_then(Value::as_f64).unwrap_or_default();
+                    let between = ["0", "1"]
+                        .map(|end| report.pointer(&format!("/server/between_nanos/{end}")).and_then(Value::as_u64));
+                    let micros = match between {
+                        [Some(from), Some(until)] => awake.end(from, until).map_err(problem)?,
+                        _ => return Err(problem("the report does not say when it measured".to_owned())),
+                    };
+                    figures.value = micros / units;
+                    // By the tick, which does not know its own sleeper from the server.
+                    figures.softirq_share = None;
+                }
+                figures
             }
         };
         let disturbed = watch.end();
         Ok(Sample { server: contestant.name.to_owned(), figures, load_average, disturbed })
+    }
+
+    /// Has the kernel repeat what a load has sent, as fast as the server can, until the time is over.
+    fn flood(&self, flood: Flood, arguments: &[&str], flows: u64, running: &Running) -> Result<Figures, String> {
+        let mut words = self.words(Transport::Udp, arguments, running);
+        words.extend(["--rate", "8000", "--seconds", "60", "--warm-up", "0"].map(str::to_owned));
+        let mut load = self.start_load(words)?;
+        let deadline = Instant::now() + BACKGROUND_PATIENCE;
+        while flood.learnt() < flows {
+            if load.0.try_wait().map_err(|error| error.to_string())?.is_some() {
+                return Err(format!("the load to learn from failed: {}", load.complaint()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("of {flows} flows only {} were seen", flood.learnt()));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        // What it has set up stays, since it is killed: by nobody's wish.
+        drop(load);
+        let awake = Awake::begin(self.network.server.cpu)?;
+        let profile = match self.options.profile {
+            true => Some(Profile::begin(self.network, self.scratch, running.pid(), self.options.seconds())?),
+            false => None,
+        };
+        let outcome = flood.run(self.network, self.options.warm_up(), self.options.seconds())?;
+        if let Some(profile) = profile {
+            println!("{}", profile.end()?);
+        }
+        let micros = awake.end(outcome.from, outcome.until)?;
+        let seconds = (outcome.until - outcome.from) as f64 / 1e9;
+        Ok(Figures {
+            value: micros / outcome.received as f64,
+            per_second: Some(outcome.received as f64 / seconds),
+            lost: Some(outcome.lost as f64),
+            // Whoever waits is not the limit.
+            generator_busy: Some(if micros / 1e6 / seconds < SATURATED_MIN { 1.0 } else { 0.0 }),
+            ..Figures::default()
+        })
     }
 
     /// Runs `hairpin bench` to its end; its report.

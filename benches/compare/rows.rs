@@ -1,6 +1,7 @@
 //! What is measured, and what it should be.
 
 use crate::contestants::Contestant;
+use crate::flood;
 
 /// One line of the tables.
 #[derive(Clone, Debug)]
@@ -46,6 +47,14 @@ pub enum What {
         /// The same for a load that only has to be there.
         background: &'static [&'static str],
     },
+    /// What a packet takes the server's core, with as many as it can relay. For who relays in the kernel, the kernel
+    /// repeats what the load has sent.
+    Flood {
+        /// Of `hairpin bench`, and its arguments.
+        arguments: &'static [&'static str],
+        /// Directions of all allocations.
+        flows: u64,
+    },
     /// What an allocation takes of the server's resident memory, by such a load.
     Memory {
         /// Of `hairpin bench`, and its arguments.
@@ -83,7 +92,7 @@ impl What {
     /// What figures are in.
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::Load { .. } => "µs",
+            Self::Load { .. } | Self::Flood { .. } => "µs",
             Self::Memory { .. } => "B",
             Self::Start => "ms",
         }
@@ -93,7 +102,11 @@ impl What {
 impl Row {
     /// Why it cannot be measured here, if it cannot.
     pub fn missing(&self, contestants: &[Contestant]) -> Option<String> {
-        contestants.is_empty().then(|| "none of the servers asked for is installed".to_owned())
+        if contestants.is_empty() {
+            return Some("none of the servers asked for is installed".to_owned());
+        }
+        let is_flood = matches!(self.what, What::Flood { .. });
+        (is_flood && !flood::is_built()).then(|| "built without clang".to_owned())
     }
 }
 
@@ -240,32 +253,52 @@ pub fn all() -> Vec<Row> {
         observing("observing-relay-40000", "the same at 40,000 packets a second", &["relay", "--rate", "40000"]),
         observing("observing-allocate", "authenticated Allocate, permission, channel, deletion", &["allocate"]),
     ]);
-    let kernel = |name, title, goal, arguments| Row { section: Section::Kernel, ..relay(name, title, goal, arguments) };
+    let kernel = |name, title, goal, what| Row {
+        section: Section::Kernel,
+        has_limit: true,
+        ..comparison(name, title, Goal::OfCoturn(goal), what)
+    };
     rows.extend([
         kernel(
             "kernel-160-2000",
             "relay ChannelData over UDP, 160 B, 2,000 allocations",
             0.14,
-            &["relay", "--allocations", "2000"],
+            What::Flood { arguments: &["relay", "--allocations", "2000"], flows: 4000 },
         ),
-        kernel("kernel-160-100", "the same, 100 allocations", 0.22, &["relay"]),
+        kernel("kernel-160-100", "the same, 100 allocations", 0.22, What::Flood { arguments: &["relay"], flows: 200 }),
         kernel(
             "kernel-1200-2000",
             "1,200 B, 2,000 allocations",
             0.14,
-            &["relay", "--allocations", "2000", "--payload", "1200"],
+            What::Flood { arguments: &["relay", "--allocations", "2000", "--payload", "1200"], flows: 4000 },
         ),
-        kernel("kernel-1200-100", "1,200 B, 100 allocations", 0.22, &["relay", "--payload", "1200"]),
-        kernel("kernel-40000", "160 B at 40,000 packets a second, 100 allocations", 0.5, &["relay", "--rate", "40000"]),
+        kernel(
+            "kernel-1200-100",
+            "1,200 B, 100 allocations",
+            0.22,
+            What::Flood { arguments: &["relay", "--payload", "1200"], flows: 200 },
+        ),
         Row {
             has_limit: false,
             ..kernel(
                 "kernel-relay-to-relay",
                 "relay to relay through the server, 160 B, 100 pairs",
                 0.12,
-                &["relay", "--relay-to-relay", "--allocations", "200"],
+                What::Flood { arguments: &["relay", "--relay-to-relay", "--allocations", "200"], flows: 200 },
             )
         },
+        kernel(
+            "kernel-40000",
+            "160 B at 40,000 packets a second, 100 allocations",
+            0.5,
+            load(&["relay", "--rate", "40000"]),
+        ),
+        kernel(
+            "kernel-100000",
+            "160 B at 100,000 packets a second, 2,000 allocations: coturn's limit",
+            0.5,
+            load(&["relay", "--rate", "100000", "--allocations", "2000"]),
+        ),
     ]);
     let beside = |background| What::Load { transport: Transport::Udp, arguments: &["allocate"], background };
     rows.extend([

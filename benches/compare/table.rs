@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::contestants::names::{
-    COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE, SCRAPED, WITHOUT_OFFLOAD, WITHOUT_RECORDER,
+    COTURN, FORWARDER, HAIRPIN, HAIRPIN_BEFORE, KERNEL_FORWARDER, SCRAPED, WITHOUT_OFFLOAD, WITHOUT_RECORDER,
 };
 use crate::results::{Document, Measured, Spread};
 use crate::rows::{Goal, Row, Section};
@@ -42,9 +42,12 @@ pub fn text(document: &Document) -> String {
             writeln!(out, "{:<22} before: {}; now by before: {}", "", with_unit(row, before), figures(ratio))
                 .expect("to a string");
         }
-        for (server, what) in
-            [(WITHOUT_RECORDER, "without recorder"), (SCRAPED, "scraped"), (WITHOUT_OFFLOAD, "not in the kernel")]
-        {
+        for (server, what) in [
+            (WITHOUT_RECORDER, "without recorder"),
+            (SCRAPED, "scraped"),
+            (WITHOUT_OFFLOAD, "not in the kernel"),
+            (KERNEL_FORWARDER, "bare forwarder in the kernel"),
+        ] {
             if let (Some(value), Some(ratio)) = (measured.value(server), measured.ratio(server, HAIRPIN)) {
                 writeln!(out, "{:<22} {what}: {}; by as it comes: {}", "", with_unit(row, value), figures(ratio))
                     .expect("to a string");
@@ -68,6 +71,7 @@ pub fn insert_all(text: &str, document: &Document) -> Result<String, String> {
     let text = insert(&text, "growth", &growth(document))?;
     let text = insert(&text, "observing", &observing(document))?;
     let text = insert(&text, "kernel", &kernel(document))?;
+    let text = insert(&text, "kernel-loads", &kernel_loads(document))?;
     insert(&text, "capacity", &capacity(document))
 }
 
@@ -210,25 +214,61 @@ fn observing(document: &Document) -> String {
     out
 }
 
-/// The kernel's part and the process's, beside coturn.
+/// The kernel's part and the process's, beside coturn and the kernel's limit.
 fn kernel(document: &Document) -> String {
     let mut out = String::from(
-        "| measure | coturn | Hairpin by itself | bare forwarder | Hairpin in the kernel | in the kernel to coturn | goal | |\n\
-         |---|---:|---:|---:|---:|---:|---:|---|\n",
+        "| measure | coturn | Hairpin by itself | Hairpin in the kernel | bare eBPF forwarder | in the kernel to coturn | goal | | to the bare forwarder |\n\
+         |---|---:|---:|---:|---:|---:|---:|---|---:|\n",
     );
     for (row, measured) in of_section(document, Section::Kernel) {
         let of = |server: &str| measured.value(server).map_or("–".to_owned(), |spread| with_unit(&row, spread));
         let ratio = measured.ratio(HAIRPIN, COTURN).map_or("–".to_owned(), |ratio| format!("**{}**", figures(ratio)));
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {ratio} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {ratio} | {} | {} | {} |",
             row.title,
             of(COTURN),
             of(WITHOUT_OFFLOAD),
-            of(FORWARDER),
             of(HAIRPIN),
+            of(KERNEL_FORWARDER),
             goal(&row),
-            verdict(document, &row, measured)
+            verdict(document, &row, measured),
+            measured.ratio(HAIRPIN, KERNEL_FORWARDER).map_or("–".to_owned(), figures),
+        )
+        .expect("to a string");
+    }
+    out
+}
+
+/// What arrived there, and how late.
+fn kernel_loads(document: &Document) -> String {
+    let mut out = String::from(
+        "| measure | coturn, packets a second | Hairpin by itself | Hairpin in the kernel | bare eBPF forwarder | in the kernel to coturn | coturn, latency p50 / p99 | Hairpin by itself | Hairpin in the kernel |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for (row, measured) in of_section(document, Section::Kernel) {
+        let median = |server: &str| measured.spread(server, |figures| figures.per_second).map(|rate| rate.median);
+        let rate = |server: &str| median(server).map_or("–".to_owned(), thousands);
+        let latency = |server: &str| {
+            let half = measured.spread(server, |figures| figures.median_latency);
+            let tail = measured.spread(server, |figures| figures.tail_latency);
+            half.zip(tail).map_or("–".to_owned(), |(half, tail)| {
+                format!("{} / {} µs", thousands(half.median), thousands(tail.median))
+            })
+        };
+        let times =
+            median(HAIRPIN).zip(median(COTURN)).map_or("–".to_owned(), |(one, other)| format!("{:.1}×", one / other));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {times} | {} | {} | {} |",
+            row.title,
+            rate(COTURN),
+            rate(WITHOUT_OFFLOAD),
+            rate(HAIRPIN),
+            rate(KERNEL_FORWARDER),
+            latency(COTURN),
+            latency(WITHOUT_OFFLOAD),
+            latency(HAIRPIN),
         )
         .expect("to a string");
     }

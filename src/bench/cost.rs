@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs;
 use std::time::Duration;
 
+use crate::net::clock;
+
 /// Units of /proc/stat and /proc/PID/stat: the kernel has reported in hundredths of a second on every Linux since 2.6.
 const TICKS_PER_SEC: u64 = 100;
 
@@ -28,6 +30,8 @@ pub struct Cost {
     pub softirq: Option<Duration>,
     /// Resident memory of the process at the end, in bytes.
     pub resident: u64,
+    /// CLOCK_MONOTONIC at both readings, in nanoseconds: for whoever measures beside it.
+    pub between: [u64; 2],
 }
 
 impl Cost {
@@ -53,12 +57,13 @@ pub(super) struct Reading {
     process: u64,
     core: Option<[u64; 2]>,
     pub(super) resident: u64,
+    at: u64,
 }
 
 impl Meter {
     pub(super) fn read(&self) -> Result<Reading, CostError> {
         let core = self.cpu.map(|cpu| self.core(cpu)).transpose()?;
-        Ok(Reading { process: self.process()?, core, resident: self.resident()? })
+        Ok(Reading { process: self.process()?, core, resident: self.resident()?, at: clock::monotonic().0 })
     }
 
     /// What was spent since `before`.
@@ -71,6 +76,7 @@ impl Meter {
             core: core.map(|(before, after)| spent(before[0], after[0])),
             softirq: core.map(|(before, after)| spent(before[1], after[1])),
             resident: after.resident,
+            between: [before.at, after.at],
         })
     }
 

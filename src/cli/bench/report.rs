@@ -22,6 +22,7 @@
 //! | `server.core_micros_per_unit` | everything its core did (`--server-cpu`), interrupts included: the figure to compare |
 //! | `server.softirq_share` | of the core's time, the part in interrupts |
 //! | `server.busy` | of the measured time, how much the core (else the process) was busy |
+//! | `server.between_nanos` | from when to when the server was watched, as CLOCK_MONOTONIC has it |
 //! | `server.resident_bytes` | resident memory of the process at the end |
 //! | `server.resident_bytes_before` | the same before anything was set up (`relay`, `idle`) |
 //! | `server.resident_bytes_per_allocation` | the difference for each allocation (`relay`, `idle`) |
@@ -101,6 +102,7 @@ pub(super) struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) softirq_share: Option<f64>,
     pub(super) busy: f64,
+    pub(super) between_nanos: [u64; 2],
     pub(super) resident_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) resident_bytes_before: Option<u64>,
@@ -312,6 +314,7 @@ impl Server {
             core_micros_per_unit: cost.core.map(per_unit),
             softirq_share: core.zip(cost.softirq).map(|(core, softirq)| softirq.as_secs_f64() / core.as_secs_f64()),
             busy: cost.total().as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+            between_nanos: cost.between,
             resident_bytes: cost.resident,
             resident_bytes_before: None,
             resident_bytes_per_allocation: None,
