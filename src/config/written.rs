@@ -473,6 +473,8 @@ section! {
         addresses: String = "full".into(),
         /// `full`, `short` or `hashed`.
         names: String = "short".into(),
+        /// Lines a second of each thread about clients without credentials.
+        stranger_lines: i64 = 50,
     }
 }
 
