@@ -107,6 +107,7 @@ impl Checker<'_> {
             count: threads,
             connections: self.connection_limits(&written.limits),
             privacy: self.privacy(&written.log),
+            stranger_lines_per_sec: self.count("log.stranger_lines", written.log.stranger_lines, 0..=100_000),
             recorder: self.recorder(&written.recorder),
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
             peer_connections,

@@ -50,6 +50,22 @@ pub enum KeyBackendKind {
     Http,
 }
 
+impl KeyBackendKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Sqlite, Self::Postgres, Self::Mysql, Self::Redis, Self::Http];
+
+    /// What metrics call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::Mysql => "mysql",
+            Self::Redis => "redis",
+            Self::Http => "http",
+        }
+    }
+}
+
 /// A piece of a query.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum QueryPart {

@@ -437,6 +437,8 @@ section! {
         webhook_timeout: String = "10s".into(),
         /// The URL of a Redis or Valkey server.
         redis: String = String::new(),
+        /// A file with the same.
+        redis_file: String = String::new(),
         /// The key of the stream.
         redis_stream: String = "hairpin:usage".into(),
         /// About how many entries it keeps; 0: all.
@@ -473,6 +475,8 @@ section! {
         addresses: String = "full".into(),
         /// `full`, `short` or `hashed`.
         names: String = "short".into(),
+        /// Lines a second of each thread about clients without credentials.
+        stranger_lines: i64 = 50,
     }
 }
 

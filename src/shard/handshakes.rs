@@ -27,7 +27,7 @@ use super::directory::{ConnectionRefusal, Directory};
 use super::dtls::{self, Arrival};
 use super::mailbox::{Command, Mailbox};
 use super::opening::{Failure, Opening, Progress};
-use super::privacy::{Privacy, Veil};
+use super::privacy::Veil;
 use super::record::Lines;
 use super::recorder::{Failures, StoryQuery, Told};
 use super::start::explain;
@@ -74,9 +74,11 @@ struct Failed {
 }
 
 impl Shared {
-    /// What may be shown of clients from now on.
-    pub(super) fn set_privacy(&self, privacy: Privacy) {
-        self.failed().veil.privacy = privacy;
+    /// What may be shown of clients, and how much, from now on.
+    pub(super) fn set_bounds(&self, bounds: &supervisor::Bounds) {
+        let mut failed = self.failed();
+        failed.veil.privacy = bounds.privacy;
+        failed.lines.limit(bounds.stranger_lines_per_sec);
     }
 
     /// Tells of a handshake that failed.
@@ -128,7 +130,7 @@ impl Shared {
         let failed = Failed {
             veil: Veil { privacy: bounds.privacy, key },
             stories: Failures::new(bounds.recorder.events, random_hashes()),
-            lines: Lines::default(),
+            lines: Lines::new(bounds.stranger_lines_per_sec),
         };
         Self {
             failed: Mutex::new(failed),

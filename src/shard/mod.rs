@@ -102,6 +102,8 @@ pub struct Settings {
     pub peer_connections: usize,
     /// What logs and stories show of clients.
     pub privacy: Privacy,
+    /// Log lines a second of each thread about clients that have shown no credentials.
+    pub stranger_lines_per_sec: usize,
     /// How much each shard remembers of what happened.
     pub recorder: RecorderSettings,
     /// Counted over all shards.
@@ -378,7 +380,7 @@ impl Shards {
                 mirrors: None,
                 counters: ShellCounters::default(),
                 recorder: Recorder::new(settings.recorder, supervisor::random_hashes()),
-                lines: Lines::default(),
+                lines: Lines::new(bounds.stranger_lines_per_sec),
                 earlier: turn::Counters::default(),
                 accountant: accountant.clone(),
             };
@@ -425,7 +427,7 @@ impl Shards {
         self.directory.set_realms(&settings.turn.realms);
         let bounds = Bounds::of(settings);
         if let Some(handshakes) = &self.handshakes {
-            handshakes.shared.set_privacy(settings.privacy);
+            handshakes.shared.set_bounds(&bounds);
         }
         self.command(|| Command::Configure { config: Arc::clone(&settings.turn), bounds });
     }

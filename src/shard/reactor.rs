@@ -360,8 +360,7 @@ impl<'h> Shard<'h> {
                 Command::Configure { config, bounds } => {
                     // Kept first: should the machine panic over it, the next one still gets it.
                     let revocation = Revocation::between(&self.home.config, &config);
-                    self.home.config = config.clone();
-                    self.home.bounds = bounds;
+                    self.home.set_bounds(config.clone(), bounds);
                     self.home.recorder.configure(bounds.recorder);
                     self.server.configure(config);
                     self.revoke(revocation);

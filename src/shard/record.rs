@@ -7,18 +7,26 @@ use tracing::{debug, info};
 use super::privacy::Veil;
 use crate::turn::{Event, Now};
 
-/// Lines a second of one shard about what anybody can bring about without being known.
-const STRANGER_LINES_PER_SEC: u32 = 50;
-
-/// Writes events, but not more than so many that strangers cause.
-#[derive(Debug, Default)]
+/// Writes events, but in a second not more than so many about what anybody can bring about without being known.
+#[derive(Debug)]
 pub(super) struct Lines {
+    strangers_per_sec: usize,
     since: Now,
-    written: u32,
+    written: usize,
     left_out: u64,
 }
 
 impl Lines {
+    /// So many about strangers.
+    pub(super) const fn new(strangers_per_sec: usize) -> Self {
+        Self { strangers_per_sec, since: Now(0), written: 0, left_out: 0 }
+    }
+
+    /// So many from now on.
+    pub(super) const fn limit(&mut self, strangers_per_sec: usize) {
+        self.strangers_per_sec = strangers_per_sec;
+    }
+
     /// Writes one line, if it is not one too many.
     pub(super) fn write(&mut self, now: Now, veil: &Veil, event: &Event) {
         if is_strangers(event) && tracing::enabled!(tracing::Level::DEBUG) && !self.has_room(now) {
@@ -33,9 +41,9 @@ impl Lines {
             if self.left_out > 0 {
                 debug!(event = "lines_left_out", count = self.left_out);
             }
-            *self = Self { since: now, written: 0, left_out: 0 };
+            *self = Self { since: now, ..Self::new(self.strangers_per_sec) };
         }
-        let has_room = self.written < STRANGER_LINES_PER_SEC;
+        let has_room = self.written < self.strangers_per_sec;
         if has_room {
             self.written += 1;
         } else {
@@ -294,13 +302,15 @@ mod tests {
         let veil = Veil { privacy: Privacy::default(), key: SessionKey::default() };
         let event = Event::Challenged { session: SessionId(1), path };
         let collected = Collected::default();
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(50);
         tracing::subscriber::with_default(collected.clone(), || {
             (0..1000).for_each(|step| lines.write(Now(2_000_000_000 + step), &veil, &event));
             lines.write(Now(3_100_000_000), &veil, &event);
+            lines.limit(0);
+            lines.write(Now(4_200_000_000), &veil, &event);
         });
         let collected = collected.0.lock().unwrap();
-        assert_eq!(collected.len(), STRANGER_LINES_PER_SEC as usize + 2);
+        assert_eq!(collected.len(), 50 + 2);
         assert!(collected.iter().any(|line| line.contains("lines_left_out") && line.contains("count=950")));
     }
 }

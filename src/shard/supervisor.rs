@@ -66,6 +66,7 @@ pub(super) struct Bounds {
     pub(super) idle_secs: u32,
     pub(super) peer_connections: usize,
     pub(super) privacy: Privacy,
+    pub(super) stranger_lines_per_sec: usize,
     pub(super) recorder: RecorderSettings,
 }
 
@@ -76,6 +77,12 @@ impl Home {
 
     pub(super) fn slot(&self) -> &Slot {
         &self.slots[usize::from(self.place.index)]
+    }
+
+    /// Takes new settings.
+    pub(super) fn set_bounds(&mut self, config: Arc<turn::Config>, bounds: Bounds) {
+        self.lines.limit(bounds.stranger_lines_per_sec);
+        (self.config, self.bounds) = (config, bounds);
     }
 
     /// What may be shown of clients.
@@ -99,7 +106,7 @@ impl Home {
     fn obey_without_server(&mut self) -> bool {
         while let Some(command) = self.mailbox().next_command() {
             match command {
-                Command::Configure { config, bounds } => (self.config, self.bounds) = (config, bounds),
+                Command::Configure { config, bounds } => self.set_bounds(config, bounds),
                 Command::Drain => self.is_draining = true,
                 Command::Undrain => self.is_draining = false,
                 Command::Offload(mirrors) => self.set_mirrors(mirrors),
@@ -129,6 +136,7 @@ impl Bounds {
             idle_secs: settings.connections.idle_secs,
             peer_connections: settings.peer_connections,
             privacy: settings.privacy,
+            stranger_lines_per_sec: settings.stranger_lines_per_sec,
             recorder: settings.recorder,
         }
     }

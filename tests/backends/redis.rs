@@ -13,6 +13,8 @@ struct Redis<'p> {
     program: std::path::PathBuf,
     address: SocketAddr,
     process: Option<Process>,
+    /// The server is told of its Unix socket.
+    is_unix: bool,
     known: Vec<(String, String)>,
 }
 
@@ -23,7 +25,7 @@ impl<'p> Redis<'p> {
             return None;
         };
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut redis = Self { place, program, address, process: None, known: Vec::new() };
+        let mut redis = Self { place, program, address, process: None, is_unix: false, known: Vec::new() };
         redis.start();
         Some(redis)
     }
@@ -47,7 +49,10 @@ impl<'p> Redis<'p> {
 
 impl BackEnd for Redis<'_> {
     fn settings(&self) -> String {
-        format!("url = \"redis://{}\"", self.address)
+        match self.is_unix {
+            true => format!("url = \"redis+unix://{}\"", self.place.path().join("redis.sock").display()),
+            false => format!("url = \"redis://{}\"", self.address),
+        }
     }
 
     fn add(&mut self, name: &str, password: &str) {
@@ -75,6 +80,7 @@ impl BackEnd for Redis<'_> {
         let port = self.address.port().to_string();
         let mut command = Command::new(&self.program);
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
+        command.args(["--unixsocket", "redis.sock"]);
         self.process = Some(Process::start(command.current_dir(self.place.path())));
         eventually("Redis answers", || self.command(&["PING"]).is_ok_and(|answer| answer == "+PONG\r\n"));
         for (name, password) in std::mem::take(&mut self.known) {
@@ -88,6 +94,15 @@ impl BackEnd for Redis<'_> {
 fn redis_tells_users_apart_dies_and_comes_back() {
     let place = Place::new();
     if let Some(mut redis) = Redis::new(&place) {
+        all_is_told_apart(&place, &mut redis);
+    }
+}
+
+#[test]
+fn redis_on_a_unix_socket_is_asked_in_the_same_way() {
+    let place = Place::new();
+    if let Some(mut redis) = Redis::new(&place) {
+        redis.is_unix = true;
         all_is_told_apart(&place, &mut redis);
     }
 }

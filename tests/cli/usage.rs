@@ -301,6 +301,29 @@ fn a_redis_stream_gets_all_of_it_across_restarts() {
 }
 
 #[test]
+fn a_redis_on_a_unix_socket_is_shown_a_password_from_a_file() {
+    const SECRET: &str = "password-of-redis";
+    let place = Place::new();
+    let Some(mut redis) = Redis::start(&place) else { return };
+    place.secret_file("url", &redis.unix_url("another-password"));
+    write_config(&place, "redis_file = \"url\"", "");
+    redis.require(SECRET);
+    let (mut server, udp, admin) = start(&place);
+    allocate(udp).release();
+    let failures = "hairpin_usage_delivery_failures_total{sink=\"redis\"}";
+    eventually("the password is wrong", || (metric(admin, failures) > 0).then_some(()));
+    assert_eq!(server.terminate_and_wait(), Some(0));
+    assert!(!server.log().contains("another-password"), "{}", server.log());
+    place.secret_file("url", &redis.unix_url(SECRET));
+    let (mut server, _, admin) = start(&place);
+    let delivered = "hairpin_usage_records_delivered_total{sink=\"redis\"}";
+    eventually("it has both", || (metric(admin, delivered) == 2).then_some(()));
+    assert_eq!(server.terminate_and_wait(), Some(0));
+    assert!(!server.log().contains(SECRET), "{}", server.log());
+    assert_eq!(redis.entries("hairpin:usage").len(), 2);
+}
+
+#[test]
 fn a_redis_over_tls_must_be_who_it_says() {
     let place = Place::new();
     let Some(redis) = Redis::start(&place) else { return };

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+/// The label that the buckets of histograms have.
+pub const OF_BUCKETS: &str = "le";
+
 /// The values of a label; without any, it may have all.
 pub type Labels = BTreeMap<String, BTreeSet<String>>;
 
@@ -14,7 +17,7 @@ pub type Metrics = BTreeMap<String, Metric>;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Metric {
-    /// `counter` or `gauge`.
+    /// `counter`, `gauge` or `histogram`.
     pub kind: String,
     pub labels: Labels,
 }
@@ -70,6 +73,13 @@ pub fn documented() -> Metrics {
     metrics
 }
 
+/// What a series belongs to: those of a histogram have names of their own.
+pub fn metric_of<'n>(metrics: &Metrics, series: &'n str) -> &'n str {
+    let is_histogram = |name: &&str| metrics.get(*name).is_some_and(|metric| metric.kind == "histogram");
+    let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| series.strip_suffix(end).filter(is_histogram));
+    name.unwrap_or(series)
+}
+
 /// A page of `/metrics`.
 pub fn exported(page: &str) -> Metrics {
     let mut metrics = Metrics::new();
@@ -78,8 +88,9 @@ pub fn exported(page: &str) -> Metrics {
             metrics.insert(name.to_owned(), Metric { kind: kind.to_owned(), ..Metric::default() });
         } else if !line.starts_with('#') && !line.is_empty() {
             for Selector { name, matchers } in selectors(line) {
+                let name = metric_of(&metrics, &name).to_owned();
                 let metric = metrics.get_mut(&name).unwrap_or_else(|| panic!("no type of {name}"));
-                for (label, value) in matchers {
+                for (label, value) in matchers.into_iter().filter(|(label, _)| label != OF_BUCKETS) {
                     metric.labels.entry(label).or_default().insert(value);
                 }
             }

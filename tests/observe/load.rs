@@ -23,6 +23,9 @@ connections_per_address = 64
 [[auth.users]]
 name = "alice"
 password = "s3cret"
+# Nobody is there: who is not known above gets 500.
+[auth.backend]
+url = "http://127.0.0.1:9/keys"
 [admin]
 listen = "127.0.0.1:0"
 "#;
@@ -71,13 +74,14 @@ impl Served {
         let udp = self.server.listening("udp");
         let (tcp, tls) = (self.server.listening("tcp"), self.server.listening("tls"));
         let tls_uri = format!("turns:localhost:{}", tls.port());
-        for (uri, password, code) in [
-            (format!("turn:{udp}"), "s3cret", 0),
-            (format!("turn:{tcp}?transport=tcp"), "s3cret", 0),
-            (tls_uri, "s3cret", 0),
-            (format!("turn:{udp}"), "wrong", 1),
+        for (uri, user, password, code) in [
+            (format!("turn:{udp}"), "alice", "s3cret", 0),
+            (format!("turn:{tcp}?transport=tcp"), "alice", "s3cret", 0),
+            (tls_uri, "alice", "s3cret", 0),
+            (format!("turn:{udp}"), "alice", "wrong", 1),
+            (format!("turn:{udp}"), "carol", "s3cret", 1),
         ] {
-            let run = self.place.run(&["probe", &uri, "--user", "alice", "--password", password, "--ca", "chain.pem"]);
+            let run = self.place.run(&["probe", &uri, "--user", user, "--password", password, "--ca", "chain.pem"]);
             assert_eq!(run.code, Some(code), "{uri}: {}{}", run.stdout, run.stderr);
         }
         let mut client = TurnClient::new(udp);

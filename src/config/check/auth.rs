@@ -183,7 +183,12 @@ impl Checker<'_> {
         let path = self.relative(path);
         if others_may_read(&path) {
             let text = format!("every user of this machine can read {}: chmod o= it.", path.display());
-            self.note(if key.starts_with("admin.") { "admin" } else { "auth.secret_files" }, text);
+            let place = match key.split('.').next() {
+                Some("admin") => "admin",
+                Some("usage") => "usage",
+                _ => "auth.secret_files",
+            };
+            self.note(place, text);
         }
         match read_short_file(&path) {
             Ok(bytes) => self.secret(key, bytes.trim_ascii_end(), others),

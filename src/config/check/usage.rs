@@ -131,12 +131,10 @@ impl Checker<'_> {
         if written.redis_stream.is_empty() {
             self.problem("usage.redis_stream", Mistake::new("a stream needs a key", "write \"hairpin:usage\""));
         }
-        if written.redis.is_empty() {
-            return None;
-        }
+        let url = self.url_or_file("usage.redis", &written.redis, &written.redis_file)?;
         // What it says may have a password in it, and is not repeated.
         #[cfg(feature = "redis")]
-        if redis::Client::open(written.redis.as_str()).is_err() {
+        if redis::Client::open(url.as_str()).is_err() {
             let fix = "write it like \"redis://127.0.0.1:6379/0\", \"rediss://:PASSWORD@example.org\" or \
                        \"redis+unix:///run/redis/redis.sock\"";
             self.problem("usage.redis", Mistake::new("this is not the URL of a Redis or Valkey server", fix));
@@ -147,7 +145,7 @@ impl Checker<'_> {
             Mistake::new("this hairpin was built without Redis", "build it with --features redis, or take a webhook"),
         );
         Some(UsageRedis {
-            url: written.redis.clone(),
+            url,
             stream: written.redis_stream.clone(),
             length_max: (length > 0).then_some(length),
             timeout: Duration::from_secs(timeout.into()),

@@ -14,7 +14,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{Counter, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, warn};
@@ -45,7 +45,7 @@ struct Shared {
     active: Mutex<Option<Arc<Active>>>,
     warned: Mutex<Option<Instant>>,
     answers: IntCounterVec,
-    seconds: Counter,
+    seconds: HistogramVec,
 }
 
 /// A back end, and how it is asked.
@@ -61,6 +61,8 @@ impl fmt::Debug for Keys {
     }
 }
 
+/// Upper bounds of the histogram, in seconds: from a cache on this machine to the longest `auth.backend.timeout`.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 /// How a question ended; a metric label each.
 const RESULTS: [&str; 4] = ["found", "not_found", "failed", "timeout"];
 
@@ -72,7 +74,9 @@ impl Keys {
         let answers = IntCounterVec::new(answers, &["result"]).expect("constants");
         RESULTS.iter().for_each(|result| drop(answers.with_label_values(&[result])));
         let help = "Time that questions to the back end have taken, answered or not.";
-        let seconds = Counter::new("hairpin_key_answer_seconds_total", help).expect("constants");
+        let seconds = HistogramOpts::new("hairpin_key_answer_seconds", help).buckets(SECONDS.into());
+        let seconds = HistogramVec::new(seconds, &["backend"]).expect("constants");
+        KeyBackendKind::ALL.iter().for_each(|kind| drop(seconds.with_label_values(&[kind.label()])));
         let shared = Shared { active: Mutex::new(None), warned: Mutex::new(None), answers, seconds };
         let (entrance, questions) = mpsc::channel(QUESTIONS_MAX);
         // What does not fit is dropped, which answers it.
@@ -143,7 +147,8 @@ impl Shared {
             }
         };
         self.answers.with_label_values(&[result]).inc();
-        self.seconds.inc_by(begun.elapsed().as_secs_f64());
+        let seconds = self.seconds.with_label_values(&[active.backend.kind.label()]);
+        seconds.observe(begun.elapsed().as_secs_f64());
         question.answer(answer);
     }
 

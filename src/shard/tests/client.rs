@@ -82,6 +82,7 @@ pub(super) fn settings(count: u16) -> Settings {
         relay_socket_buffer_bytes: 1 << 20,
         coalesce: Duration::ZERO,
         privacy: Privacy::default(),
+        stranger_lines_per_sec: 50,
         recorder: RecorderSettings { events: 1024, silence_secs: 1 },
         peer_connections: 1000,
         quotas: Quotas {

@@ -170,6 +170,7 @@ pub struct Redis {
     port: u16,
     tls_port: u16,
     directory: std::path::PathBuf,
+    password: Option<&'static str>,
 }
 
 impl Redis {
@@ -183,13 +184,15 @@ impl Redis {
         let (port, tls_port) = (free(), free());
         let directory = place.path().to_owned();
         make_certificate(place, "redis");
-        let mut redis = Self { child: Self::spawn(port, tls_port, &directory), port, tls_port, directory };
+        let mut redis =
+            Self { child: Self::spawn(port, tls_port, &directory), port, tls_port, directory, password: None };
         redis.wait();
         Some(redis)
     }
 
     fn spawn(port: u16, tls_port: u16, directory: &std::path::Path) -> Child {
         Command::new("redis-server")
+            .args(["--unixsocket", "redis.sock"])
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
             .args(["--tls-port", &tls_port.to_string(), "--tls-cert-file", "redis.pem", "--tls-key-file", "redis.key"])
             .args(["--tls-auth-clients", "no", "--tls-ca-cert-file", "redis.pem"])
@@ -213,6 +216,18 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Over a Unix socket, with a password.
+    pub fn unix_url(&self, password: &str) -> String {
+        format!("redis+unix://{}?pass={password}", self.directory.join("redis.sock").display())
+    }
+
+    /// Lets nobody in any more without a password.
+    pub fn require(&mut self, password: &'static str) {
+        let answer = self.ask(&["CONFIG", "SET", "requirepass", password]).unwrap_or_default();
+        assert!(answer.starts_with("+OK"), "{answer}");
+        self.password = Some(password);
     }
 
     /// Over TLS; the certificate lies in `redis.pem`.
@@ -241,7 +256,9 @@ impl Redis {
     fn ask(&self, command: &[&str]) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        for command in [command, &["QUIT"]] {
+        let authenticate = self.password.map(|password| ["AUTH", password]);
+        let commands = authenticate.iter().map(|words| &words[..]).chain([command, &["QUIT"]]);
+        for command in commands {
             let parts: String = command.iter().map(|part| format!("${}\r\n{part}\r\n", part.len())).collect();
             stream.write_all(format!("*{}\r\n{parts}", command.len()).as_bytes()).ok()?;
         }

@@ -12,13 +12,14 @@ use crate::turn::KeyLookUps;
 const SQL: &str = "SELECT password, key_md5, key_sha256 FROM turn_users WHERE realm = {realm} AND name = {name}";
 const REDIS_KEY: &str = "turn:user:{realm}:{name}";
 
-const SCHEMES: [(&str, KeyBackendKind, bool); 8] = [
+const SCHEMES: [(&str, KeyBackendKind, bool); 9] = [
     ("sqlite:", KeyBackendKind::Sqlite, cfg!(feature = "sqlite")),
     ("postgres:", KeyBackendKind::Postgres, cfg!(feature = "postgres")),
     ("postgresql:", KeyBackendKind::Postgres, cfg!(feature = "postgres")),
     ("mysql:", KeyBackendKind::Mysql, cfg!(feature = "mysql")),
     ("redis:", KeyBackendKind::Redis, cfg!(feature = "redis")),
     ("rediss:", KeyBackendKind::Redis, cfg!(feature = "redis")),
+    ("redis+unix:", KeyBackendKind::Redis, cfg!(feature = "redis")),
     ("http:", KeyBackendKind::Http, true),
     ("https:", KeyBackendKind::Http, true),
 ];
@@ -29,7 +30,7 @@ impl Checker<'_> {
         let backend = &written.backend;
         let timeout = self.duration("auth.backend.timeout", &backend.timeout, 1..=30);
         let concurrent = self.count("auth.backend.concurrent", backend.concurrent, 1..=1_024);
-        let url = self.backend_url(backend)?;
+        let url = self.url_or_file("auth.backend.url", &backend.url, &backend.url_file)?;
         let fix = "write sqlite:PATH, postgres://…, mysql://…, redis://… or https://…";
         let Some((scheme, kind, is_built)) = SCHEMES.into_iter().find(|(scheme, ..)| url.starts_with(scheme)) else {
             // There may be a password in it: not repeated.
@@ -62,22 +63,25 @@ impl Checker<'_> {
         Some(KeyBackend { kind, url, query, authorization, timeout, concurrent, saslprep })
     }
 
-    fn backend_url(&mut self, backend: &written::Backend) -> Option<String> {
-        match (backend.url.is_empty(), backend.url_file.is_empty()) {
+    /// A URL that may have a password in it, from the key of this name or from the file that the key `…_file` names;
+    /// `None` if there is neither.
+    pub(in crate::config) fn url_or_file(&mut self, key: &str, url: &str, file: &str) -> Option<String> {
+        let file_key = format!("{key}_file");
+        match (url.is_empty(), file.is_empty()) {
             (true, true) => None,
-            (false, true) => Some(backend.url.clone()),
+            (false, true) => Some(url.to_owned()),
             (true, false) => {
-                let secret = self.secret_file("auth.backend.url_file", &backend.url_file, &[])?;
+                let secret = self.secret_file(&file_key, file, &[])?;
                 let text = String::from_utf8(secret.0).ok();
                 if text.is_none() {
                     let mistake = Mistake::new("there is no URL in it", "write one line with the URL");
-                    self.problem("auth.backend.url_file", mistake);
+                    self.problem(&file_key, mistake);
                 }
                 text
             }
             (false, false) => {
-                let wrong = "there is a URL here and another one in auth.backend.url_file";
-                self.problem("auth.backend.url", Mistake::new(wrong, "keep one of the two"));
+                let wrong = format!("there is a URL here and another one in {file_key}");
+                self.problem(key, Mistake::new(wrong, "keep one of the two"));
                 None
             }
         }

@@ -11,6 +11,7 @@ fn a_back_end_is_known_by_its_url_and_its_secrets_are_not_shown() {
     assert!(sql.query.contains(&QueryPart::Realm) && sql.query.contains(&QueryPart::Name));
     assert!(!format!("{sql:?}").contains("s3cret"));
     assert_eq!(load("url = \"rediss://cache\"").kind, KeyBackendKind::Redis);
+    assert_eq!(load("url = \"redis+unix:///run/redis.sock\"").kind, KeyBackendKind::Redis);
     let web = load("url = \"https://app.example.org/keys\"\nauthorization = \"Bearer x\"");
     assert_eq!((web.kind, web.query.len()), (KeyBackendKind::Http, 0));
     let config = accept("[auth.backend]\nurl = \"sqlite:users.db\"");
