@@ -278,9 +278,22 @@ impl<'h> Shard<'h> {
 
     /// Gives each ready socket one turn. Who has more than one batch goes to the end of the queue, so that a flood at
     /// one socket costs the others one batch of waiting.
+    ///
+    /// Connections are written to before they are read: what leaves acknowledges what has come, and reading that needs no
+    /// segment of its own any more.
     fn serve_ready(&mut self) {
+        self.serve_those(|source| !matches!(source, Source::Connection { .. }));
+        self.write_connections();
+        self.serve_those(|source| matches!(source, Source::Connection { .. }));
+    }
+
+    fn serve_those(&mut self, is_meant: impl Fn(Source) -> bool) {
         for _ in 0..self.ready.len() {
             let source = self.ready.pop_front().expect("as many as were counted");
+            if !is_meant(source) {
+                self.ready.push_back(source);
+                continue;
+            }
             let has_more = match source {
                 Source::Mailbox => self.read_mailbox(),
                 Source::Listener(index) => match self.home.listeners.get(index).kind {
