@@ -1,9 +1,11 @@
-//! The limit: what moving datagrams between sockets costs when nothing is checked.
+//! The limit: what moving datagrams between sockets costs when nothing is checked; for clients on TCP see `streams.rs`.
 //!
 //! A client is told what it wants to hear: its first request is challenged, every other succeeds, and the peer of its
 //! channel is whoever it named. From then on four bytes come off on the way out and go on on the way back, with one
 //! look-up by the client's address and whole batches of datagrams in each system call. It has no lifetimes, permissions,
 //! credentials or limits, and belongs into no network but the one in `network.rs`.
+
+mod streams;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -20,6 +22,7 @@ use nix::sys::socket::{
     sockopt::{RcvBuf, SndBuf},
 };
 
+use self::streams::Streams;
 use crate::kernel_forwarder::{self, KernelForwarder};
 
 /// The last argument of this program, when the forwarder is to have the kernel do it.
@@ -58,6 +61,9 @@ struct Flow {
     header: [u8; HEADER_LEN],
 }
 
+/// Datagrams, with room for a header in front of each.
+type Arena = [[u8; HEADER_LEN + DATAGRAM_LEN_MAX]; BATCH];
+
 struct Forwarder {
     listener: UdpSocket,
     listen: SocketAddrV4,
@@ -68,8 +74,8 @@ struct Forwarder {
     by_client: HashMap<SocketAddrV4, usize, ahash::RandomState>,
     received: Box<MultiHeaders<SockaddrIn>>,
     sent: Box<MultiHeaders<SockaddrIn>>,
-    /// Datagrams, with room for a header in front of each.
-    arena: Box<[[u8; HEADER_LEN + DATAGRAM_LEN_MAX]; BATCH]>,
+    arena: Box<Arena>,
+    streams: Streams,
 }
 
 impl Forwarder {
@@ -77,6 +83,7 @@ impl Forwarder {
         let listener = socket(listen, LISTENER_BUFFER_BYTES)?;
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
+        let streams = Streams::new(listen, relays, poll.registry())?;
         Ok(Self {
             listener,
             listen,
@@ -88,6 +95,7 @@ impl Forwarder {
             received: Box::new(MultiHeaders::preallocate(BATCH, None)),
             sent: Box::new(MultiHeaders::preallocate(BATCH, None)),
             arena: vec![[0; HEADER_LEN + DATAGRAM_LEN_MAX]; BATCH].try_into().expect("as many as it has"),
+            streams,
         })
     }
 
@@ -98,8 +106,16 @@ impl Forwarder {
             for event in &events {
                 match event.token() {
                     LISTENER => while self.take_from_clients()? == BATCH {},
+                    streams::LISTENER => self.streams.accept(self.poll.registry())?,
+                    token if Streams::is_relay(token) => {
+                        self.streams.take_from_peers(token, &mut self.received, &mut self.arena);
+                    }
+                    token if Streams::is_connection(token) => {}
                     Token(flow) => while self.take_from_peers(flow) == BATCH {},
                 }
+            }
+            for event in events.iter().filter(|event| Streams::is_connection(event.token())) {
+                self.streams.take_from_client(event.token());
             }
         }
     }
@@ -142,8 +158,7 @@ impl Forwarder {
         let flow = &self.flows[flow];
         let heard = receive(&flow.socket, &mut self.received, &mut self.arena);
         for (at, (_, len)) in heard.iter().enumerate() {
-            self.arena[at][..2].copy_from_slice(&flow.header[..2]);
-            self.arena[at][2..HEADER_LEN].copy_from_slice(&(*len as u16).to_be_bytes());
+            flow.write_header(&mut self.arena[at], *len);
         }
         let arena = &self.arena;
         let data = heard.iter().enumerate().map(|(at, (_, len))| (flow.client, &arena[at][..HEADER_LEN + len]));
@@ -152,55 +167,92 @@ impl Forwarder {
     }
 
     fn answer(&mut self, client: SocketAddrV4, request: &[u8]) -> std::io::Result<()> {
-        let Some(request) = Message::parse(request).ok().filter(|message| message.class() == Class::Request) else {
+        let mut reply = [0; 512];
+        let len = reply_to(request, &mut reply, || {
+            let flow = self.flow_of(client)?;
+            Ok(&mut self.flows[flow])
+        })?;
+        let is_bound = Message::parse(request).is_ok_and(|message| message.method() == Method::ChannelBind);
+        if is_bound {
+            self.hand_to_kernel(client)?;
+        }
+        len.map_or(Ok(()), |len| self.listener.send_to(&reply[..len], client).map(drop))
+    }
+
+    /// Has the kernel forward for a client whose channel is bound, if it is to.
+    fn hand_to_kernel(&mut self, client: SocketAddrV4) -> std::io::Result<()> {
+        let flow = self.flow_of(client)?;
+        let Flow { relayed, peer, header, .. } = &self.flows[flow];
+        let (SocketAddr::V4(relay), Some(peer), Some(kernel)) = (*relayed, *peer, &mut self.kernel) else {
             return Ok(());
         };
-        let mut reply = [0; 512];
-        let is_challenge = request.method() == Method::Allocate && request.first(AttributeType::USERNAME).is_none();
-        let class = if is_challenge { Class::Error } else { Class::Success };
-        let mut writer = MessageWriter::new(&mut reply, request.method(), class, request.transaction_id());
-        if is_challenge {
-            writer.attribute(AttributeType::ERROR_CODE, &[0, 0, 4, 1]);
-            writer.attribute(AttributeType::REALM, b"bench");
-            writer.attribute(AttributeType::NONCE, b"nonce");
-        } else if request.method() == Method::Allocate {
-            let flow = self.flow_of(client)?;
-            writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, self.flows[flow].relayed);
-            writer.u32(AttributeType::LIFETIME, 3600);
-        } else if request.method() == Method::ChannelBind {
-            let channel = request.first(AttributeType::CHANNEL_NUMBER).and_then(|value| value.first_chunk::<2>());
-            let peer = request.first(AttributeType::XOR_PEER_ADDRESS);
-            let peer = peer.and_then(|value| read_xor_address(value, request.transaction_id()).ok());
-            if let (Some(channel), Some(SocketAddr::V4(peer))) = (channel, peer) {
-                let flow = self.flow_of(client)?;
-                self.flows[flow].peer = Some(peer.into());
-                self.flows[flow].header[..2].copy_from_slice(channel);
-                if let (Some(kernel), SocketAddr::V4(relay)) = (&mut self.kernel, self.flows[flow].relayed) {
-                    kernel.add(&kernel_forwarder::Flow {
-                        client,
-                        server: self.listen,
-                        relay,
-                        peer,
-                        channel: *channel,
-                    })?;
-                }
-            }
-        }
-        let len = writer.finish(Seal::None, false);
-        self.listener.send_to(&reply[..len], client).map(drop)
+        let peer = SocketAddrV4::new(peer.ip(), peer.port());
+        kernel.add(&kernel_forwarder::Flow {
+            client,
+            server: self.listen,
+            relay,
+            peer,
+            channel: [header[0], header[1]],
+        })
     }
 
     fn flow_of(&mut self, client: SocketAddrV4) -> std::io::Result<usize> {
         if let Some(flow) = self.by_client.get(&client) {
             return Ok(*flow);
         }
-        let socket = socket(SocketAddrV4::new(self.relays, 0), RELAY_BUFFER_BYTES)?;
-        let (relayed, token) = (socket.local_addr()?, self.flows.len());
-        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)?;
-        self.flows.push(Flow { socket, client: client.into(), relayed, peer: None, header: [0; HEADER_LEN] });
+        let (flow, token) = (Flow::open(client, self.relays)?, self.flows.len());
+        self.poll.registry().register(&mut SourceFd(&flow.socket.as_raw_fd()), Token(token), Interest::READABLE)?;
+        self.flows.push(flow);
         self.by_client.insert(client, token);
         Ok(token)
     }
+}
+
+impl Flow {
+    fn open(client: SocketAddrV4, relays: Ipv4Addr) -> std::io::Result<Self> {
+        let socket = socket(SocketAddrV4::new(relays, 0), RELAY_BUFFER_BYTES)?;
+        let relayed = socket.local_addr()?;
+        Ok(Self { socket, client: client.into(), relayed, peer: None, header: [0; HEADER_LEN] })
+    }
+
+    /// In front of so many bytes from the peer.
+    fn write_header(&self, message: &mut [u8], len: usize) {
+        message[..2].copy_from_slice(&self.header[..2]);
+        message[2..HEADER_LEN].copy_from_slice(&(len as u16).to_be_bytes());
+    }
+}
+
+/// Writes what a client wants to hear; how long that is. `flow` is the one of this client, which it may be the first to ask
+/// for.
+fn reply_to<'f>(
+    request: &[u8],
+    reply: &mut [u8],
+    flow: impl FnOnce() -> std::io::Result<&'f mut Flow>,
+) -> std::io::Result<Option<usize>> {
+    let Some(request) = Message::parse(request).ok().filter(|message| message.class() == Class::Request) else {
+        return Ok(None);
+    };
+    let is_challenge = request.method() == Method::Allocate && request.first(AttributeType::USERNAME).is_none();
+    let class = if is_challenge { Class::Error } else { Class::Success };
+    let mut writer = MessageWriter::new(reply, request.method(), class, request.transaction_id());
+    if is_challenge {
+        writer.attribute(AttributeType::ERROR_CODE, &[0, 0, 4, 1]);
+        writer.attribute(AttributeType::REALM, b"bench");
+        writer.attribute(AttributeType::NONCE, b"nonce");
+    } else if request.method() == Method::Allocate {
+        writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, flow()?.relayed);
+        writer.u32(AttributeType::LIFETIME, 3600);
+    } else if request.method() == Method::ChannelBind {
+        let channel = request.first(AttributeType::CHANNEL_NUMBER).and_then(|value| value.first_chunk::<2>());
+        let peer = request.first(AttributeType::XOR_PEER_ADDRESS);
+        let peer = peer.and_then(|value| read_xor_address(value, request.transaction_id()).ok());
+        if let (Some(channel), Some(SocketAddr::V4(peer))) = (channel, peer) {
+            let flow = flow()?;
+            flow.peer = Some(peer.into());
+            flow.header[..2].copy_from_slice(channel);
+        }
+    }
+    Ok(Some(writer.finish(Seal::None, false)))
 }
 
 fn socket(address: SocketAddrV4, buffer_bytes: usize) -> std::io::Result<UdpSocket> {
@@ -215,7 +267,7 @@ fn socket(address: SocketAddrV4, buffer_bytes: usize) -> std::io::Result<UdpSock
 fn receive(
     socket: &UdpSocket,
     headers: &mut MultiHeaders<SockaddrIn>,
-    arena: &mut [[u8; HEADER_LEN + DATAGRAM_LEN_MAX]; BATCH],
+    arena: &mut Arena,
 ) -> arrayvec::ArrayVec<(SocketAddrV4, usize), BATCH> {
     let mut slices = arena.each_mut().map(|slot| [IoSliceMut::new(&mut slot[HEADER_LEN..])]);
     let heard = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None);

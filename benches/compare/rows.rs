@@ -172,12 +172,15 @@ pub fn all() -> Vec<Row> {
             Goal::OfCoturn(0.35),
             load(&["relay", "--relay-to-relay", "--allocations", "200"]),
         ),
-        comparison(
-            "tcp-1200-10",
-            "relay for clients on TCP, 1,200 B, 10 clients",
-            Goal::OfCoturn(0.60),
-            load_over(Transport::Tcp, &["relay", "--allocations", "10", "--payload", "1200"]),
-        ),
+        Row {
+            has_limit: true,
+            ..comparison(
+                "tcp-1200-10",
+                "relay for clients on TCP, 1,200 B, 10 clients",
+                Goal::OfCoturn(0.60),
+                load_over(Transport::Tcp, &["relay", "--allocations", "10", "--payload", "1200"]),
+            )
+        },
         comparison(
             "tls-1200-10",
             "relay for clients on TLS, 1,200 B, 10 clients",

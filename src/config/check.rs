@@ -112,7 +112,8 @@ impl Checker<'_> {
             socket_buffer_bytes: self.socket_buffer("sockets.listen_buffer", &written.sockets.listen_buffer),
             peer_connections,
             relay_socket_buffer_bytes: self.socket_buffer("sockets.relay_buffer", &written.sockets.relay_buffer),
-            coalesce: self.coalesce(&written.sockets.coalesce),
+            coalesce: self.coalesce("sockets.coalesce", &written.sockets.coalesce),
+            coalesce_streams: self.coalesce("sockets.coalesce_streams", &written.sockets.coalesce_streams),
             quotas: self.quotas(&written.limits, allocations, peer_connections),
             turn: Arc::new(turn),
             tls,
@@ -166,8 +167,7 @@ impl Checker<'_> {
     }
 
     /// In seconds.
-    fn coalesce(&mut self, text: &str) -> Duration {
-        let key = "sockets.coalesce";
+    fn coalesce(&mut self, key: &str, text: &str) -> Duration {
         Duration::from_micros(self.amount(key, text, &(0..=2_000), values::duration_micros, values::show_micros))
     }
 

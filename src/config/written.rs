@@ -285,6 +285,8 @@ section! {
         relay_buffer: String = "512KiB".into(),
         /// How long a shard lets packets gather.
         coalesce: String = "0us".into(),
+        /// The same where it is busy with streams.
+        coalesce_streams: String = "250us".into(),
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Settings {
     pub relay_socket_buffer_bytes: usize,
     /// The shortest time from one round of a shard to the next: packets in between wait. Zero makes nobody wait.
     pub coalesce: Duration,
+    /// The same after a round that has relayed many packets to clients on TCP and TLS, if it is longer.
+    pub coalesce_streams: Duration,
     /// Connections between TCP relays and peers, over all shards: 508 beyond, and peers are turned away.
     pub peer_connections: usize,
     /// What logs and stories show of clients.

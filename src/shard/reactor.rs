@@ -31,6 +31,9 @@ const EVENTS_MAX: usize = 256;
 /// Bytes read from one connection at a time.
 const STREAM_READ_BYTES: usize = 64 * 1024;
 
+/// Packets for clients on connections in one round that show a busy thread: one that keeps up with few has fewer.
+const STREAMED_MIN: usize = 8;
+
 /// How old the published counters of a shard that never sleeps may become.
 const PUBLISH_NANOS: u64 = 100_000_000;
 
@@ -76,6 +79,8 @@ pub(super) struct Shard<'h> {
     published: Now,
     /// When this round and the one before began.
     rounds: [Now; 2],
+    /// Packets relayed to clients on connections in this round.
+    pub(super) streamed: usize,
 }
 
 /// Whether the loop goes on.
@@ -136,6 +141,7 @@ impl<'h> Shard<'h> {
             bind_warned: None,
             published: Now(0),
             rounds: [Now(0); 2],
+            streamed: 0,
         }
     }
 
@@ -177,13 +183,15 @@ impl<'h> Shard<'h> {
     /// Waits for events, but not longer than until the next thing to do by the clock.
     fn wait(&mut self, events: &mut Events, now: Now) {
         let timeout = self.time_left(now);
+        let bounds = &self.home.bounds;
+        let coalesce = coalesce_after(std::mem::take(&mut self.streamed), [bounds.coalesce, bounds.coalesce_streams]);
         let is_idle = timeout != Some(Duration::ZERO);
         if is_idle || now.0 - self.published.0 > PUBLISH_NANOS {
             self.published = now;
             self.publish();
         }
         if is_idle
-            && let Some(until) = gather_until(self.home.bounds.coalesce, self.rounds)
+            && let Some(until) = gather_until(coalesce, self.rounds)
             && now < until
         {
             clock::sleep_until(until);
@@ -278,9 +286,22 @@ impl<'h> Shard<'h> {
 
     /// Gives each ready socket one turn. Who has more than one batch goes to the end of the queue, so that a flood at
     /// one socket costs the others one batch of waiting.
+    ///
+    /// Connections are written to before they are read: what leaves acknowledges what has come, and reading that needs no
+    /// segment of its own any more.
     fn serve_ready(&mut self) {
+        self.serve_those(|source| !matches!(source, Source::Connection { .. }));
+        self.write_connections();
+        self.serve_those(|source| matches!(source, Source::Connection { .. }));
+    }
+
+    fn serve_those(&mut self, is_meant: impl Fn(Source) -> bool) {
         for _ in 0..self.ready.len() {
             let source = self.ready.pop_front().expect("as many as were counted");
+            if !is_meant(source) {
+                self.ready.push_back(source);
+                continue;
+            }
             let has_more = match source {
                 Source::Mailbox => self.read_mailbox(),
                 Source::Listener(index) => match self.home.listeners.get(index).kind {
@@ -407,6 +428,12 @@ impl<'h> Shard<'h> {
     }
 }
 
+/// How long packets gather after a round. Each write to a connection is a train of segments, which costs little more if it
+/// is longer: where a thread has many of them, packets wait for each other.
+fn coalesce_after(streamed: usize, [always, with_streams]: [Duration; 2]) -> Duration {
+    if streamed < STREAMED_MIN { always } else { always.max(with_streams) }
+}
+
 /// When the next round may begin, if it has to wait: rounds that are rare anyway wait for nothing.
 fn gather_until(coalesce: Duration, [before, last]: [Now; 2]) -> Option<Now> {
     let nanos = coalesce.as_nanos() as u64;
@@ -416,6 +443,20 @@ fn gather_until(coalesce: Duration, [before, last]: [Now; 2]) -> Option<Now> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_of_streams_gather_where_they_are_many() {
+        let (zero, some, long) = (Duration::ZERO, Duration::from_micros(250), Duration::from_micros(500));
+        for (coalesce, streamed, expected) in [
+            (zero, 0, zero),
+            (zero, STREAMED_MIN - 1, zero),
+            (zero, STREAMED_MIN, some),
+            (long, STREAMED_MIN - 1, long),
+            (long, STREAMED_MIN, long),
+        ] {
+            assert_eq!(coalesce_after(streamed, [coalesce, some]), expected, "{coalesce:?}, {streamed}");
+        }
+    }
 
     #[test]
     fn rounds_wait_where_they_are_frequent() {

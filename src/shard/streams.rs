@@ -319,6 +319,7 @@ impl Shard<'_> {
             self.home.counters.unsendable += 1;
             return;
         };
+        self.streamed += 1;
         let connection = self.connections.get_mut(index).expect("the index knows only open ones");
         let message = &self.home.batch.slot(slot)[bytes];
         let mut is_queued = connection.out.push_data(message);

@@ -62,6 +62,7 @@ pub(super) struct Home {
 pub(super) struct Bounds {
     pub(super) relay_socket_buffer_bytes: usize,
     pub(super) coalesce: Duration,
+    pub(super) coalesce_streams: Duration,
     pub(super) send_buffer_bytes: usize,
     pub(super) idle_secs: u32,
     pub(super) peer_connections: usize,
@@ -132,6 +133,7 @@ impl Bounds {
         Self {
             relay_socket_buffer_bytes: settings.relay_socket_buffer_bytes,
             coalesce: settings.coalesce,
+            coalesce_streams: settings.coalesce_streams,
             send_buffer_bytes: settings.connections.send_buffer_bytes,
             idle_secs: settings.connections.idle_secs,
             peer_connections: settings.peer_connections,

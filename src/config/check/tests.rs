@@ -71,6 +71,7 @@ const REFUSED: &[(&str, Complaint)] = &[
     ("[sockets]\nlisten_buffer = \"4MB\"", (2, "sockets.listen_buffer", "not a size", "KiB, MiB")),
     ("[sockets]\ncoalesce = \"1s\"", (2, "sockets.coalesce", "not a short duration", "us, ms")),
     ("[sockets]\ncoalesce = \"3ms\"", (2, "sockets.coalesce", "out of bounds", "\"0us\" to \"2ms\"")),
+    ("[sockets]\ncoalesce_streams = \"3ms\"", (2, "sockets.coalesce_streams", "out of bounds", "\"0us\" to \"2ms\"")),
     ("[allocations]\nlifetime_default = \"9m\"", (2, "allocations.lifetime_default", "out of bounds", "\"10m\" to")),
     ("[allocations]\nlifetime_default = \"2h\"", (1, "allocations.lifetime_max", "shorter", "\"2h\" or more")),
     ("[auth]\nnonce_lifetime = \"2h\"", (2, "auth.nonce_lifetime", "out of bounds", "\"1m\" to \"1h\"")),

@@ -81,6 +81,7 @@ pub(super) fn settings(count: u16) -> Settings {
         socket_buffer_bytes: 4 << 20,
         relay_socket_buffer_bytes: 1 << 20,
         coalesce: Duration::ZERO,
+        coalesce_streams: Duration::from_micros(250),
         privacy: Privacy::default(),
         stranger_lines_per_sec: 50,
         recorder: RecorderSettings { events: 1024, silence_secs: 1 },

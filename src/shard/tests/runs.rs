@@ -55,8 +55,23 @@ fn turn_8656_3_1_01_bursts_pass_whole_and_in_order() {
 fn packets_that_gather_are_late_and_not_lost() {
     let coalesce = Duration::from_millis(2);
     let shards = Shards::start(Settings { coalesce, ..settings(2) }).unwrap();
+    exchange_bursts(&shards);
+    shards.shut_down();
+}
+
+/// The same where only clients on connections wait, after bursts.
+#[test]
+fn packets_of_streams_that_gather_are_late_and_not_lost() {
+    let coalesce_streams = Duration::from_millis(2);
+    let shards = Shards::start(Settings { coalesce_streams, ..settings(1) }).unwrap();
+    (0..ROUNDS).for_each(|_| exchange_bursts(&shards));
+    shards.shut_down();
+}
+
+/// A client over each transport and a peer send each other a burst.
+fn exchange_bursts(shards: &Shards) {
     for &transport in TRANSPORTS {
-        let (peer, mut client) = (peer(), Client::of(&shards, transport));
+        let (peer, mut client) = (peer(), Client::of(shards, transport));
         let relayed = client.allocate();
         client.bind_channel(0x4000, peer.local_addr().unwrap());
         for place in 0..BURST {
@@ -68,7 +83,6 @@ fn packets_that_gather_are_late_and_not_lost() {
             assert_eq!(client.receive_data(0x4000), payload(1, place));
         }
     }
-    shards.shut_down();
 }
 
 /// From relay to relay in one shard a burst stays a burst: it is never sent to the kernel in between, and leaves whole.
