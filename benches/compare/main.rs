@@ -10,6 +10,7 @@
 //!
 //! `make bench`, or `make bench ARGUMENTS="--only relay --rounds 3"`; `--help` lists the rest. Lives here:
 //! `network.rs` (namespaces, links, which core does what), `contestants.rs` (the servers), `forwarder.rs` (the limit),
+//! `kernel_forwarder.rs` (the limit in the kernel), `flood.rs` (a load in the kernel), `awake.rs` (what interrupts take),
 //! `rows.rs` (what is measured, and the goals), `round.rs` (one measurement), `disturbance.rs` (what else the machine
 //! did), `profile.rs` (where the time goes), `scraper.rs` (who asks for metrics meanwhile), `soak.rs` (a long run, another command), `results.rs` (medians, ratios), `table.rs` (what is printed), `machine.rs` (what it was measured on).
 //!
