@@ -106,7 +106,7 @@ fn broken<T>(error: std::io::Error) -> Step<T> {
 }
 
 /// Packets of a flood.
-fn flood_len() -> u64 {
+pub fn flood_len() -> u64 {
     std::env::var("FLOOD").ok().and_then(|words| words.parse().ok()).unwrap_or(200_000)
 }
 

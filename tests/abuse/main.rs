@@ -7,9 +7,9 @@
 //! Floods are as long as FLOOD says in packets, 200,000 without it; the ten million that the requirement speaks of take
 //! a minute or two: `FLOOD=10000000 cargo test --test abuse -- s05`.
 //!
-//! `world.rs` makes the namespaces and servers; `peers.rs`, `floods.rs`, `sessions.rs`, `streams.rs`
-//! and `offload.rs` have the attacks. The server relays in the kernel where it can; `OFFLOAD=off` has it do without.
-//! The client is that of tests/conformance, which shares no line with the server.
+//! `world.rs` makes the namespaces and servers; `peers.rs`, `floods.rs`, `sessions.rs`, `streams.rs`,
+//! `offload.rs` and `under_fire.rs` have the attacks. The server relays in the kernel where it can; `OFFLOAD=off` has it
+//! do without. The client is that of tests/conformance, which shares no line with the server.
 
 #[expect(dead_code, reason = "the other suite needs more of it")]
 #[path = "../conformance/bench.rs"]
@@ -42,6 +42,7 @@ mod offload;
 mod peers;
 mod sessions;
 mod streams;
+mod under_fire;
 mod world;
 
 use std::process::ExitCode;
@@ -63,7 +64,9 @@ fn main() -> ExitCode {
     }
     // Those of the test runner, like --nocapture, mean nothing here.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let attacks = [peers::ATTACKS, floods::ATTACKS, sessions::ATTACKS, streams::ATTACKS, offload::ATTACKS].concat();
+    let attacks =
+        [peers::ATTACKS, floods::ATTACKS, sessions::ATTACKS, streams::ATTACKS, offload::ATTACKS, under_fire::ATTACKS]
+            .concat();
     let chosen: Vec<Attack> = attacks
         .into_iter()
         .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| name.starts_with(word.as_str())))

@@ -27,20 +27,20 @@ pub const ATTACKS: &[Attack] = &[
     ("o06_what_is_kept_goes_on_without_the_server", kept),
 ];
 
-const CHANNEL: u16 = 0x4001;
+pub const CHANNEL: u16 = 0x4001;
 const ON: &str = "[offload]\nmode = \"auto\"\n";
 const IN_DRIVER: &str = "[offload]\nmode = \"xdp\"\n";
 const OFF: &str = "[offload]\nmode = \"off\"\n";
 
 /// A client with a channel, the relayed address, and its peer.
-struct Call {
-    client: Client,
-    relayed: SocketAddr,
-    peer: UdpSocket,
+pub struct Call {
+    pub client: Client,
+    pub relayed: SocketAddr,
+    pub peer: UdpSocket,
 }
 
 /// A server that relays in the kernel, or a reason why there is none.
-fn start() -> Step<Server> {
+pub fn start() -> Step<Server> {
     start_with(ON)
 }
 
@@ -66,7 +66,7 @@ fn start_with(offload: &str) -> Step<Server> {
     Ok(server)
 }
 
-fn call(server: &Server) -> Step<Call> {
+pub fn call(server: &Server) -> Step<Call> {
     let mut client = server.client(Transport::Udp)?;
     let relayed = client.allocate()?;
     let peer = UdpSocket::bind((world::PEER, 0)).expect("an address of ours");
@@ -91,7 +91,7 @@ impl Call {
     }
 
     /// To the peer and back.
-    fn exchange(&mut self, number: usize) -> Step<()> {
+    pub fn exchange(&mut self, number: usize) -> Step<()> {
         let data = format!("packet {number} of a call, as long as those with sound often are");
         self.client.send_on_channel(CHANNEL, data.as_bytes())?;
         let mut buffer = [0; 2048];
@@ -387,7 +387,7 @@ fn described(arrival: &Arrival) -> String {
 }
 
 /// What was relayed and what was dropped, by reason.
-fn counts(server: &Server) -> Step<BTreeMap<String, u64>> {
+pub fn counts(server: &Server) -> Step<BTreeMap<String, u64>> {
     let text = server.http(&format!("GET /metrics HTTP/1.1\r\nhost: {}\r\n\r\n", server.admin))?;
     let wanted = ["hairpin_relayed_packets_total{", "hairpin_dropped_packets_total{"];
     let lines = text.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
