@@ -57,7 +57,7 @@ fn flooded() -> Step<String> {
     Ok(format!("{strange} packets of strangers dropped, {relayed} relayed, {in_kernel} of them in the kernel"))
 }
 
-/// The name is taken out of the file while data goes both ways.
+/// The name is taken out of the file in mid-call.
 fn revoked() -> Step<String> {
     const TIMES: u64 = 50;
     let server = start()?;
