@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::syscall;
 
 /// What packets of a flow look like (`struct key`). Addresses are padded with zeros, everything is in network order.
+/// Of Send indications the peer has a part in `local` and `local_port`, by exclusive or.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Key {
@@ -21,7 +22,7 @@ pub(super) struct Key {
     local_port: [u8; 2],
     channel: [u8; 2],
     family: u8,
-    zero: u8,
+    has_peer: u8,
 }
 
 impl Key {
@@ -35,8 +36,16 @@ impl Key {
             local_port: local.port().to_be_bytes(),
             channel: channel.to_be_bytes(),
             family,
-            zero: 0,
+            has_peer: 0,
         })
+    }
+
+    /// Of Send indications with this peer, where it was that of packets without a channel.
+    pub(super) fn with_peer(mut self, peer: SocketAddr) -> Self {
+        let parts = self.local.iter_mut().zip(bytes(peer.ip()));
+        let ports = self.local_port.iter_mut().zip(peer.port().to_be_bytes());
+        parts.chain(ports).for_each(|(local, peer)| *local ^= peer);
+        Self { has_peer: 1, ..self }
     }
 }
 
@@ -48,6 +57,28 @@ pub(super) enum Framing {
     Plain = 0,
     /// ChannelData.
     ChannelData = 1,
+    /// Send and Data indications.
+    Indication = 2,
+}
+
+impl Framing {
+    /// Bytes in front of the data, where the peer's address is of this one's family.
+    const fn len(self, told: SocketAddr) -> u8 {
+        match (self, told) {
+            (Self::Plain, _) => 0,
+            (Self::ChannelData, _) => 4,
+            (Self::Indication, SocketAddr::V4(_)) => 20 + 12 + 4,
+            (Self::Indication, SocketAddr::V6(_)) => 20 + 24 + 4,
+        }
+    }
+
+    /// What lengths of data are rounded up to, less one.
+    const fn round(self) -> u8 {
+        match self {
+            Self::Plain | Self::ChannelData => 0,
+            Self::Indication => 3,
+        }
+    }
 }
 
 /// What packets become: the part of `struct flow` behind `until` that the program only reads.
@@ -65,12 +96,19 @@ pub(super) struct Change {
     to_relay: u8,
     sum: [u8; 2],
     label: [u8; 4],
-    zeros: [u8; 32],
+    told: [u8; 16],
+    told_port: [u8; 2],
+    from_len: u8,
+    to_len: u8,
+    from_round: u8,
+    to_round: u8,
+    zeros: [u8; 10],
 }
 
 impl Change {
     /// What packets of this key become: framing that comes in and goes out, addresses, channel going out (0: none), the
-    /// label of IPv6 packets (20 bits). `None` if the addresses are of two families.
+    /// label of IPv6 packets (20 bits); and, to the peer, its address as the client names it, to the client, the relayed
+    /// address as clients are told it. `None` if the addresses are of two families.
     pub(super) fn new(
         key: &Key,
         framing: [Framing; 2],
@@ -78,6 +116,7 @@ impl Change {
         destination: SocketAddr,
         channel: u16,
         label: u32,
+        told: SocketAddr,
     ) -> Option<Self> {
         let family = family(source.ip());
         let change = Self {
@@ -92,7 +131,13 @@ impl Change {
             to_relay: 0,
             sum: [0; 2],
             label: (6 << 28 | label & 0xF_FFFF).to_be_bytes(),
-            zeros: [0; 32],
+            told: bytes(told.ip()),
+            told_port: told.port().to_be_bytes(),
+            from_len: framing[0].len(told),
+            to_len: framing[1].len(told),
+            from_round: framing[0].round(),
+            to_round: framing[1].round(),
+            zeros: [0; 10],
         };
         let old = Sum::default().with(&key.remote).with(&key.local).with(&key.remote_port).with(&key.local_port);
         let old = old.with(&key.channel).0;

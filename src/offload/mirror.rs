@@ -81,7 +81,8 @@ impl Mirror {
 
     /// What packets of both directions look like, and what they become.
     fn changes(&self, flow: &Flow) -> Option<[(Key, Change); 2]> {
-        let channel = flow.channel?.get();
+        let channel = flow.channel.map_or(0, |number| number.get());
+        let framing = if channel == 0 { Framing::Indication } else { Framing::ChannelData };
         let Flow { path, relay, relayed, peer, peer_relay, .. } = *flow;
         let addresses = [path.client, path.server, relay, peer];
         let served = addresses.into_iter().chain(peer_relay).all(|address| self.abilities.serves(address));
@@ -90,16 +91,17 @@ impl Mirror {
         }
         let label = if self.abilities.labels { self.labels.hash_one((relay, peer)) as u32 } else { 0 };
         let key = Key::new(path.client, path.server, channel)?;
-        let framing = [Framing::ChannelData, Framing::Plain];
+        let out = [framing, Framing::Plain];
         let change = match peer_relay {
-            None => Change::new(&key, framing, relay, peer, 0, label)?,
-            Some(other) => Change::new(&key, framing, relayed, other, 0, label)?.to_relay(),
+            None => Change::new(&key, out, relay, peer, 0, label, peer)?,
+            Some(other) => Change::new(&key, out, relayed, other, 0, label, peer)?.to_relay(),
         };
+        let key = if channel == 0 { key.with_peer(peer) } else { key };
         let to_peer = (key, change);
         let key = Key::new(peer, relay, 0)?;
         let label = if self.abilities.labels { self.labels.hash_one((path.server, path.client)) as u32 } else { 0 };
-        let framing = [Framing::Plain, Framing::ChannelData];
-        let change = Change::new(&key, framing, path.server, path.client, channel, label)?;
+        let back = [Framing::Plain, framing];
+        let change = Change::new(&key, back, path.server, path.client, channel, label, relayed)?;
         Some([to_peer, (key, change)])
     }
 

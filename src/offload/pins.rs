@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -25,6 +27,12 @@ pub(super) const TCX: &str = "tcx";
 pub(super) const XDP: &str = "xdp";
 /// The maps that an attached program works with. File names of a BPF file system must not have dots.
 pub(super) const MAPS: [&str; 6] = ["flows", "places", "counts", "cards", "exits", "tried"];
+
+/// How often a lock is asked for. A program that this process is just starting holds what is open here as well, until it
+/// has become that program; so does a process that is about to end.
+const LOCK_TRIES: u32 = 50;
+/// Between two of these.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Ours of these, for as long as the process lives.
 #[derive(Debug)]
@@ -146,7 +154,14 @@ fn lock(directory: &Path) -> Result<File, String> {
         ));
     }
     let file = File::open(directory).map_err(|error| format!("{name}: {error}"))?;
-    match file.try_lock() {
+    let mut tries = (1..LOCK_TRIES).map(|_| {
+        let tried = file.try_lock();
+        if tried.is_err() {
+            thread::sleep(LOCK_PAUSE);
+        }
+        tried
+    });
+    match tries.find(Result::is_ok).unwrap_or_else(|| file.try_lock()) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(format!("{name} is in use by another process; each has one of its own")),
         Err(TryLockError::Error(error)) => Err(format!("{name}: {error}")),

@@ -25,6 +25,7 @@ pub const ATTACKS: &[Attack] = &[
     ("o04_calls_pass_through_the_driver", calls_in_driver),
     ("o05_the_driver_forwards_what_the_server_would", hostile_in_driver),
     ("o06_what_is_kept_goes_on_without_the_server", kept),
+    ("o09_indications_pass_through_the_kernel", calls_without_channel),
 ];
 
 pub const CHANNEL: u16 = 0x4001;
@@ -32,8 +33,9 @@ const ON: &str = "[offload]\nmode = \"auto\"\n";
 const IN_DRIVER: &str = "[offload]\nmode = \"xdp\"\n";
 const OFF: &str = "[offload]\nmode = \"off\"\n";
 
-/// A client with a channel, the relayed address, and its peer.
+/// A client, the relayed address, and its peer.
 pub struct Call {
+    has_channel: bool,
     pub client: Client,
     pub relayed: SocketAddr,
     pub peer: UdpSocket,
@@ -67,12 +69,19 @@ fn start_with(offload: &str) -> Step<Server> {
 }
 
 pub fn call(server: &Server) -> Step<Call> {
+    let mut call = call_without_channel(server)?;
+    call.client.bind_channel(CHANNEL, call.peer.local_addr().expect("it is bound"))?;
+    Ok(Call { has_channel: true, ..call })
+}
+
+/// As browsers do it that know no channels.
+fn call_without_channel(server: &Server) -> Step<Call> {
     let mut client = server.client(Transport::Udp)?;
     let relayed = client.allocate()?;
     let peer = UdpSocket::bind((world::PEER, 0)).expect("an address of ours");
     peer.set_read_timeout(Some(PATIENCE)).expect("as always");
-    client.bind_channel(CHANNEL, peer.local_addr().expect("it is bound"))?;
-    Ok(Call { client, relayed, peer })
+    client.permit(peer.local_addr().expect("it is bound"))?;
+    Ok(Call { has_channel: false, client, relayed, peer })
 }
 
 impl Call {
@@ -93,7 +102,11 @@ impl Call {
     /// To the peer and back.
     pub fn exchange(&mut self, number: usize) -> Step<()> {
         let data = format!("packet {number} of a call, as long as those with sound often are");
-        self.client.send_on_channel(CHANNEL, data.as_bytes())?;
+        let data = &data[..data.len() - number % 4];
+        match self.has_channel {
+            true => self.client.send_on_channel(CHANNEL, data.as_bytes())?,
+            false => self.client.send(self.peer.local_addr().expect("it is bound"), data.as_bytes())?,
+        }
         let mut buffer = [0; 2048];
         match self.peer.recv_from(&mut buffer) {
             Ok((len, from)) => {
@@ -103,23 +116,30 @@ impl Call {
             Err(error) => return failed(format!("packet {number} did not reach the peer: {error}")),
         }
         self.peer.send_to(data.as_bytes(), self.relayed).expect("it is near");
-        self.client.expect_channel_data(CHANNEL, data.as_bytes())?;
+        match self.has_channel {
+            true => _ = self.client.expect_channel_data(CHANNEL, data.as_bytes())?,
+            false => _ = self.client.expect_data(data.as_bytes())?,
+        }
         Ok(())
     }
 }
 
 fn calls() -> Step<String> {
-    calls_at(&start()?)
+    calls_at(&start()?, call)
+}
+
+fn calls_without_channel() -> Step<String> {
+    calls_at(&start()?, call_without_channel)
 }
 
 fn calls_in_driver() -> Step<String> {
     let server = start_in_driver()?;
     let ways = server.http(&format!("GET /metrics HTTP/1.1\r\nhost: {}\r\n\r\n", server.admin))?;
     ensure!(ways.contains("way=\"xdp\"} 1"), "the metrics do not say so:\n{ways}");
-    calls_at(&server)
+    calls_at(&server, call)
 }
 
-fn calls_at(server: &Server) -> Step<String> {
+fn calls_at(server: &Server, call: fn(&Server) -> Step<Call>) -> Step<String> {
     const COUNT: usize = 200;
     let mut call = call(server)?;
     for number in 0..COUNT {

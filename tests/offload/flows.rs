@@ -6,16 +6,24 @@ use std::time::{Duration, Instant};
 use hairpin::offload::{Kernel, Outcome, PassedUp};
 use hairpin::turn::{Direction, Flow, Now, Passed};
 
-use crate::client::channel_data;
+use crate::client::{self, channel_data};
 use crate::frame::Frame;
 use crate::lab::{self, CLIENTS_MAC, GATEWAY_MAC, INTERFACES, OWN_MAC};
 use crate::scene::{PEERS, Scene};
+use crate::world::send_indication;
+
+/// What the client sends for its peer: ChannelData or a Send indication.
+pub fn framed(flow: &Flow, data: &[u8]) -> Vec<u8> {
+    match flow.channel {
+        Some(number) => channel_data(number.get(), data),
+        None => send_indication(&flow.peer.to_string(), vec![client::data(data)]),
+    }
+}
 
 /// What the client sends for its peer, or the peer to the relay.
 pub fn frame(flow: &Flow, direction: Direction, data: &[u8]) -> Frame {
-    let number = flow.channel.unwrap().get();
     let (from_mac, source, destination, payload) = match direction {
-        Direction::ToPeer => (CLIENTS_MAC, flow.path.client, flow.path.server, channel_data(number, data)),
+        Direction::ToPeer => (CLIENTS_MAC, flow.path.client, flow.path.server, framed(flow, data)),
         Direction::ToClient => (GATEWAY_MAC, flow.peer, flow.relay, data.to_vec()),
     };
     let to_mac = OWN_MAC[direction as usize];
@@ -136,6 +144,29 @@ fn what_leads_nowhere_is_left_to_the_sockets() {
     });
 }
 
+/// A reload may have two relays swap the addresses that they are bound to. Then what is bound to the address where the
+/// peer was is another relay, and no data meant for the one must come to the other.
+#[test]
+fn data_for_another_relay_reaches_none_but_that_one() {
+    lab::in_namespace(|| {
+        let mut scene = Scene::new(64);
+        let [one, two] = [0, 2].map(|number| scene.parties[number].relayed);
+        let (there, back) = (scene.bind(0, two), scene.permit(2, one));
+        let (there, back) = (scene.flows[there].0, scene.flows[back]);
+        let sends = |scene: &Scene| outcome(&scene.kernel, &there, Direction::ToPeer, &[0x80; 20]);
+        assert_eq!(sends(&scene), Outcome::Relayed);
+        let swapped = Flow { relayed: scene.parties[4].relayed, ..back.0 };
+        scene.mirror.unmirror(back.1);
+        let until = scene.world.clock.now.plus_secs(3600);
+        let id = scene.mirror.mirror(&swapped, until).expect("the kernel can do it");
+        assert_eq!(sends(&scene), Outcome::PassedUp);
+        assert_eq!(scene.kernel.counters().passed_up(PassedUp::OtherRelay), 1);
+        scene.mirror.unmirror(id);
+        scene.mirror.mirror(&back.0, until).expect("the kernel can do it");
+        assert_eq!(sends(&scene), Outcome::Relayed);
+    });
+}
+
 /// The same first bytes in the same turns as `turn/hints.rs` looks at them.
 #[test]
 fn data_is_looked_at_as_the_machine_looks_at_it() {
@@ -194,7 +225,6 @@ fn flows_that_no_route_can_serve_are_not_mirrored() {
         scene.mirror.unmirror(id);
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         for flow in [
-            Flow { channel: None, ..flow },
             Flow { peer: address("[2001:db8::1]:1"), ..flow },
             Flow { peer: address("224.0.0.1:1"), ..flow },
             Flow { relay: address("0.0.0.0:50000"), ..flow },
@@ -216,9 +246,12 @@ fn nanoseconds_for_a_packet() {
             let peer = scene.parties[other].relayed;
             scene.bind(one, peer);
         }
+        scene.permit(4, PEERS[0].parse().unwrap());
+        scene.permit(6, PEERS[0].parse().unwrap());
         let measure = |name: &str, number: usize, direction: Direction, is_known: bool| {
             let (flow, _, _) = scene.flows[number];
-            let mut frame = frame(&flow, direction, &[0x80; 160]);
+            // The last one's data is no multiple of four long.
+            let mut frame = frame(&flow, direction, &[0x80; 161][..160 + number / 4]);
             if !is_known {
                 frame.source.set_port(9);
             }
@@ -233,6 +266,10 @@ fn nanoseconds_for_a_packet() {
             }
         };
         measure("to the peer", 0, Direction::ToPeer, true);
+        for (indications, what) in [(3, "indications"), (4, "indications with padding")] {
+            measure(&format!("to the peer, {what}"), indications, Direction::ToPeer, true);
+            measure(&format!("to the client, {what}"), indications, Direction::ToClient, true);
+        }
         measure("to the client", 0, Direction::ToClient, true);
         measure("from relay to relay", 1, Direction::ToPeer, true);
         measure("not ours", 0, Direction::ToPeer, false);

@@ -11,6 +11,7 @@ mod frame;
 mod lab;
 mod pins;
 mod scene;
+mod table;
 mod vectors;
 mod wire;
 #[path = "../rfc/world.rs"]

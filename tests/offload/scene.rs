@@ -5,18 +5,22 @@ use std::net::SocketAddr;
 
 use hairpin::offload::{Kernel, Mode, Settings, Way};
 use hairpin::stun::{AttributeType, ChannelNumber};
-use hairpin::turn::{Event, FiveTuple, Flow, FlowId, Offload, PeerPolicy, RelayId, Transport};
+use hairpin::turn::{FiveTuple, Flow, FlowId, Offload, PeerPolicy, RelayId, Transport};
 
 use crate::client::Client;
 use crate::lab::{self, INTERFACES};
 use crate::world::{World, config, signed_with_peers};
 
 /// Where clients are, and what they talk to.
-pub const CLIENTS: [[&str; 2]; 4] = [
+pub const CLIENTS: [[&str; 2]; 8] = [
     ["192.0.2.10:40000", "192.0.2.1:3478"],
     ["192.0.2.11:40001", "192.0.2.1:3478"],
     ["[2001:db8:2::10]:40002", "[2001:db8:2::1]:3478"],
     ["[2001:db8:2::11]:40003", "[2001:db8:2::1]:3478"],
+    ["192.0.2.10:40004", "192.0.2.1:3478"],
+    ["192.0.2.11:40005", "192.0.2.1:3478"],
+    ["[2001:db8:2::10]:40006", "[2001:db8:2::1]:3478"],
+    ["[2001:db8:2::11]:40007", "[2001:db8:2::1]:3478"],
 ];
 /// Peers of both families.
 pub const PEERS: [&str; 2] = ["198.51.100.7:7000", "[2001:db8:1::7]:7001"];
@@ -48,8 +52,8 @@ pub fn settings(flows: u32) -> Settings {
 }
 
 impl Scene {
-    /// Four clients, two of each family, of which the first and third have relayed addresses of IPv4, the others of IPv6;
-    /// each with a channel to a peer of the relay's family.
+    /// Eight clients, four of each family, of which those with an even number have relayed addresses of IPv4, the others of
+    /// IPv6.
     pub fn new(flows: u32) -> Self {
         Self::with(Kernel::load(&settings(flows)).expect("the program can be loaded by root"))
     }
@@ -74,7 +78,7 @@ impl Scene {
             let base = config();
             hairpin::turn::Config { peers: PeerPolicy { own: Vec::new(), ..base.peers.clone() }, ..base }
         });
-        let parties = (0..4).map(|number| allocate(&mut world, number)).collect();
+        let parties = (0..CLIENTS.len()).map(|number| allocate(&mut world, number, None)).collect();
         let mirror = kernel.mirror(0, 1);
         Self { world, kernel, mirror, parties, flows: Vec::new() }
     }
@@ -92,6 +96,23 @@ impl Scene {
             &[&peer.to_string()],
         );
         assert_eq!(self.world.exchange(party.path, &request).error(), 0, "{peer}");
+        self.mirror(number, peer, ChannelNumber::new(channel))
+    }
+
+    /// The same with a permission and indications.
+    pub fn permit(&mut self, number: usize, peer: SocketAddr) -> usize {
+        let party = &mut self.parties[number];
+        let request = signed_with_peers(
+            &mut party.client,
+            hairpin::stun::Method::CreatePermission,
+            Vec::new(),
+            &[&peer.to_string()],
+        );
+        assert_eq!(self.world.exchange(party.path, &request).error(), 0, "{peer}");
+        self.mirror(number, peer, None)
+    }
+
+    fn mirror(&mut self, number: usize, peer: SocketAddr, channel: Option<ChannelNumber>) -> usize {
         let party = &self.parties[number];
         let flow = Flow {
             path: party.path,
@@ -99,12 +120,19 @@ impl Scene {
             relayed: party.relayed,
             peer,
             peer_relay: self.parties.iter().any(|other| other.relayed == peer).then_some(peer),
-            channel: ChannelNumber::new(channel),
+            channel,
         };
         let until = self.world.clock.now.plus_secs(3600);
         let id = self.mirror.mirror(&flow, until).expect("the kernel can do it");
         self.flows.push((flow, id, number));
         self.flows.len() - 1
+    }
+
+    /// A new allocation for a party that has none any more.
+    pub fn allocate_again(&mut self, number: usize) {
+        // Whose transaction ids go on: with those of before this would be the same request again.
+        let client = self.parties[number].client.clone();
+        self.parties[number] = allocate(&mut self.world, number, Some(client));
     }
 
     /// The flow towards a client that a packet from one relay to another takes.
@@ -113,16 +141,15 @@ impl Scene {
     }
 }
 
-fn allocate(world: &mut World, number: usize) -> Party {
+fn allocate(world: &mut World, number: usize, known: Option<Client>) -> Party {
     // The kernel's clock counts for both.
     world.clock.now = hairpin::net::clock::monotonic();
     let [client, server] = CLIENTS[number].map(|address| address.parse().unwrap());
     let path = FiveTuple { transport: Transport::Udp, client, server };
-    let mut alice = world.alice(path);
+    let mut alice = known.unwrap_or_else(|| world.alice(path));
     let family = 1 + (number % 2) as u8;
     let asked = vec![(AttributeType::REQUESTED_ADDRESS_FAMILY, vec![family, 0, 0, 0])];
     let (relay, response) = world.allocate(path, &mut alice, asked);
-    let Some(Event::Allocated { .. }) = world.events.last() else { panic!("no event for the allocation") };
     let relayed = response.address(AttributeType::XOR_RELAYED_ADDRESS).expect("a relayed address");
     Party { path, client: alice, relay, relayed, next_channel: 0 }
 }

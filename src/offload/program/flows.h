@@ -7,7 +7,9 @@
 
 #include "bpf.h"
 
-/* What packets of a flow look like. IPv4 addresses have zeros behind; everything is in network order. */
+/* What packets of a flow look like. IPv4 addresses have zeros behind; everything is in network order. Of Send indications
+ * the peer has a part in `local` and `local_port`, by exclusive or: each belongs to a flow of its own, and `told` says
+ * which peer it was. */
 struct key {
 	__u32 remote[4];
 	__u32 local[4];
@@ -17,7 +19,8 @@ struct key {
 	__be16 channel;
 	/* 4 or 6. */
 	__u8 family;
-	__u8 zero;
+	/* 1 for Send indications. */
+	__u8 has_peer;
 };
 
 /* How data is wrapped. */
@@ -47,7 +50,13 @@ struct flow {
 	__u16 sum;
 	/* First word of an IPv6 header, without traffic class: the version and the label that all its packets have. */
 	__be32 label;
-	__u8 zeros[32];
+	/* To the peer: its address, as the client names it. To the client: the relayed address, as clients are told it. */
+	__u32 told[4];
+	__be16 told_port;
+	/* What both framings have in front of the data, and what its length is rounded up to there, less one: 3 or 0. That
+	 * they follow from `from` and `to` is known to the server; looked up here, they cost no branch. */
+	__u8 from_len, to_len, from_round, to_round;
+	__u8 zeros[10];
 
 	/* From here on the program writes. A cache line of its own. */
 	__u64 packets;
@@ -92,6 +101,12 @@ INLINE struct flow *flow_at(const __u32 *place, const struct key *key)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, place);
 	return flow && keys_equal(&flow->key, key) ? flow : 0;
+}
+
+INLINE int addresses_equal(const __u32 *one, __be16 one_port, const __u32 *other, __be16 other_port)
+{
+	return !((one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]) | (one[3] ^ other[3]) |
+		 (one_port ^ other_port));
 }
 
 /* Read once: the server may write it at any moment. */

@@ -15,8 +15,10 @@
 #define CHANNEL_LEN 4
 /* Bytes of the data that hints look at. */
 #define LOOKED_AT_LEN 8
+/* What may be in front of the data at most: an indication's. */
+#define FRAMING_LEN_MAX 48
 /* So much of a packet has to lie in one piece, or all of it. */
-#define HEAD_LEN (ETHERNET_LEN + IPV6_LEN + UDP_LEN + CHANNEL_LEN + LOOKED_AT_LEN)
+#define HEAD_LEN (ETHERNET_LEN + IPV6_LEN + UDP_LEN + FRAMING_LEN_MAX + LOOKED_AT_LEN)
 
 #define PROTOCOL_IPV4 TO_NETWORK16(0x0800)
 #define PROTOCOL_IPV6 TO_NETWORK16(0x86DD)
@@ -60,7 +62,7 @@ struct udp {
 
 /* What is remembered of a packet, on the stack: pointers into it do not outlive a change of its length. */
 struct packet {
-	/* As if it had no channel. */
+	/* As if it had no channel, and was no indication. */
 	struct key key;
 	/* Of what UDP carries. */
 	__u32 len;
@@ -70,6 +72,18 @@ struct packet {
 	__u8 traffic_class;
 	__u8 ip_len;
 };
+
+INLINE __be16 first_half(__u32 word)
+{
+	union { __u32 word; __be16 halves[2]; } both = { .word = word };
+	return both.halves[0];
+}
+
+INLINE __be16 second_half(__u32 word)
+{
+	union { __u32 word; __be16 halves[2]; } both = { .word = word };
+	return both.halves[1];
+}
 
 /* Folds a sum of 16-bit words into one, ones' complement. */
 INLINE __u16 fold(__u64 sum)

@@ -62,6 +62,9 @@ INLINE int can_relay(struct xdp_md *frame, struct packet *packet, struct plan *p
 	if (!is_for_us(data, end, frame->ingress_ifindex) || parse(data, end, end - data, packet) != NONE ||
 	    make_plan(frame, data, end, packet, plan) != NONE)
 		return 0;
+	/* Indications may have padding at the end: at tc there are words for that as well. */
+	if (plan->in->from == INDICATION || plan->out->to == INDICATION)
+		return 0;
 	/* At tc there are words for that. */
 	if (UNLIKELY(plan->now - plan->out->tended >= TEND_EVERY))
 		return 0;
