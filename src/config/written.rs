@@ -221,12 +221,16 @@ section! {
         allocations_per_user: i64 = 128,
         /// Per client network; 0 is half of all.
         allocations_per_prefix: i64 = 0,
+        /// On the whole server.
+        permissions: i64 = 1_000_000,
         /// Per allocation.
         permissions_per_allocation: i64 = 256,
         /// Per account.
         permissions_per_user: i64 = 8_192,
         /// Per client network.
         permissions_per_prefix: i64 = 131_072,
+        /// On the whole server.
+        channels: i64 = 1_000_000,
         /// Per allocation.
         channels_per_allocation: i64 = 256,
         /// Per account.

@@ -75,13 +75,20 @@ impl turn::Budget for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::{ConnectionLimits, HeldQuotas, Quotas};
+    use crate::shard::{ConnectionLimits, Quotas};
     use crate::turn::Budgets as _;
+    use crate::turn::HeldQuotas;
 
     fn budgets() -> Budgets {
-        let (per_account, per_prefix) = (HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED);
-        let quotas =
-            Quotas { allocations: 1, allocations_per_account: 1, allocations_per_prefix: 1, per_account, per_prefix };
+        let (per_account, per_prefix, in_all) = (HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED);
+        let quotas = Quotas {
+            allocations: 1,
+            allocations_per_account: 1,
+            allocations_per_prefix: 1,
+            per_account,
+            per_prefix,
+            in_all,
+        };
         let connections =
             ConnectionLimits { total: 0, per_address: 0, per_prefix: 0, send_buffer_bytes: 0, idle_secs: 0 };
         Budgets(Arc::new(Directory::new(quotas, connections)))

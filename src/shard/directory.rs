@@ -15,8 +15,8 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::budgets::Table;
-use super::{ConnectionLimits, HeldQuotas, Quotas};
-use crate::turn::{BindError, Held, Realm, realm_of_account};
+use super::{ConnectionLimits, Quotas};
+use crate::turn::{BindError, Held, HeldQuotas, Realm, realm_of_account};
 
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -36,13 +36,15 @@ pub(super) struct Directory {
     pub(super) bandwidth: Table,
 }
 
-/// Who has allocations, beside the whole server. Each has a quota, and an allocation counts for one of each kind.
+/// Who has what. Each has a quota, and an allocation counts for one of each kind; allocations of the server are an atomic
+/// count instead, because all shards meet there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
     Account(Arc<str>),
     /// The first address of a client's network.
     Prefix(IpAddr),
     Realm(Arc<str>),
+    Server,
 }
 
 impl Holder {
@@ -52,6 +54,7 @@ impl Holder {
             Self::Account(_) => (quotas.allocations_per_account, BindError::UserQuotaReached),
             Self::Prefix(_) => (quotas.allocations_per_prefix, BindError::PrefixQuotaReached),
             Self::Realm(_) => (quotas.allocations, BindError::RealmQuotaReached),
+            Self::Server => (quotas.allocations, BindError::OutOfCapacity),
         }
     }
 }
@@ -67,6 +70,7 @@ const ALLOCATIONS: usize = 0;
 struct RealmQuota {
     allocations: usize,
     allocations_per_account: usize,
+    held: HeldQuotas,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,8 +153,8 @@ impl Directory {
     /// From now on. Whoever is above stays.
     pub(super) fn set_realms(&self, realms: &[Realm]) {
         let quota = |realm: &Realm| {
-            let Realm { allocations, allocations_per_account, .. } = *realm;
-            (Arc::clone(&realm.name), RealmQuota { allocations, allocations_per_account })
+            let Realm { allocations, allocations_per_account, held, .. } = *realm;
+            (Arc::clone(&realm.name), RealmQuota { allocations, allocations_per_account, held })
         };
         *self.realms.write().unwrap_or_else(PoisonError::into_inner) = realms.iter().map(quota).collect();
     }
@@ -254,10 +258,24 @@ impl Directory {
         });
     }
 
-    /// What accounts and networks may have now.
-    pub(super) fn held_quotas(&self) -> (HeldQuotas, HeldQuotas) {
-        let quotas = self.limits().quotas;
-        (quotas.per_account, quotas.per_prefix)
+    /// The realm of an account, if that has quotas of its own.
+    pub(super) fn realm_holder(&self, account: &str) -> Option<Holder> {
+        self.realm_of(account).map(|(name, _)| Holder::Realm(name))
+    }
+
+    /// How many of these it may have now.
+    pub(super) fn held_quota(&self, holder: &Holder, what: Held) -> usize {
+        let quotas = match holder {
+            Holder::Realm(name) => {
+                let realms = self.realms.read().unwrap_or_else(PoisonError::into_inner);
+                // A realm that is no more has no quotas either.
+                realms.get(name).map_or(HeldQuotas::UNLIMITED, |realm| realm.held)
+            }
+            Holder::Account(_) => self.limits().quotas.per_account,
+            Holder::Prefix(_) => self.limits().quotas.per_prefix,
+            Holder::Server => self.limits().quotas.in_all,
+        };
+        quotas.of(what)
     }
 
     /// Counts a connection of which it is not known yet whose it is.
@@ -375,8 +393,9 @@ mod tests {
     use crate::turn::{Credentials, RealmChoice};
 
     const fn quotas() -> Quotas {
-        let (per_account, per_prefix) = (HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED);
-        Quotas { allocations: 100, allocations_per_account: 100, allocations_per_prefix: 1000, per_account, per_prefix }
+        let (per_account, per_prefix, in_all) = (HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED, HeldQuotas::UNLIMITED);
+        let (allocations, allocations_per_account, allocations_per_prefix) = (100, 100, 1000);
+        Quotas { allocations, allocations_per_account, allocations_per_prefix, per_account, per_prefix, in_all }
     }
 
     fn directory(allocations: usize, per_account: usize, total: usize, per_address: usize) -> Arc<Directory> {

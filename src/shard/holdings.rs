@@ -1,6 +1,6 @@
-//! What accounts and networks have beside allocations, in all shards together.
+//! What accounts, networks, realms and the server have beside allocations, in all shards together.
 //!
-//! Two entries of the directory's table are touched when a permission, a channel or a connection to a peer comes or goes,
+//! Three or four entries of the directory's table are touched when a permission, a channel or a connection to a peer comes or goes,
 //! and none when data does. So counts are exact, and no shard has to give steps of them back.
 
 use std::net::IpAddr;
@@ -16,8 +16,10 @@ pub(super) struct Holdings(pub(super) Arc<Directory>);
 #[derive(Debug)]
 struct Holding {
     directory: Arc<Directory>,
-    account: Holder,
-    prefix: Holder,
+    account: Arc<str>,
+    prefix: IpAddr,
+    /// If it has quotas of its own.
+    realm: Option<Holder>,
     /// As in [`Held::ALL`].
     counts: [usize; Held::ALL.len()],
 }
@@ -31,29 +33,45 @@ impl turn::Holdings for Holdings {
     fn open(&mut self, account: &Arc<str>, client: IpAddr) -> Box<dyn turn::Holding> {
         Box::new(Holding {
             directory: Arc::clone(&self.0),
-            account: Holder::Account(Arc::clone(account)),
-            prefix: Holder::Prefix(network(client)),
+            account: Arc::clone(account),
+            prefix: network(client),
+            realm: self.0.realm_holder(account),
             counts: [0; Held::ALL.len()],
         })
     }
 }
 
 impl Holding {
+    /// Whom it counts for: connections to peers count for the server where their sockets are.
+    fn holders(&self, what: Held) -> impl Iterator<Item = Holder> {
+        let server = what.limit_of_server().map(|_| Holder::Server);
+        let own = [Holder::Account(Arc::clone(&self.account)), Holder::Prefix(self.prefix)];
+        own.into_iter().chain(self.realm.clone()).chain(server)
+    }
+
     fn raise(&self, what: Held, by: usize) -> Result<(), Limit> {
-        let (per_account, per_prefix) = self.directory.held_quotas();
-        if !self.directory.raise(self.account.clone(), place(what), by, per_account.of(what)) {
-            return Err(what.limit_of_account());
-        }
-        if !self.directory.raise(self.prefix.clone(), place(what), by, per_prefix.of(what)) {
-            self.directory.lower(&self.account, place(what), by);
-            return Err(what.limit_of_prefix());
+        for (counted, holder) in self.holders(what).enumerate() {
+            let quota = self.directory.held_quota(&holder, what);
+            if !self.directory.raise(holder.clone(), place(what), by, quota) {
+                self.holders(what).take(counted).for_each(|holder| self.directory.lower(&holder, place(what), by));
+                return Err(limit(&holder, what));
+            }
         }
         Ok(())
     }
 
     fn lower(&self, what: Held, by: usize) {
-        self.directory.lower(&self.account, place(what), by);
-        self.directory.lower(&self.prefix, place(what), by);
+        self.holders(what).for_each(|holder| self.directory.lower(&holder, place(what), by));
+    }
+}
+
+/// The limit that one of them stands for.
+fn limit(holder: &Holder, what: Held) -> Limit {
+    match holder {
+        Holder::Account(_) => what.limit_of_account(),
+        Holder::Prefix(_) => what.limit_of_prefix(),
+        Holder::Realm(_) => what.limit_of_realm(),
+        Holder::Server => what.limit_of_server().expect("only what is counted for it has a limit there"),
     }
 }
 
@@ -85,14 +103,21 @@ impl Drop for Holding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::{ConnectionLimits, HeldQuotas, Quotas};
-    use crate::turn::Holdings as _;
+    use crate::shard::{ConnectionLimits, Quotas};
+    use crate::turn::{Credentials, HeldQuotas, Holdings as _, Realm, RealmChoice};
 
     fn directory() -> Arc<Directory> {
         let per_account = HeldQuotas { permissions: 5, channels: 3, peer_connections: 2 };
         let per_prefix = HeldQuotas { permissions: 8, channels: 4, peer_connections: 3 };
-        let quotas =
-            Quotas { allocations: 9, allocations_per_account: 9, allocations_per_prefix: 9, per_account, per_prefix };
+        let in_all = HeldQuotas { permissions: 12, channels: 6, peer_connections: 0 };
+        let quotas = Quotas {
+            allocations: 9,
+            allocations_per_account: 9,
+            allocations_per_prefix: 9,
+            per_account,
+            per_prefix,
+            in_all,
+        };
         let connections =
             ConnectionLimits { total: 0, per_address: 0, per_prefix: 0, send_buffer_bytes: 0, idle_secs: 0 };
         Arc::new(Directory::new(quotas, connections))
@@ -134,8 +159,57 @@ mod tests {
         let mut holding = Holdings(Arc::clone(&directory)).open(&account, client);
         holding.set(Held::Channels, 2).unwrap();
         drop(allocation);
-        assert_eq!(directory.holders.len(), 2);
+        assert_eq!(directory.holders.len(), 3, "account, network, server");
         drop(holding);
+        assert!(directory.holders.is_empty());
+    }
+
+    /// Abuse S12: many accounts and networks together have what the server may have, and connections are counted elsewhere.
+    #[test]
+    fn s12_the_server_has_quotas_for_all_of_them() {
+        let directory = directory();
+        let mut holdings = Holdings(Arc::clone(&directory));
+        for (what, each, in_all) in [(Held::Permissions, 4, 12), (Held::Channels, 2, 6)] {
+            let open = |number: usize| {
+                let (account, client) = (format!("user {number}"), format!("198.51.{number}.1"));
+                holdings.open(&account.into(), client.parse().unwrap())
+            };
+            let mut all: Vec<_> = (0..4).map(open).collect();
+            all[..3].iter_mut().for_each(|holding| holding.set(what, each).unwrap());
+            assert_eq!(each * 3, in_all);
+            assert_eq!(all[3].set(what, 1), Err(what.limit_of_server().unwrap()));
+            all[0].set(what, each - 1).unwrap();
+            assert_eq!(all[3].set(what, 1), Ok(()));
+        }
+        holdings.open(&"alice".into(), "192.0.2.1".parse().unwrap()).set(Held::PeerConnections, 2).unwrap();
+        assert!(directory.holders.is_empty());
+    }
+
+    /// Abuse S12: the users of a realm have its quotas together, those of others are not counted there, and a new
+    /// configuration counts from the next one on.
+    #[test]
+    fn s12_a_realm_has_quotas_of_its_own() {
+        let directory = directory();
+        let realm = |permissions, channels, peer_connections| {
+            let held = HeldQuotas { permissions, channels, peer_connections };
+            let mut realm = Realm::new("shop", RealmChoice::Credentials, Credentials::default());
+            realm.held = held;
+            realm
+        };
+        directory.set_realms(&[realm(2, 2, 2)]);
+        let mut holdings = Holdings(Arc::clone(&directory));
+        let mut open = |account: &str, client: &str| holdings.open(&account.into(), client.parse().unwrap());
+        for what in Held::ALL {
+            directory.set_realms(&[realm(2, 2, 2)]);
+            let (mut alice, mut bob) = (open("alice@shop", "192.0.2.1"), open("bob@shop", "192.0.3.1"));
+            assert_eq!(alice.set(what, 2), Ok(()));
+            assert_eq!(bob.set(what, 1), Err(what.limit_of_realm()));
+            assert_eq!(open("alice@hairpin", "192.0.4.1").set(what, 1), Ok(()), "another realm");
+            directory.set_realms(&[realm(3, 3, 3)]);
+            assert_eq!(bob.set(what, 1), Ok(()));
+            directory.set_realms(&[]);
+            assert_eq!(bob.set(what, 2), Ok(()), "what it counts for is no more");
+        }
         assert!(directory.holders.is_empty());
     }
 }

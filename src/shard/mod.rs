@@ -75,7 +75,7 @@ use self::record::Lines;
 use self::supervisor::{Bounds, Home};
 use self::token::Source;
 use crate::net::ReceiveBatch;
-use crate::turn::{self, Held};
+use crate::turn::{self, HeldQuotas};
 
 /// What the shards are to do; `crate::config` makes it from what the operator wrote.
 #[derive(Clone, Debug)]
@@ -235,30 +235,8 @@ pub struct Quotas {
     pub per_account: HeldQuotas,
     /// What the allocations made from one IPv4 /24 or IPv6 /56 have together: 508 beyond.
     pub per_prefix: HeldQuotas,
-}
-
-/// What allocations have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldQuotas {
-    /// Permissions.
-    pub permissions: usize,
-    /// Channels.
-    pub channels: usize,
-    /// Connections between TCP relays and peers.
-    pub peer_connections: usize,
-}
-
-impl HeldQuotas {
-    /// As much as each allocation allows.
-    pub const UNLIMITED: Self = Self { permissions: usize::MAX, channels: usize::MAX, peer_connections: usize::MAX };
-
-    const fn of(&self, what: Held) -> usize {
-        match what {
-            Held::Permissions => self.permissions,
-            Held::Channels => self.channels,
-            Held::PeerConnections => self.peer_connections,
-        }
-    }
+    /// What all allocations have together: 508 beyond. Connections to peers are counted by [`Settings::peer_connections`].
+    pub in_all: HeldQuotas,
 }
 
 /// Running shards. Dropping this shuts them down as [`Shards::shut_down`] does.

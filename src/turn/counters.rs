@@ -138,18 +138,28 @@ vocabulary! {
         PermissionsPerUser = "permissions_per_user",
         /// `limits.permissions_per_prefix`: 508.
         PermissionsPerPrefix = "permissions_per_prefix",
+        /// `realms.permissions`: 508.
+        PermissionsPerRealm = "permissions_per_realm",
+        /// `limits.permissions`: 508.
+        Permissions = "permissions",
         /// `limits.channels_per_allocation`: 508.
         ChannelsPerAllocation = "channels_per_allocation",
         /// `limits.channels_per_user`: 508.
         ChannelsPerUser = "channels_per_user",
         /// `limits.channels_per_prefix`: 508.
         ChannelsPerPrefix = "channels_per_prefix",
+        /// `realms.channels`: 508.
+        ChannelsPerRealm = "channels_per_realm",
+        /// `limits.channels`: 508.
+        Channels = "channels",
         /// `limits.peer_connections_per_allocation`: 508, and a peer that came is turned away.
         PeerConnectionsPerAllocation = "peer_connections_per_allocation",
         /// `limits.peer_connections_per_user`: the same.
         PeerConnectionsPerUser = "peer_connections_per_user",
         /// `limits.peer_connections_per_prefix`: the same.
         PeerConnectionsPerPrefix = "peer_connections_per_prefix",
+        /// `realms.peer_connections`: the same.
+        PeerConnectionsPerRealm = "peer_connections_per_realm",
         /// `limits.pending_effects`: 508.
         PendingEffects = "pending_effects",
         /// `limits.look_ups_waiting`, or a client has too many requests waiting, or a very long one: 500 on streams.

@@ -1,5 +1,5 @@
-//! What allocations have beside their relayed addresses, and what accounts and networks may have of it together
-//! (abuse S12).
+//! What allocations have beside their relayed addresses, and what accounts, networks, realms and the whole server may have
+//! of it together (abuse S12).
 //!
 //! An allocation's own limits bound its tables; without more, whoever may have many allocations has as many times that. So
 //! each allocation has a [`Holding`], which is told how long its tables are whenever they change, and may refuse that they
@@ -45,6 +45,49 @@ impl Held {
             Self::Permissions => Limit::PermissionsPerPrefix,
             Self::Channels => Limit::ChannelsPerPrefix,
             Self::PeerConnections => Limit::PeerConnectionsPerPrefix,
+        }
+    }
+
+    /// The limit of a realm.
+    pub const fn limit_of_realm(self) -> Limit {
+        match self {
+            Self::Permissions => Limit::PermissionsPerRealm,
+            Self::Channels => Limit::ChannelsPerRealm,
+            Self::PeerConnections => Limit::PeerConnectionsPerRealm,
+        }
+    }
+
+    /// The limit of the server, if it is counted here: connections are where their sockets are.
+    pub const fn limit_of_server(self) -> Option<Limit> {
+        match self {
+            Self::Permissions => Some(Limit::Permissions),
+            Self::Channels => Some(Limit::Channels),
+            Self::PeerConnections => None,
+        }
+    }
+}
+
+/// How much of it somebody may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldQuotas {
+    /// Permissions.
+    pub permissions: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Connections between TCP relays and peers.
+    pub peer_connections: usize,
+}
+
+impl HeldQuotas {
+    /// As much as each allocation allows.
+    pub const UNLIMITED: Self = Self { permissions: usize::MAX, channels: usize::MAX, peer_connections: usize::MAX };
+
+    /// How many of these.
+    pub const fn of(&self, what: Held) -> usize {
+        match what {
+            Held::Permissions => self.permissions,
+            Held::Channels => self.channels,
+            Held::PeerConnections => self.peer_connections,
         }
     }
 }

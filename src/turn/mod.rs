@@ -90,7 +90,7 @@ pub use counters::{ConnectionEnd, Counters, EndReason, ForeignShare, Limit, Look
 pub use credentials::{Credentials, MacHash, SharedSecret, ShortTermUsers, StaticUser, TimeLimitedForm, Users};
 pub use event::Event;
 pub use hints::Hints;
-pub use holdings::{Held, Holding, Holdings};
+pub use holdings::{Held, HeldQuotas, Holding, Holdings};
 pub use inspect::{Session, SessionFilter, SessionRelay, WalkPlace};
 pub use letter::Letter;
 pub use look_up::{KeyAnswer, KeyLookUps};

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::allocation::Owner;
 use super::nonce::Offer;
 use super::server_name::{ServerName, normal};
-use super::{Bandwidth, Config, Credentials, FiveTuple, Server};
+use super::{Bandwidth, Config, Credentials, FiveTuple, HeldQuotas, Server};
 use crate::stun::{opaque_string, unquoted};
 
 /// A realm beside the one of [`Config::realm`].
@@ -35,6 +35,8 @@ pub struct Realm {
     pub allocations: usize,
     /// Allocations of one of its users.
     pub allocations_per_account: usize,
+    /// What the allocations of all its users have together; the limits of the server hold beside it.
+    pub held: HeldQuotas,
     /// What its users may relay, instead of what those of the server may; the total of the server holds for them as well.
     pub bandwidth: Bandwidth,
     /// In nonces.
@@ -68,6 +70,7 @@ impl Realm {
             credentials,
             allocations: usize::MAX,
             allocations_per_account: usize::MAX,
+            held: HeldQuotas::UNLIMITED,
             bandwidth: Bandwidth::default(),
             tag: u64::from_be_bytes(*tag),
         }

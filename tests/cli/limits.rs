@@ -58,7 +58,7 @@ type Row = (&'static str, fn(SocketAddr) -> Vec<Result<(), u16>>, Vec<Result<(),
 
 #[test]
 fn s12_keys_of_the_file_become_answers_and_metrics() {
-    let rows: [Row; 8] = [
+    let rows: [Row; 10] = [
         ("allocations", allocate, vec![Ok(()), Ok(()), Err(508)]),
         ("allocations_per_user", allocate, vec![Ok(()), Err(486), Ok(())]),
         ("allocations_per_prefix", allocate, vec![Ok(()), Ok(()), Err(486)]),
@@ -67,6 +67,8 @@ fn s12_keys_of_the_file_become_answers_and_metrics() {
         ("permissions_per_prefix", permit_neighbours, vec![Ok(()), Err(508)]),
         ("channels_per_user", bind_channels, vec![Ok(()), Err(508)]),
         ("channels_per_prefix", bind_channels, vec![Ok(()), Err(508)]),
+        ("permissions", permit_neighbours, vec![Ok(()), Err(508)]),
+        ("channels", bind_channels, vec![Ok(()), Err(508)]),
     ];
     for (key, act, expected) in rows {
         let limit = expected.iter().position(Result::is_err).unwrap();

@@ -60,7 +60,9 @@ impl Holding for One {
     fn set(&mut self, what: Held, count: usize) -> Result<(), Limit> {
         *self.all.told.lock().unwrap() += 1;
         let sum = self.all.of(what) + count - self.own[what as usize];
-        let is_limited = [what.limit_of_account(), what.limit_of_prefix()].contains(&self.all.limit);
+        let limits = [Some(what.limit_of_account()), Some(what.limit_of_prefix()), Some(what.limit_of_realm())];
+        let is_limited =
+            limits.into_iter().chain([what.limit_of_server()]).flatten().any(|limit| limit == self.all.limit);
         if count > self.own[what as usize] && is_limited && sum > self.all.max {
             return Err(self.all.limit);
         }

@@ -70,7 +70,7 @@ type Row = (Limit, fn(&mut Config), fn(&mut World) -> u16, u16);
 
 #[test]
 fn s12_each_limit_is_reached_answered_and_counted_by_its_name() {
-    let rows: [Row; 16] = [
+    let rows: [Row; 21] = [
         (Limit::Allocations, |config| config.limits.allocations = 1, bob_allocates, 508),
         (Limit::Allocations, |_| {}, |world| the_shell_refuses(world, BindError::OutOfCapacity), 508),
         (Limit::AllocationsPerUser, |_| {}, |world| the_shell_refuses(world, BindError::UserQuotaReached), 486),
@@ -93,6 +93,21 @@ fn s12_each_limit_is_reached_answered_and_counted_by_its_name() {
             Limit::PermissionsPerPrefix,
             |_| {},
             |world| alice_permits_what_is_counted(world, Limit::PermissionsPerPrefix),
+            508,
+        ),
+        (
+            Limit::PermissionsPerRealm,
+            |_| {},
+            |world| alice_permits_what_is_counted(world, Limit::PermissionsPerRealm),
+            508,
+        ),
+        (Limit::Permissions, |_| {}, |world| alice_permits_what_is_counted(world, Limit::Permissions), 508),
+        (Limit::ChannelsPerRealm, |_| {}, |world| alice_binds_what_is_counted(world, Limit::ChannelsPerRealm), 508),
+        (Limit::Channels, |_| {}, |world| alice_binds_what_is_counted(world, Limit::Channels), 508),
+        (
+            Limit::PeerConnectionsPerRealm,
+            with_tcp_relays,
+            |world| alice_connects_what_is_counted(world, Limit::PeerConnectionsPerRealm),
             508,
         ),
         (Limit::ChannelsPerUser, |_| {}, |world| alice_binds_what_is_counted(world, Limit::ChannelsPerUser), 508),

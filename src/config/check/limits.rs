@@ -7,7 +7,7 @@ use crate::shard;
 use crate::turn;
 
 /// Permissions or channels.
-const HELD_MAX: i64 = 100_000_000;
+pub(super) const HELD_MAX: i64 = 100_000_000;
 /// Bytes a second. Less is of no use for a call.
 const RATE_MIN: u64 = 1_000;
 /// Bytes a second: a terabit.
@@ -95,11 +95,16 @@ impl Checker<'_> {
                 written.allocations_per_prefix,
                 allocations,
             ),
-            per_account: shard::HeldQuotas { permissions, channels, peer_connections: connections },
-            per_prefix: shard::HeldQuotas {
+            per_account: turn::HeldQuotas { permissions, channels, peer_connections: connections },
+            per_prefix: turn::HeldQuotas {
                 permissions: self.count("limits.permissions_per_prefix", written.permissions_per_prefix, 1..=HELD_MAX),
                 channels: self.count("limits.channels_per_prefix", written.channels_per_prefix, 1..=HELD_MAX),
                 peer_connections: self.half_or(key, of_prefix, peer_connections),
+            },
+            in_all: turn::HeldQuotas {
+                permissions: self.count("limits.permissions", written.permissions, 1..=HELD_MAX),
+                channels: self.count("limits.channels", written.channels, 1..=HELD_MAX),
+                peer_connections: usize::MAX,
             },
         }
     }
@@ -128,8 +133,7 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{accept, check};
-    use crate::shard::HeldQuotas;
-    use crate::turn::Bandwidth;
+    use crate::turn::{Bandwidth, HeldQuotas};
 
     #[test]
     fn each_mistake_is_refused_with_key_and_remedy() {

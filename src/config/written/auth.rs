@@ -107,6 +107,12 @@ section! {
         allocations: i64 = 0,
         /// Of each of its users; 0 is that of the server.
         allocations_per_user: i64 = 0,
+        /// Of all its users together; 0 is no limit of its own.
+        permissions: i64 = 0,
+        /// The same.
+        channels: i64 = 0,
+        /// The same.
+        peer_connections: i64 = 0,
         /// Of all its users together.
         bandwidth: String = "off".into(),
         /// Of each of its users; "" is that of the server.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::super::{
-    ConnectionLimits, HeldQuotas, ListenAddress, ListenOptions, PassThrough, Privacy, Proxies, Quotas,
-    RecorderSettings, Settings, Shards, Snapshot, Tls,
+    ConnectionLimits, ListenAddress, ListenOptions, PassThrough, Privacy, Proxies, Quotas, RecorderSettings, Settings,
+    Shards, Snapshot, Tls,
 };
 #[cfg(feature = "dtls")]
 use super::dtls_client::DtlsClient;
@@ -18,7 +18,8 @@ use crate::stun::{
     AttributeType, Class, Message, MessageWriter, Method, Seal, TransactionId, integrity, read_xor_address, stream,
 };
 use crate::turn::{
-    Config, Credentials, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, StaticUser, Transport,
+    Config, Credentials, HeldQuotas, Lifetimes, Limits, NonceKeys, PeerPolicy, PortRange, RelayAddress, StaticUser,
+    Transport,
 };
 
 pub(super) const REALM: &str = "example.org";
@@ -92,6 +93,7 @@ pub(super) fn settings(count: u16) -> Settings {
             allocations_per_prefix: 1000,
             per_account: HeldQuotas::UNLIMITED,
             per_prefix: HeldQuotas::UNLIMITED,
+            in_all: HeldQuotas::UNLIMITED,
         },
         turn: Arc::new(config()),
     }

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::check::limits::HELD_MAX;
 use crate::config::check::{Checker, TABLE_MAX};
 use crate::config::values::{Mistake, Prepared};
 use crate::config::written;
 use crate::shard::ListenAddress;
-use crate::turn::{Bandwidth, Config, Credentials, Realm, RealmChoice, ServerName, SharedSecret, Users};
+use crate::turn::{Bandwidth, Config, Credentials, HeldQuotas, Realm, RealmChoice, ServerName, SharedSecret, Users};
 
 impl Checker<'_> {
     /// `server` has what `[auth]` says.
@@ -43,11 +44,24 @@ impl Checker<'_> {
             let mut realm = Realm::new(&name, chosen_by, credentials);
             realm.allocations = if allocations == 0 { usize::MAX } else { allocations };
             realm.allocations_per_account = if per_user == 0 { of_server } else { per_user };
+            realm.held = self.held_of_realm(&base, table);
             realm.bandwidth = self.bandwidth_of_realm(&base, table, server);
             realms.push(realm);
         }
         self.users_of_server_fit(&written.auth, &realms);
         realms
+    }
+
+    fn held_of_realm(&mut self, base: &str, table: &written::Realm) -> HeldQuotas {
+        let mut quota = |key: &str, count: i64| match self.count(&format!("{base}.{key}"), count, 0..=HELD_MAX) {
+            0 => usize::MAX,
+            count => count,
+        };
+        HeldQuotas {
+            permissions: quota("permissions", table.permissions),
+            channels: quota("channels", table.channels),
+            peer_connections: quota("peer_connections", table.peer_connections),
+        }
     }
 
     fn bandwidth_of_realm(&mut self, base: &str, table: &written::Realm, server: &Config) -> Bandwidth {

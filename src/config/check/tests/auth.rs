@@ -96,7 +96,7 @@ fn realms_are_read_with_their_users_secrets_and_limits() {
         "[listen]\nudp = [\"127.0.0.1:3478\"]\n[auth]\nrealm = \"example.org\"\ncredential_lifetime_max = \"1h\"\n\
          [[realms]]\nname = \"shop\"\nlisten = [\"127.0.0.1\"]\nallocations = 7\nbandwidth = \"8Mbit/s\"\nbandwidth_per_user = \"off\"\n\
          [[realms.users]]\nname = \"alice\"\npassword = \"pw\"\n\
-         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\nbandwidth_per_allocation = \"80kbit/s\"\n\
+         [[realms]]\nname = \"club\"\nuser_prefix = \"c-\"\nallocations_per_user = 3\nchannels = 7\nbandwidth_per_allocation = \"80kbit/s\"\n\
          [[realms.users]]\nname = \"c-alice\"\npassword = \"pw\"\n\
          [[realms]]\nname = \"lab\"\nsecrets = [\"0123456789abcdef\"]\n[limits]\nbandwidth_per_user = \"1Mbit/s\"",
     );
