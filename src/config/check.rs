@@ -101,6 +101,9 @@ impl Checker<'_> {
         };
         turn.realms = self.realms(written, &turn, &listen);
         let (tls, certificate) = self.tls(&written.tls, &written.limits, &listen);
+        if let Some(tls) = &tls {
+            self.realms_fit_certificate(&turn.realms, &tls.identity);
+        }
         let (rules, pass_through) = self.pass_through(&written.pass_through, &listen);
         let peer_connections = self.count("limits.peer_connections", written.limits.peer_connections, 1..=TABLE_MAX);
         let shards = shard::Settings {

@@ -50,6 +50,11 @@ impl ServerName {
         }
     }
 
+    /// Whether a certificate for this name is one for all that `self` stands for.
+    pub fn is_certified_by(&self, certified: &str) -> bool {
+        Self::parse(certified).is_ok_and(|certified| certified == *self || certified.covers(&self.0))
+    }
+
     /// As it is compared.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -102,6 +107,20 @@ mod tests {
             ("turnexample.org", false),
         ] {
             assert_eq!(name.covers(&normal(asked)), is_it, "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_for_a_name_or_for_what_its_wildcard_covers() {
+        let (one, many) = (ServerName::parse("turn.example.org").unwrap(), ServerName::parse("*.example.org").unwrap());
+        for (certified, is_for_one, is_for_many) in [
+            ("TURN.example.org", true, false),
+            ("*.example.org", true, true),
+            ("*.org", false, false),
+            ("other.example.org", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!((one.is_certified_by(certified), many.is_certified_by(certified)), (is_for_one, is_for_many));
         }
     }
 

@@ -235,3 +235,16 @@ fn the_admin_api_knows_realms() {
     }
     assert_eq!(world.server.terminate_and_wait(), Some(0));
 }
+
+/// Clients would refuse the certificate for such a name.
+#[test]
+fn names_of_realms_that_the_certificate_does_not_have_are_named() {
+    let world = World::new(&configuration("", &[SHOP, CLUB]));
+    let run = world.place.run(&["check-config", "turn.toml"]);
+    let said = run.stdout + &run.stderr;
+    assert_eq!(run.code, Some(0), "{said}");
+    let note =
+        said.lines().find(|line| line.contains("the certificate is not for")).unwrap_or_else(|| panic!("{said}"));
+    assert!(note.contains("*.club.example") && note.contains("club.example ask for"), "{note}");
+    assert!(!said.contains("not for turn.shop.example"), "{said}");
+}

@@ -10,7 +10,7 @@ use crate::config::CertificateFiles;
 use crate::config::values::Mistake;
 use crate::config::written;
 use crate::shard::{self, Identity, IdentityFile, ListenAddress};
-use crate::turn::Transport;
+use crate::turn::{Realm, RealmChoice, ServerName, Transport};
 
 impl Checker<'_> {
     /// What the shards need, and the files to watch.
@@ -90,6 +90,24 @@ impl Checker<'_> {
             dtls_handshakes,
         };
         (Some(tls), Some(files))
+    }
+
+    /// Clients of a realm hold the certificate to the name that brought them there.
+    pub(super) fn realms_fit_certificate(&mut self, realms: &[Realm], identity: &Identity) {
+        for realm in realms {
+            let RealmChoice::Place { server_names, .. } = &realm.chosen_by else { continue };
+            let is_missing = |name: &&ServerName| !identity.dns_names().iter().any(|own| name.is_certified_by(own));
+            let missing: Vec<String> = server_names.iter().filter(is_missing).map(ToString::to_string).collect();
+            if !missing.is_empty() {
+                let text = format!(
+                    "the certificate is not for {}, which clients of the realm {} ask for and will refuse it over: add \
+                     the names to the certificate.",
+                    missing.join(", "),
+                    realm.name
+                );
+                self.note("realms", text);
+            }
+        }
     }
 
     /// Relative to the file that names it, wherever the server was started.
