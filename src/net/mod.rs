@@ -50,5 +50,6 @@ pub use stream::{ClientStream, ReadBuffers, Received as StreamReceived};
 pub use tls::{Handshake, HandshakeFailure, TlsStream};
 pub use udp::UdpSocket;
 
-/// Datagrams carried by one system call at most.
-pub const BATCH: usize = 64;
+/// Datagrams carried by one system call at most, and by one round of a shard: a window of a few flows in both directions,
+/// so that the runs in it stay whole.
+pub const BATCH: usize = 128;

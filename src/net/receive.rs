@@ -77,7 +77,7 @@ struct Tables {
 unsafe impl Send for ReceiveBatch {}
 
 impl ReceiveBatch {
-    /// An empty batch. It takes some eight megabytes of address space; memory only as messages touch it.
+    /// An empty batch. It takes some sixteen megabytes of address space; memory only as messages touch it.
     ///
     /// # Errors
     /// ENOMEM.

@@ -16,6 +16,9 @@ use crate::turn::IpFields;
 /// The payload of a run: what one IPv4 datagram could carry.
 const RUN_LEN_MAX: usize = 65_507;
 
+/// What every kernel with UDP_SEGMENT cuts a message into at most (newer ones into twice as many).
+const RUN_DATAGRAMS_MAX: usize = 64;
+
 /// A datagram to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'b> {
@@ -158,6 +161,7 @@ struct Run {
     ip: IpFields,
     segment: usize,
     len: usize,
+    count: usize,
     is_over: bool,
 }
 
@@ -166,7 +170,15 @@ impl Run {
     fn beginning(first: &Datagram<'_>, segment_max: usize) -> Option<Self> {
         let &Datagram { to, source, bytes, ip } = first;
         let segment = bytes.len();
-        (1..=segment_max).contains(&segment).then_some(Self { to, source, ip, segment, len: segment, is_over: false })
+        (1..=segment_max).contains(&segment).then_some(Self {
+            to,
+            source,
+            ip,
+            segment,
+            len: segment,
+            count: 1,
+            is_over: false,
+        })
     }
 
     /// Whether the next datagram belongs to it. Then it does from now on.
@@ -175,9 +187,11 @@ impl Run {
         let takes = !self.is_over
             && (1..=self.segment).contains(&len)
             && self.len + len <= RUN_LEN_MAX
+            && self.count < RUN_DATAGRAMS_MAX
             && (self.to, self.source, self.ip) == (next.to, next.source, next.ip);
         if takes {
             self.len += len;
+            self.count += 1;
             self.is_over = len < self.segment;
         }
         takes

@@ -371,7 +371,7 @@ fn messages_from_elsewhere_share_the_slots() {
     assert_eq!(batch.room(), BATCH);
 }
 
-/// Four megabytes are promised and hardly any are used: the memory is there when it is touched.
+/// Eight megabytes are promised and hardly any are used: the memory is there when it is touched.
 #[test]
 fn untouched_slots_cost_no_memory() {
     fn resident_pages(batch: &ReceiveBatch) -> usize {

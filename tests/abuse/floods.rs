@@ -217,14 +217,19 @@ fn state() -> Step<String> {
     client.bind_channel(0x4000, peer.address)?;
     let requests: Vec<Vec<u8>> = shapes().into_iter().map(|(_, bytes)| bytes).collect();
     let (sent, stop) = (Arc::new(AtomicU64::new(0)), AtomicBool::new(false));
-    // The first packets make tables of fixed size their pages; from then on nothing may grow.
-    flood(CROWD, address, 20_000, &requests, &sent, &stop);
+    let networks = [CROWD, world::OTHER_CROWD];
+    // The first packets give tables of fixed size and whole batches their pages; from then on nothing may grow.
+    std::thread::scope(|scope| {
+        for network in networks {
+            let (requests, sent, stop) = (&requests, &sent, &stop);
+            scope.spawn(move || flood(network, address, 20_000, requests, sent, stop));
+        }
+    });
     let quiet = echo(&mut client, &peer, relayed, ECHOES)?;
     let (memory, descriptors) = (server.resident(), server.descriptors());
     sent.store(0, Ordering::Relaxed);
     let start = Instant::now();
     let during = std::thread::scope(|scope| {
-        let networks = [CROWD, world::OTHER_CROWD];
         for network in networks {
             let (requests, sent, stop) = (&requests, &sent, &stop);
             scope.spawn(move || flood(network, address, flood_len() / 2, requests, sent, stop));
