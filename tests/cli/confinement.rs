@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+
+use nix::unistd::{Uid, User, setfsuid};
 
 use super::harness::{Place, Server};
 use super::serve::QUIET;
@@ -83,6 +87,45 @@ fn root_becomes_somebody_without_rights() {
     }
     TurnClient::new(udp).allocate("alice", "wonder").unwrap();
     assert_eq!(server.terminate_and_wait(), Some(0));
+}
+
+/// The socket for operators is that user's as well, and nobody else's.
+#[test]
+fn the_admin_socket_is_handed_to_the_user_that_root_becomes() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP: only root can become somebody else");
+        return;
+    }
+    let place = Place::new();
+    // Where everybody may go, which the directory of a build need not be.
+    let folder = std::env::temp_dir().join(format!("hairpin-handed-over-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = folder.join("admin.sock");
+    let quiet = QUIET.replace("[admin]\n", &format!("[admin]\nsocket = \"{}\"\n", socket.display()));
+    assert_ne!(quiet, QUIET);
+    place.file("turn.toml", &format!("{quiet}{USER}[process]\nuser = \"nobody\"\n"));
+    let mut server = Server::start(&place, &["--config", "turn.toml"]);
+    server.wait_until_listening();
+    server.wait_for_log("\"confined\"");
+    let nobody = User::from_name("nobody").unwrap().expect("every system has it").uid;
+    let about = fs::metadata(&socket).unwrap();
+    assert_eq!((about.uid(), about.mode() & 0o777), (nobody.as_raw(), 0o600));
+    // What a thread may open depends on its own user for files, and root's rights go with that.
+    let connect_as = |user: Uid| {
+        let socket = socket.clone();
+        let connect = move || {
+            setfsuid(user);
+            UnixStream::connect(socket).map(drop).map_err(|error| error.kind())
+        };
+        std::thread::spawn(connect).join().unwrap()
+    };
+    assert_eq!(connect_as(nobody), Ok(()));
+    let another = User::from_name("daemon").unwrap().expect("as before").uid;
+    assert_eq!(connect_as(another), Err(std::io::ErrorKind::PermissionDenied));
+    assert_eq!(server.terminate_and_wait(), Some(0));
+    // It may have been left there: the folder is root's.
+    fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]
