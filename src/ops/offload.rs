@@ -124,7 +124,7 @@ impl Offload {
     /// For an end in good order, when nothing is relayed any more: nothing is to stay in the kernel.
     pub(super) fn end(&self) {
         if let Some(Err(why)) = self.0.kernel.as_ref().map(Kernel::keep_nothing) {
-            info!(event = "offload_pins_left", %why, "they relay nothing, and the next process goes on with them");
+            info!(event = "offload_pins_kept", %why, "they relay nothing, and the next process goes on with them");
         }
     }
 
