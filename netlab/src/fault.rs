@@ -7,19 +7,24 @@ use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::impair;
 use crate::lab::{self, Lab};
+use crate::options::Offload;
 use crate::process::find_program;
 use crate::report::{MediaKind, PageReport};
 use crate::running::RunningLab;
 use crate::session::CannotRun;
+use crate::turn::Relayed;
 
 /// The interface every host has.
 const INTERFACE: &str = "eth0";
+
+/// How long the kernel may take until it relays what it can.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What breaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +59,8 @@ pub enum Fault {
     },
     /// The TURN servers are killed and started again.
     RelayRestart,
+    /// The kernel, which relays, leaves it to the process for a while.
+    RelayingSwitched,
 }
 
 impl Fault {
@@ -97,6 +104,7 @@ impl Fault {
                 }
                 Ok(())
             }
+            Fault::RelayingSwitched => switch_relaying(running).await,
         }
     }
 }
@@ -115,6 +123,40 @@ fn forget_udp(lab: &Lab, name: &str) -> Result<()> {
     impair::lose(router, described.impairment.loss_permille)
 }
 
+/// Sees to it that each of the three times it is relayed by whom it should be.
+async fn switch_relaying(running: &RunningLab) -> Result<()> {
+    let grown = async |before: &Relayed| Ok::<_, anyhow::Error>(running.relayed_so_far().await?.since(before));
+    let switch = async |offload| -> Result<()> {
+        for (_, server) in &running.turn {
+            server.switch_offload(offload).await?;
+        }
+        Ok(())
+    };
+    let wait_for_the_kernel = async |when: &str| -> Result<()> {
+        let (before, deadline) = (running.relayed_so_far().await?, Instant::now() + KERNEL_PATIENCE);
+        while grown(&before).await?.packets_in_kernel == 0 {
+            if Instant::now() > deadline {
+                bail!("the kernel relays nothing within {} s {when}", KERNEL_PATIENCE.as_secs());
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    };
+    wait_for_the_kernel("of the call").await?;
+    switch(Offload::Off).await?;
+    // What it had still under way is counted by then.
+    sleep(Duration::from_secs(1)).await;
+    let before = running.relayed_so_far().await?;
+    sleep(Duration::from_secs(2)).await;
+    let by_process = grown(&before).await?;
+    if by_process.packets_in_kernel > 0 || by_process.packets() == 0 {
+        let (kernel, all) = (by_process.packets_in_kernel, by_process.packets());
+        bail!("switched off, the kernel has relayed {kernel} of {all} packets");
+    }
+    switch(Offload::On).await?;
+    wait_for_the_kernel("after it is switched on again").await
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,6 +168,7 @@ impl fmt::Display for Fault {
                 write!(f, "{seconds} s of {} % loss at {router}", f64::from(*permille) / 10.0)
             }
             Fault::RelayRestart => f.write_str("relay restarts"),
+            Fault::RelayingSwitched => f.write_str("kernel stops relaying for a while"),
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use patchbay::{Device, Firewall, FirewallConfig, IpSupport, NatConfig, NatFiltering, NatV6Mode};
 
 use crate::delay::Delay;
@@ -74,7 +74,9 @@ impl Lab {
             let router =
                 routers.get(&host.behind).with_context(|| format!("router {:?} was not built", host.behind))?;
             let built = network.add_device(&host.name).iface("eth0", router.id()).build().await;
-            devices.insert(host.name.clone(), built.with_context(|| format!("cannot build host {:?}", host.name))?);
+            let built = built.with_context(|| format!("cannot build host {:?}", host.name))?;
+            complete_checksums(&built)?;
+            devices.insert(host.name.clone(), built);
         }
         let mut delays = Vec::new();
         for router in &topology.routers {
@@ -204,6 +206,22 @@ impl Lab {
     pub fn browsers(&self) -> impl Iterator<Item = &str> {
         self.topology.hosts.iter().filter(|host| host.role == Role::Browser).map(|host| &*host.name)
     }
+}
+
+/// Has a host write whole checksums into what it sends, as a network card would before it is on a wire. Between namespaces
+/// the kernel leaves them to a card that is not there, and Hairpin has only whole packets relayed by the kernel. Without
+/// ethtool they stay as they are, and the process relays.
+fn complete_checksums(device: &Device) -> Result<()> {
+    let Some(program) = find_program("ethtool") else { return Ok(()) };
+    let mut ethtool = Command::new(program);
+    ethtool.args(["-K", "eth0", "tx", "off"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = device.spawn_command_sync(ethtool).context("cannot start ethtool")?;
+    let output = child.wait_with_output().context("cannot wait for ethtool")?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("ethtool fails on host {:?} ({}): {}", device.name(), output.status, message.trim());
+    }
+    Ok(())
 }
 
 async fn build_router(

@@ -17,6 +17,16 @@ pub enum TurnServerChoice {
     Coturn,
 }
 
+/// Who relays established channels, where the TURN server is Hairpin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// The kernel where it can, as Hairpin does by itself.
+    #[default]
+    On,
+    /// The process.
+    Off,
+}
+
 /// Choices, all of which have defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -25,6 +35,8 @@ pub struct Options {
     /// Its executable. By default Hairpin is looked for beside our own executable (and one directory up, where cargo
     /// puts binaries of tests), coturn in PATH.
     pub turn_binary: Option<PathBuf>,
+    /// Whether the kernel may relay. A server without configuration does as it likes.
+    pub offload: Offload,
     /// Chromium's executable.
     pub chromium: Option<PathBuf>,
     /// Firefox's executable.
@@ -44,6 +56,7 @@ impl Default for Options {
         Options {
             turn_server: TurnServerChoice::default(),
             turn_binary: None,
+            offload: Offload::default(),
             chromium: None,
             firefox: None,
             jssip: None,
@@ -113,14 +126,17 @@ pub fn find_turn_server(options: &Options) -> Result<TurnServerKind, CannotRun> 
             CannotRun::new(format!("there is no program {}", binary.display()), "correct --turn-binary")
         })?;
         return Ok(match options.turn_server {
-            TurnServerChoice::Hairpin => TurnServerKind::Hairpin(binary),
+            TurnServerChoice::Hairpin => TurnServerKind::Hairpin { binary, offload: options.offload },
             TurnServerChoice::Coturn => TurnServerKind::Coturn(binary),
         });
     }
     match options.turn_server {
-        TurnServerChoice::Hairpin => built_hairpin().map(TurnServerKind::Hairpin).ok_or_else(|| {
-            CannotRun::new("the hairpin binary is not there", "run `cargo build`, or name one with --turn-binary")
-        }),
+        TurnServerChoice::Hairpin => {
+            let binary = built_hairpin().ok_or_else(|| {
+                CannotRun::new("the hairpin binary is not there", "run `cargo build`, or name one with --turn-binary")
+            })?;
+            Ok(TurnServerKind::Hairpin { binary, offload: options.offload })
+        }
         TurnServerChoice::Coturn => find_program("turnserver")
             .map(TurnServerKind::Coturn)
             .ok_or_else(|| CannotRun::new("turnserver is not installed", "install it (Debian: apt install coturn)")),

@@ -114,6 +114,15 @@ impl RunningLab {
         Ok(sum)
     }
 
+    /// The same right now, while calls go on.
+    pub(crate) async fn relayed_so_far(&self) -> Result<Relayed> {
+        let mut sum = Relayed::default();
+        for (_, server) in &self.turn {
+            sum += server.relayed_so_far().await?;
+        }
+        Ok(sum)
+    }
+
     /// The network.
     pub fn lab(&self) -> &Lab {
         &self.lab

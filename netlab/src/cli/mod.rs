@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use netlab::options::TurnServerChoice;
+use netlab::options::{Offload, TurnServerChoice};
 use netlab::session::end_at_once;
 use netlab::{Options, Session};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,6 +42,9 @@ struct Common {
     /// Its executable (default: the hairpin built beside netlab, or turnserver from PATH)
     #[arg(long, global = true, value_name = "PATH")]
     turn_binary: Option<PathBuf>,
+    /// Whether Hairpin may have the kernel relay established channels, which takes root, or does it all itself
+    #[arg(long, global = true, value_enum, default_value = "on")]
+    offload: OffloadArgument,
     /// Chromium's executable
     #[arg(long, global = true, value_name = "PATH")]
     chromium: Option<PathBuf>,
@@ -63,6 +66,12 @@ struct Common {
 enum TurnServerArgument {
     Hairpin,
     Coturn,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OffloadArgument {
+    On,
+    Off,
 }
 
 #[derive(Subcommand)]
@@ -114,6 +123,10 @@ impl Common {
                 TurnServerArgument::Coturn => TurnServerChoice::Coturn,
             },
             turn_binary: self.turn_binary.clone(),
+            offload: match self.offload {
+                OffloadArgument::On => Offload::On,
+                OffloadArgument::Off => Offload::Off,
+            },
             chromium: self.chromium.clone(),
             firefox: self.firefox.clone(),
             jssip: self.jssip.clone(),

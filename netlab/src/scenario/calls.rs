@@ -30,6 +30,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             .relay_only()
             .offering(Offer::TurnUdp)
             .expecting(RelayedOver("udp")),
+        scenario("kernel-relayed", "L and M reach TURN over UDP, and the kernel relays what they say")
+            .relay_only()
+            .offering(Offer::TurnUdp)
+            .expecting(RelayedInKernel),
         scenario("relay-only-tcp", "L and M allow relayed paths only and reach TURN over TCP")
             .relay_only()
             .offering(Offer::TurnTcp)

@@ -23,6 +23,8 @@ pub enum Expectation {
     RelayedTwice,
     /// It connects with relayed addresses on both sides, whose owners reach the server over this protocol.
     RelayedOver(&'static str),
+    /// It connects with relayed addresses on both sides over UDP, and the kernel relays most of it without the process.
+    RelayedInKernel,
     /// It connects, and the caller needs its relayed address, reached over this protocol.
     CallerRelayedOver(&'static str),
     /// A fault interrupts it, or does not, and this makes media flow again. Nothing is said about the server's account:
@@ -44,6 +46,11 @@ impl Expectation {
             Expectation::NoCall | Expectation::Direct | Expectation::HostToHost => Ok(()),
             _ => report.accounts.check(),
         }
+    }
+
+    /// Whether it takes a kernel that relays.
+    pub(super) fn needs_the_kernel(self) -> bool {
+        self == Expectation::RelayedInKernel
     }
 
     /// Checks a report, but not whether browsers and server have counted the same.
@@ -85,6 +92,9 @@ impl Expectation {
             Expectation::RelayedOver(protocol) if !report.pages().iter().all(|page| local_over(page, protocol)) => {
                 return wrong(&format!("relayed addresses over {protocol} on both sides"));
             }
+            Expectation::RelayedInKernel if !report.pages().iter().all(|page| local_over(page, "udp")) => {
+                return wrong("relayed addresses over udp on both sides");
+            }
             Expectation::CallerRelayedOver(protocol) if !local_over(&report.caller, protocol) => {
                 return wrong(&format!("the caller's relayed address over {protocol}"));
             }
@@ -93,6 +103,10 @@ impl Expectation {
         match self {
             Expectation::Direct | Expectation::HostToHost if report.relayed.packets_to_peers > 0 => {
                 Err(format!("the server has relayed {} packets of a direct call", report.relayed.packets_to_peers))
+            }
+            Expectation::RelayedInKernel if report.relayed.packets_in_kernel * 2 < report.relayed.packets() => {
+                let (kernel, all) = (report.relayed.packets_in_kernel, report.relayed.packets());
+                Err(format!("the kernel has relayed only {kernel} of {all} packets"))
             }
             _ => Ok(()),
         }
@@ -222,6 +236,16 @@ mod tests {
         for (bad, word) in [(silent, "audio packets received"), (damaged, "1 of 2")] {
             let problem = Expectation::HostToHost.check(&call(page("host", "host"), bad)).unwrap_err();
             assert!(problem.contains(word), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_has_to_relay_most() {
+        let mut report = call(page("relay", "relay"), page("relay", "relay"));
+        report.relayed.packets_to_clients = 100;
+        for (in_kernel, is_enough) in [(0, false), (49, false), (50, true)] {
+            report.relayed.packets_in_kernel = in_kernel;
+            assert_eq!(Expectation::RelayedInKernel.check_path(&report).is_ok(), is_enough, "{in_kernel}");
         }
     }
 

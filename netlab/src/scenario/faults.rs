@@ -71,6 +71,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         .expecting(Recovers(Cure::IceRestart))
         .only_when_asked(),
         scenario(
+            "fault-kernel-switched",
+            "The kernel relays, then the process, then the kernel again, in mid-call and by a reload; the call goes on",
+        )
+        .relay_only()
+        .offering(Offer::TurnUdp)
+        .breaking(Fault::RelayingSwitched)
+        .expecting(Recovers(Cure::Nothing)),
+        scenario(
             "fault-firefox-blackout",
             "L in Firefox is cut off for three seconds; the relayed call goes on by itself",
         )

@@ -217,6 +217,10 @@ impl Scenario {
         if let (Setup::OutOfTheBox, TurnServerKind::Coturn(_)) = (self.setup, &tools.turn) {
             return Outcome::Skipped("coturn does not serve browsers without configuration".to_owned());
         }
+        let relays_in_kernel = self.expectation.needs_the_kernel() || self.fault == Some(Fault::RelayingSwitched);
+        if relays_in_kernel && let Err(missing) = tools.turn.relays_in_kernel() {
+            return Outcome::Skipped(missing.to_string());
+        }
         if let Err(missing) = self.check_machine() {
             return Outcome::Skipped(missing.to_string());
         }
@@ -295,6 +299,10 @@ pub fn summary(report: &CallReport) -> String {
             accounts.browser_bytes / 1000,
             accounts.ice_messages
         );
+    }
+    if report.relayed.packets_in_kernel > 0 {
+        let percent = report.relayed.packets_in_kernel * 100 / report.relayed.packets().max(1);
+        line += &format!(", {percent} % of the packets by the kernel");
     }
     line
 }

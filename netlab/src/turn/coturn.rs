@@ -81,6 +81,7 @@ mod tests {
             packets_to_peers: 497,
             bytes_to_clients: 273_102,
             packets_to_clients: 479,
+            packets_in_kernel: 0,
             allocations: 1,
         };
         assert_eq!(parse(log), expected);

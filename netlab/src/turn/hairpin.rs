@@ -16,27 +16,41 @@ use tokio::time::timeout;
 
 use super::{Addresses, CERTIFICATE, KEY, PASSWORD, PORT, Relayed, Setup, TLS_PORT, USER};
 use crate::lab::TURN_HOST;
+use crate::options::Offload;
 
 const ADMIN_PORT: u16 = 9641;
 /// Of users whose credentials expire.
 const SECRET: &str = "lab-secret-that-nobody-uses";
+/// The configuration, in the server's scratch directory.
+const CONFIGURATION: &str = "hairpin.toml";
 /// The admin socket, in the server's scratch directory.
 const ADMIN_SOCKET: &str = "admin.sock";
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) fn command(binary: &Path, setup: Setup, addresses: Addresses, scratch: &Path) -> Result<Command> {
-    let file = scratch.join("hairpin.toml");
+pub(super) fn command(binary: &Path, scratch: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("serve").arg("--config").arg(scratch.join(CONFIGURATION));
+    command
+}
+
+/// Writes what a server reads when it starts, and when it is told to.
+pub(super) fn configure(setup: Setup, addresses: Addresses, offload: Offload, scratch: &Path) -> Result<()> {
+    let file = scratch.join(CONFIGURATION);
     // Readable to its owner only: it has a password in it, and Hairpin says so if others can read it.
     let opened = File::options().create(true).write(true).truncate(true).mode(0o600).open(&file);
-    let mut text = configuration(addresses, &scratch.join(ADMIN_SOCKET));
+    let mut text = configuration(addresses, offload, &scratch.join(ADMIN_SOCKET));
     if let Setup::Explaining(more) = setup {
         text += more;
     }
     let written = opened.and_then(|mut opened| opened.write_all(text.as_bytes()));
-    written.with_context(|| format!("cannot write {}", file.display()))?;
+    written.with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// `hairpin reload`, which has a server that was started with that scratch directory read its configuration again.
+pub(super) fn reload_command(binary: &Path, scratch: &Path) -> Command {
     let mut command = Command::new(binary);
-    command.arg("serve").arg("--config").arg(&file);
-    Ok(command)
+    command.args(["reload", "--admin"]).arg(scratch.join(ADMIN_SOCKET));
+    command
 }
 
 /// `hairpin explain`, asking a server that was started with that scratch directory.
@@ -66,7 +80,11 @@ pub(super) fn printed_for_others(text: &str) -> Option<serde_json::Value> {
 }
 
 /// The lab's addresses are special-purpose ones (198.18.0.0/15, RFC 2544), which Hairpin refuses as peers unless told.
-fn configuration(Addresses { bind, advertise, other }: Addresses, admin_socket: &Path) -> String {
+fn configuration(Addresses { bind, advertise, other }: Addresses, offload: Offload, admin_socket: &Path) -> String {
+    let mode = match offload {
+        Offload::On => "auto",
+        Offload::Off => "off",
+    };
     let nat_discovery = other.map_or_else(String::new, |other| {
         format!(
             r#"[nat_discovery]
@@ -103,6 +121,9 @@ allow = ["198.18.0.0/15"]
 {nat_discovery}[admin]
 listen = "127.0.0.1:{ADMIN_PORT}"
 socket = {admin_socket:?}
+
+[offload]
+mode = "{mode}"
 
 [log]
 format = "text"
@@ -148,6 +169,7 @@ fn parse(page: &str) -> Result<Relayed> {
         packets_to_peers: sum("hairpin_relayed_packets_total", r#"direction="to_peer""#)?,
         bytes_to_clients: sum("hairpin_relayed_bytes_total", r#"direction="to_client""#)?,
         packets_to_clients: sum("hairpin_relayed_packets_total", r#"direction="to_client""#)?,
+        packets_in_kernel: sum("hairpin_offload_packets_total", "")?,
         allocations: sum("hairpin_allocations", "")?,
     })
 }
@@ -165,12 +187,15 @@ mod tests {
                     hairpin_relayed_bytes_total{direction=\"to_peer\",plane=\"kernel\"} 500\n\
                     hairpin_relayed_bytes_total{direction=\"to_client\"} 7\n\
                     hairpin_relayed_packets_total{direction=\"to_peer\"} 3\n\
-                    hairpin_relayed_packets_total{direction=\"to_client\"} 1\n";
+                    hairpin_relayed_packets_total{direction=\"to_client\"} 1\n\
+                    hairpin_offload_packets_total{direction=\"to_peer\"} 2\n\
+                    hairpin_offload_packets_total{direction=\"to_client\"} 1\n";
         let expected = Relayed {
             bytes_to_peers: 1500,
             packets_to_peers: 3,
             bytes_to_clients: 7,
             packets_to_clients: 1,
+            packets_in_kernel: 3,
             allocations: 3,
         };
         assert_eq!(parse(page).unwrap(), expected);

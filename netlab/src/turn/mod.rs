@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,7 +22,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::authority::Authority;
 use crate::lab::{Lab, host_name};
-use crate::process::Process;
+use crate::options::Offload;
+use crate::process::{Process, find_program};
+use crate::session::CannotRun;
 use crate::topology::Host;
 
 /// The user every page authenticates as.
@@ -48,10 +50,47 @@ const COUNTERS_PATIENCE: Duration = Duration::from_secs(5);
 /// Which TURN server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TurnServerKind {
-    /// Hairpin, from this executable.
-    Hairpin(PathBuf),
+    /// Hairpin.
+    Hairpin {
+        /// Its executable.
+        binary: PathBuf,
+        /// Whether the kernel may relay.
+        offload: Offload,
+    },
     /// Debian's `turnserver`, from this executable.
     Coturn(PathBuf),
+}
+
+impl TurnServerKind {
+    /// Whether it can have the kernel relay on this machine.
+    ///
+    /// # Errors
+    /// What it lacks, and what to do.
+    pub fn relays_in_kernel(&self) -> Result<(), CannotRun> {
+        match self {
+            TurnServerKind::Coturn(_) => {
+                return Err(CannotRun::new("coturn does not relay in the kernel", "test Hairpin"));
+            }
+            TurnServerKind::Hairpin { offload: Offload::Off, .. } => {
+                return Err(CannotRun::new("the kernel is not to relay", "leave --offload off away"));
+            }
+            TurnServerKind::Hairpin { .. } => {}
+        }
+        // Identity maps of the first user namespace cover all identities.
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        if map.split_whitespace().nth(2) != Some("4294967295") {
+            return Err(CannotRun::new("only root may load programs into the kernel", "run it with sudo"));
+        }
+        for (program, why) in [
+            ("clang", "hairpin is built without its program for the kernel where clang is not installed"),
+            ("ethtool", "ethtool is not installed, which has hosts send whole packets"),
+        ] {
+            if find_program(program).is_none() {
+                return Err(CannotRun::new(why, format!("install it (Debian: apt install {program})")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a server has relayed: payload, without TURN's own framing.
@@ -65,6 +104,9 @@ pub struct Relayed {
     pub bytes_to_clients: u64,
     /// Packets from peers passed to clients.
     pub packets_to_clients: u64,
+    /// Those of both that the kernel has relayed without the process.
+    #[serde(default)] // records of older labs have none
+    pub packets_in_kernel: u64,
     /// Allocations that exist right now.
     pub allocations: u64,
 }
@@ -77,8 +119,14 @@ impl Relayed {
             packets_to_peers: self.packets_to_peers.saturating_sub(before.packets_to_peers),
             bytes_to_clients: self.bytes_to_clients.saturating_sub(before.bytes_to_clients),
             packets_to_clients: self.packets_to_clients.saturating_sub(before.packets_to_clients),
+            packets_in_kernel: self.packets_in_kernel.saturating_sub(before.packets_in_kernel),
             allocations: self.allocations,
         }
+    }
+
+    /// All packets, in both directions.
+    pub fn packets(&self) -> u64 {
+        self.packets_to_peers + self.packets_to_clients
     }
 }
 
@@ -88,6 +136,7 @@ impl std::ops::AddAssign for Relayed {
         self.packets_to_peers += other.packets_to_peers;
         self.bytes_to_clients += other.bytes_to_clients;
         self.packets_to_clients += other.packets_to_clients;
+        self.packets_in_kernel += other.packets_in_kernel;
         self.allocations += other.allocations;
     }
 }
@@ -205,20 +254,47 @@ impl TurnServer {
     /// # Errors
     /// The program cannot be started or does not end.
     pub async fn explain(&self, about: &str) -> Result<String> {
-        let TurnServerKind::Hairpin(binary) = &self.kind else { bail!("coturn explains nothing") };
+        let TurnServerKind::Hairpin { binary, .. } = &self.kind else { bail!("coturn explains nothing") };
         let answer = self.scratch.join("explained");
         let file = File::create(&answer).with_context(|| format!("cannot write {}", answer.display()))?;
         let mut command = hairpin::explain_command(binary, &self.scratch, about);
         command.stdin(Stdio::null()).stdout(file).stderr(Stdio::null());
+        self.run(command).await?;
+        std::fs::read_to_string(&answer).with_context(|| format!("cannot read {}", answer.display()))
+    }
+
+    /// Lets the kernel relay, or no longer, while the server goes on: by its configuration, read again.
+    ///
+    /// # Errors
+    /// It is not Hairpin with a configuration, or refuses.
+    pub async fn switch_offload(&self, offload: Offload) -> Result<()> {
+        let TurnServerKind::Hairpin { binary, .. } = &self.kind else { bail!("coturn relays by itself only") };
+        if self.setup == Setup::OutOfTheBox {
+            bail!("a server without configuration cannot be told who relays");
+        }
+        hairpin::configure(self.setup, self.addresses, offload, &self.scratch)?;
+        let mut command = hairpin::reload_command(binary, &self.scratch);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let status = self.run(command).await?;
+        if !status.success() {
+            bail!("hairpin reload fails ({status}); see {}", self.log.display());
+        }
+        Ok(())
+    }
+
+    /// Runs one of the server's other commands beside it until it ends.
+    async fn run(&self, command: Command) -> Result<ExitStatus> {
         let mut process = Process::spawn(&self.device, command)?;
         let deadline = Instant::now() + START_PATIENCE;
-        while process.exit_status().is_none() {
+        loop {
+            if let Some(status) = process.exit_status() {
+                return Ok(status);
+            }
             if Instant::now() > deadline {
-                bail!("hairpin explain does not end within {} s", START_PATIENCE.as_secs());
+                bail!("a command of hairpin does not end within {} s", START_PATIENCE.as_secs());
             }
             sleep(Duration::from_millis(10)).await;
         }
-        std::fs::read_to_string(&answer).with_context(|| format!("cannot read {}", answer.display()))
     }
 
     async fn wait_until_it_prints(&self) -> Result<serde_json::Value> {
@@ -242,14 +318,22 @@ impl TurnServer {
     pub async fn relayed(&self) -> Result<Relayed> {
         let deadline = Instant::now() + COUNTERS_PATIENCE;
         loop {
-            let relayed = match &self.kind {
-                TurnServerKind::Hairpin(_) => hairpin::relayed(&self.device).await?,
-                TurnServerKind::Coturn(_) => coturn::relayed(&self.log)?,
-            };
+            let relayed = self.relayed_so_far().await?;
             if relayed.allocations == 0 || Instant::now() > deadline {
                 return Ok(relayed);
             }
             sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The same right now, while calls go on.
+    ///
+    /// # Errors
+    /// As [`TurnServer::relayed`].
+    pub async fn relayed_so_far(&self) -> Result<Relayed> {
+        match &self.kind {
+            TurnServerKind::Hairpin { .. } => hairpin::relayed(&self.device).await,
+            TurnServerKind::Coturn(_) => coturn::relayed(&self.log),
         }
     }
 
@@ -290,8 +374,11 @@ impl Drop for TurnServer {
 
 fn command(kind: &TurnServerKind, setup: Setup, addresses: Addresses, scratch: &Path, log: &Path) -> Result<Command> {
     let mut command = match (kind, setup) {
-        (TurnServerKind::Hairpin(binary), Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch)?,
-        (TurnServerKind::Hairpin(binary), setup) => hairpin::command(binary, setup, addresses, scratch)?,
+        (TurnServerKind::Hairpin { binary, .. }, Setup::OutOfTheBox) => hairpin::bare_command(binary, scratch)?,
+        (TurnServerKind::Hairpin { binary, offload }, setup) => {
+            hairpin::configure(setup, addresses, *offload, scratch)?;
+            hairpin::command(binary, scratch)
+        }
         (TurnServerKind::Coturn(binary), Setup::Configured) => coturn::command(binary, addresses, scratch),
         (TurnServerKind::Coturn(_), Setup::OutOfTheBox) => bail!("coturn prints nothing that a page could use"),
         (TurnServerKind::Coturn(_), Setup::Explaining(_)) => bail!("coturn explains nothing"),
