@@ -248,13 +248,22 @@ mod tests {
         let account: Arc<str> = "confidential".into();
         let traffic = Traffic { packets_to_peer: 3, bytes_to_peer: 300, ..Traffic::default() };
         let events = [
-            Event::Allocated { session, relay, path, relayed, account: account.clone(), lifetime_secs: 600 },
+            Event::Allocated {
+                session,
+                relay,
+                path,
+                relayed,
+                account: account.clone(),
+                realm: None,
+                lifetime_secs: 600,
+            },
             Event::Ended {
                 session,
                 relay,
                 path,
                 relayed,
                 account,
+                realm: None,
                 why: EndReason::Expired,
                 traffic,
                 hints: Hints::default(),

@@ -418,16 +418,16 @@ impl Server {
             allocation.mobile = Some(Box::new(Mobile::new(self.new_serial(relay))));
         }
         let ticket = current_ticket(&self.config, self.shard, relay, &allocation);
-        let account = allocation.owner.account.clone();
+        let (account, realm) = (allocation.owner.account.clone(), allocation.owner.told_realm(&self.config));
         allocation.meter = self.meters.join(&allocation.owner);
         self.allocations.promote(relay, allocation);
         self.arm(clock, relay);
         self.counters.allocations_created += 1;
         for half in &halves {
             let (relay, relayed) = (relay.of_family(half.family()), half.relay.relayed());
-            let account = account.clone();
+            let (account, realm) = (account.clone(), realm.clone());
             // As with its end, never left out.
-            let event = Event::Allocated { session, relay, path, relayed, account, lifetime_secs };
+            let event = Event::Allocated { session, relay, path, relayed, account, realm, lifetime_secs };
             self.effects.push_back(Effect::Record(event));
         }
         let relayed = [0, 1].map(|place| halves.get(place).map(|half| half.relay.relayed()));

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use super::access_token::Grant;
 use super::bandwidth::{Meter, Meters};
-use super::config::{CHANNEL_SECS, PERMISSION_SECS};
+use super::config::{CHANNEL_SECS, Config, PERMISSION_SECS};
 use super::hints::Watch;
 use super::holdings::{Held, Holding, Uncounted, first_sweep, sweep_at};
 use super::icmp::IcmpRate;
@@ -37,6 +37,12 @@ pub(super) struct Owner {
 }
 
 impl Owner {
+    /// The name of its realm, if there are several.
+    pub(super) fn told_realm(&self, config: &Config) -> Option<Arc<str>> {
+        let own = || (!config.realms.is_empty()).then(|| config.realm.as_str().into());
+        self.realm.clone().or_else(own)
+    }
+
     /// Whether both are who they are by the same name, in the same realm; tokens may differ.
     pub(super) fn is_same_user(&self, other: &Self) -> bool {
         self.username == other.username && self.realm == other.realm

@@ -24,6 +24,8 @@ pub enum Event {
         relayed: SocketAddr,
         /// The account it counts for.
         account: Arc<str>,
+        /// Its realm; `None` where the server has but one.
+        realm: Option<Arc<str>>,
         /// Granted seconds.
         lifetime_secs: u32,
     },
@@ -39,6 +41,8 @@ pub enum Event {
         relayed: SocketAddr,
         /// The account it counted for.
         account: Arc<str>,
+        /// Its realm; `None` where the server has but one.
+        realm: Option<Arc<str>>,
         /// Why.
         why: EndReason,
         /// What it relayed.

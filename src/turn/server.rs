@@ -414,7 +414,8 @@ impl Server {
             return;
         };
         self.counters.allocations_ended[why as usize] += u64::from(matches!(rest, Removed::All(_)));
-        let (session, path, account) = (rest.session, rest.path, Arc::clone(&rest.owner.account));
+        let (session, path) = (rest.session, rest.path);
+        let (account, realm) = (Arc::clone(&rest.owner.account), rest.owner.told_realm(&self.config));
         let (relayed, traffic) = (half.relay.relayed(), half.traffic);
         let unpermitted = rest.unpermitted.map(|dropped| dropped.count);
         let paths = if let Removed::All(all) = &rest { all.paths() } else { ArrayVec::new() };
@@ -433,7 +434,7 @@ impl Server {
             self.effects.extend(carrier.map(tell));
         }
         // Whoever bills counts on it: never left out, and never more than there are sockets to close.
-        let ended = Event::Ended { session, relay, path, relayed, account, why, traffic, hints, unpermitted };
+        let ended = Event::Ended { session, relay, path, relayed, account, realm, why, traffic, hints, unpermitted };
         self.effects.push_back(Effect::Record(ended));
     }
 

@@ -74,7 +74,10 @@ fn allocate(world: &mut World, path: FiveTuple, client: &mut Client) -> u16 {
 /// What the allocation made last is counted for.
 fn account(world: &World) -> String {
     let allocated = world.events.iter().rev().find_map(|event| match event {
-        Event::Allocated { account, .. } => Some(account.to_string()),
+        Event::Allocated { account, realm, .. } => {
+            assert_eq!(realm.as_deref(), account.rsplit_once('@').map(|(_, realm)| realm));
+            Some(account.to_string())
+        }
         _ => None,
     });
     allocated.expect("an allocation")

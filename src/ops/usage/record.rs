@@ -64,6 +64,9 @@ pub(super) struct Record {
     /// As in the log. Both addresses of a dual allocation have it in common.
     pub session: String,
     pub account: String,
+    /// Of the account, where the server has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<String>,
     /// The client's.
     pub transport: String,
     /// The client's.

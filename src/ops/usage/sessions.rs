@@ -53,17 +53,17 @@ impl Sessions {
     /// What a shard has told.
     pub(super) fn hear(&mut self, shard: u16, event: &Event, at: u64, mut write: impl FnMut(&Record)) {
         match event {
-            Event::Allocated { session, path, relayed, account, .. } => {
+            Event::Allocated { session, path, relayed, account, realm, .. } => {
                 // Its predecessor at the same address must have ended, even if nobody said so.
                 self.stop(*relayed, at, ends::UNKNOWN, None, &mut write);
-                self.start(shard, *session, path, *relayed, account, at, &mut write);
+                self.start(shard, *session, path, *relayed, (account, realm.as_deref()), at, &mut write);
             }
-            Event::Ended { session, path, relayed, account, why, traffic, hints, .. } => {
+            Event::Ended { session, path, relayed, account, realm, why, traffic, hints, .. } => {
                 let is_known = self.live.get(relayed).is_some_and(|live| live.record.session_id() == Some(*session));
                 if !is_known {
                     // The beginning was dropped: when it was is not known any more.
                     self.stop(*relayed, at, ends::UNKNOWN, None, &mut write);
-                    self.start(shard, *session, path, *relayed, account, at, &mut write);
+                    self.start(shard, *session, path, *relayed, (account, realm.as_deref()), at, &mut write);
                 }
                 self.stop(*relayed, at, why.label(), Some((traffic, hints)), &mut write);
                 if self.looking == Some(shard) {
@@ -108,7 +108,7 @@ impl Sessions {
         let look = self.looks[usize::from(shard)];
         for session in &page.sessions {
             for relay in &session.relayed {
-                let Session { id, path, account, permissions, age_secs, .. } = session;
+                let Session { id, path, account, realm, permissions, age_secs, .. } = session;
                 if self.ended.contains(&(relay.address, *id)) {
                     continue;
                 }
@@ -116,7 +116,10 @@ impl Sessions {
                 if !self.live.get(&relay.address).is_some_and(is_known) {
                     let began = at.saturating_sub(u64::from(*age_secs) * 1_000);
                     self.stop(relay.address, at, ends::UNKNOWN, None, &mut write);
-                    self.start(shard, *id, path, relay.address, account, began, &mut write);
+                    // As events have it: only where the account names it.
+                    let names_realm = account.strip_suffix(&**realm).is_some_and(|name| name.ends_with('@'));
+                    let whose = (account, names_realm.then_some(&**realm));
+                    self.start(shard, *id, path, relay.address, whose, began, &mut write);
                 }
                 let Some(live) = self.live.get_mut(&relay.address) else { continue };
                 live.seen = look;
@@ -156,7 +159,7 @@ impl Sessions {
         session: SessionId,
         path: &FiveTuple,
         relayed: SocketAddr,
-        account: &Arc<str>,
+        (account, realm): (&Arc<str>, Option<&str>),
         at: u64,
         write: &mut impl FnMut(&Record),
     ) {
@@ -168,6 +171,7 @@ impl Sessions {
             time_unix_ms: at,
             session: session.to_string(),
             account: account.to_string(),
+            realm: realm.map(str::to_owned),
             transport: path.transport.label().to_owned(),
             family: if path.client.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned(),
             client: self.client_addresses.then_some(path.client),

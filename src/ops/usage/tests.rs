@@ -30,6 +30,7 @@ fn begun(session: u64) -> Event {
         path: path(),
         relayed: address(RELAYED),
         account: "alice".into(),
+        realm: None,
         lifetime_secs: 600,
     }
 }
@@ -45,6 +46,7 @@ fn ended(session: u64, bytes: u64) -> Event {
         path: path(),
         relayed: address(RELAYED),
         account: "alice".into(),
+        realm: None,
         why: EndReason::Expired,
         traffic: traffic(bytes),
         hints: crate::turn::Hints::default(),
@@ -200,4 +202,27 @@ fn a_reader_goes_through_all_files_and_keeps_its_place() {
     assert_eq!((take(&spool, 10), take(&spool, 10)), (1, 0));
     assert_eq!(spool.waiting_max(), 0);
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// Heard or seen, a realm is told only where the account names it.
+#[test]
+fn records_name_the_realm_where_there_are_several() {
+    for (account, realm, told) in [
+        ("alice", None, None),
+        ("alice@example.org", Some("example.org"), Some("example.org")),
+        ("alice@a@example.org", Some("example.org"), Some("example.org")),
+    ] {
+        let (mut heard, mut seen) = (Vec::new(), Vec::new());
+        let mut event = begun(1);
+        if let Event::Allocated { account: of_event, realm: of_realm, .. } = &mut event {
+            (*of_event, *of_realm) = (account.into(), realm.map(Into::into));
+        }
+        Sessions::new(1, true).hear(0, &event, 1_000, |record| heard.push(record.realm.clone()));
+        let mut page = page(1, 50);
+        page.sessions[0].account = account.into();
+        let mut sessions = Sessions::new(1, true);
+        sessions.begin_look(0);
+        sessions.see(0, &page, false, 1_000, |record| seen.push(record.realm.clone()));
+        assert_eq!((heard, seen), (vec![told.map(str::to_owned)], vec![told.map(str::to_owned)]), "{account}");
+    }
 }

@@ -45,7 +45,7 @@ fn allocated(client: &str, relay: u64, name: &str) -> Event {
     let session = VEIL.key.id(&path);
     let relayed = "203.0.113.5:50000".parse().unwrap();
     let relay = RelayId::from_token(relay << 1);
-    Event::Allocated { session, relay, path, relayed, account: name.into(), lifetime_secs: 600 }
+    Event::Allocated { session, relay, path, relayed, account: name.into(), realm: None, lifetime_secs: 600 }
 }
 
 fn found(recorder: &Recorder, query: StoryQuery) -> Vec<Told> {
@@ -87,7 +87,7 @@ fn a_story_is_found_by_name_address_and_session() {
     recorder.note(
         at(6),
         &VEIL,
-        &Event::Ended { session, relay, path, relayed, account, why, traffic, hints, unpermitted },
+        &Event::Ended { session, relay, path, relayed, account, realm: None, why, traffic, hints, unpermitted },
     );
     assert!(!found(&recorder, StoryQuery::Session(session))[0].is_live);
 }
