@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit dtls abuse conformance conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
+.PHONY: help run test install lint doc unit dtls abuse conformance conformance-in-kernel conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
   bench instructions profile soak
 
 help:
@@ -19,12 +19,13 @@ help:
 	@echo "make instructions  what they cost the machine alone, in instructions; make profile where a relayed packet's time goes"
 	@echo "make conformance [SERVER=turn:host:port USERNAME=… PASSWORD=…]"
 	@echo "            the requirements of the standards, put to Hairpin or to any TURN server"
+	@echo "make conformance-in-kernel   the same, put to Hairpin at the other end of a cable, where the kernel relays"
 
 run:
 	$(CARGO) run --release
 
 # The lab comes last: its summary closes the run.
-test: install lint unit abuse dtls conformance fuzz lab-unprivileged lab
+test: install lint unit abuse dtls conformance conformance-in-kernel fuzz lab-unprivileged lab
 
 install:
 	@.ci/install
@@ -65,6 +66,10 @@ conformance:
 	$(if $(HAS_OPENSSL),,@echo "SKIP DTLS: OpenSSL's headers are missing (packages libssl-dev and pkg-config)")
 	$(CONFORMANCE) $(if $(SERVER),--server "$(SERVER)") \
 	  $(if $(USERNAME),--username "$(USERNAME)") $(if $(PASSWORD),--password "$(PASSWORD)") $(ARGUMENTS)
+
+# The same of a server in a namespace, where the kernel relays: as root.
+conformance-in-kernel:
+	$(CONFORMANCE) --in-kernel $(ARGUMENTS)
 
 # Writes the tables in the document again. What coturn fails is what they are for: no error.
 conformance-tables:

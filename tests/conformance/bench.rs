@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -116,9 +116,14 @@ impl Bench<'_> {
         }
     }
 
-    /// A peer over IPv6, on this machine.
+    /// A peer over IPv6, at the address from which packets to the server leave.
     pub fn ipv6_peer(&self) -> Step<Peer> {
-        Peer::new(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), &self.transcript)
+        let from_here = || {
+            let socket = UdpSocket::bind(("::", 0)).ok()?;
+            socket.connect(self.target.ipv6.values().next()?).ok()?;
+            Some(socket.local_addr().ok()?.ip())
+        };
+        Peer::new(from_here().unwrap_or(Ipv6Addr::LOCALHOST.into()), &self.transcript)
     }
 
     /// An address that may be permitted like a peer's, where nobody listens.

@@ -32,6 +32,12 @@ pub struct Running {
     directory: PathBuf,
 }
 
+impl Running {
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // Both fail for a child that has ended by itself.

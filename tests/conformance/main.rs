@@ -10,7 +10,7 @@
 //! * `rfc….rs`: the cases, by document and section.
 //! * `bench.rs`, `client.rs`, `link.rs`, `dtls.rs`: what a test works with. `wire.rs`, `drafts.rs`, `numbers.rs`: STUN, written and
 //!   read by hand. Nothing of the server's own code is used: two halves of one mind agree on wrong things.
-//! * `profiles.rs`, `coturn.rs`, `foreign.rs`: where servers come from, and which needs each configuration meets. A case
+//! * `profiles.rs`, `cable.rs`, `coturn.rs`, `foreign.rs`: where servers come from, and which needs each configuration meets. A case
 //!   runs against the first that meets all of its; without one it does not apply, and says what it needs.
 //! * `run.rs`, `table.rs`: several cases at a time, and what came out.
 //!
@@ -19,6 +19,7 @@
 //! takes minutes of real time runs with `--slow` only; `tests/rfc` has it in virtual time.
 
 mod bench;
+mod cable;
 mod case;
 mod client;
 mod coturn;
@@ -82,6 +83,9 @@ struct Arguments {
     /// Another implementation, started like ours.
     #[arg(long, conflicts_with = "server")]
     against: Option<Implementation>,
+    /// Starts Hairpin at the other end of a cable, where the kernel relays for it, which takes root.
+    #[arg(long, conflicts_with_all = ["server", "against"])]
+    in_kernel: bool,
     /// Only the requirements whose id starts with this.
     #[arg(long, value_name = "ID-PREFIX")]
     only: Option<String>,
@@ -150,6 +154,11 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if arguments.in_kernel
+        && let Some(code) = cable::enter()
+    {
+        return code;
+    }
     match put_to_the_test(&arguments, &sections) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -172,6 +181,10 @@ fn put_to_the_test(arguments: &Arguments, sections: &[Section]) -> Result<bool, 
             foreign = Some(foreign::probe(uri, user, arguments.peer_address, &arguments.has)?);
             uri.clone()
         }
+        (None, Implementation::Hairpin) if arguments.in_kernel => {
+            running = profiles::start_over_a_cable()?;
+            "hairpin in the kernel".to_owned()
+        }
         (None, Implementation::Hairpin) => {
             running = profiles::start()?;
             "hairpin".to_owned()
@@ -187,6 +200,13 @@ fn put_to_the_test(arguments: &Arguments, sections: &[Section]) -> Result<bool, 
     let rows = table::rows(&endings);
     println!("{name}\n{}", table::text(&rows, arguments.transcripts));
     println!("in {} s", began.elapsed().as_secs());
+    if let Some(running) = running.first().filter(|_| arguments.in_kernel) {
+        let share = cable::share(running.directory())?;
+        println!("{share} % of the packets were relayed by the kernel");
+        if share == 0.0 {
+            return Err("none: see offload_on and offload_unused in the server's log".to_owned());
+        }
+    }
     if let Some(file) = &arguments.json {
         let text = serde_json::to_string_pretty(&table::json(&name, &rows)).expect("it is only text and numbers");
         std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;

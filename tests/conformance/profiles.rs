@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use crate::bench::Target;
+use crate::cable;
 use crate::case::Need;
 use crate::client::Credentials;
 use crate::link::Transport;
@@ -261,6 +262,28 @@ const PROFILES: &[Profile] = &[
     },
 ];
 
+/// As the usual one. Nothing between changes what packets carry.
+const OVER_A_CABLE: Profile = Profile {
+    name: "over a cable",
+    changes: &[],
+    meets: &[
+        Need::Ipv6,
+        Need::DualRelay,
+        Need::SecondUser,
+        Need::Software,
+        Need::DefaultLifetimes,
+        Need::AccentedUser,
+        Need::Userhash,
+        Need::NoSecondAddress,
+        Need::NoTokens,
+        Need::NoClassic,
+        Need::Alpn,
+        Need::SameMachine,
+        Need::MobilityForbidden,
+    ],
+    one_at_a_time: false,
+};
+
 /// Of the documentation prefixes: nobody is there.
 const ALTERNATES: &str = "[{ addresses = [\"198.51.100.1\", \"2001:db8::1\"], port = 3478, tls_port = 5349, \
                           domain = \"turn2.example.org\" }]";
@@ -300,7 +323,34 @@ pub fn start() -> Result<Vec<Running>, String> {
     PROFILES.iter().map(|profile| run(profile).map_err(|why| format!("profile {:?}: {why}", profile.name))).collect()
 }
 
+/// Starts the usual one where the kernel relays.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_over_a_cable() -> Result<Vec<Running>, String> {
+    let (v4, v6) = (cable::SERVER, cable::SERVER_V6);
+    let listen = format!("[\"{v4}:0\", \"[{v6}]:0\"]");
+    let changes = [
+        ("listen.udp", listen.clone()),
+        ("listen.tcp", listen.clone()),
+        ("listen.tls", listen.clone()),
+        ("listen.dtls", listen),
+        ("relay.addresses", format!("[\"{v4}\", \"{v6}\"]")),
+        ("peers.allow", "[]".to_owned()),
+        ("admin.socket", format!("{:?}", cable::ADMIN_SOCKET)),
+    ];
+    let running = run_as(&OVER_A_CABLE, cable::command(), &changes)?;
+    Ok(vec![running])
+}
+
 fn run(profile: &Profile) -> Result<Running, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
+    command.args(["serve", "--config", "hairpin.toml"]);
+    run_as(profile, command, &[])
+}
+
+/// With changes that could not be written down before.
+fn run_as(profile: &Profile, mut command: Command, more: &[(&'static str, String)]) -> Result<Running, String> {
     let directory = local::make_directory(&profile.name.replace([' ', ':'], "-"));
     let user = |(name, password)| format!("{{ name = \"{name}\", password = \"{password}\" }}");
     let users = [USER, SECOND_USER, ("caf\u{e9}", "s3cret")].map(user).join(", ");
@@ -308,6 +358,7 @@ fn run(profile: &Profile) -> Result<Running, String> {
     settings.insert("auth.realm", format!("\"{REALM}\""));
     settings.insert("auth.users", format!("[{users}]"));
     settings.extend(profile.changes.iter().map(|(key, value)| (*key, (*value).to_owned())));
+    settings.extend(more.iter().cloned());
     if !HAS_DTLS {
         settings.remove("listen.dtls");
     }
@@ -322,8 +373,7 @@ fn run(profile: &Profile) -> Result<Running, String> {
     }
     let text = text.replace("FREE_PORT", &port.to_string()).replace("NEXT_PORT", &(port + 1).to_string());
     std::fs::write(directory.join("hairpin.toml"), text).expect("the directory was just made");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
-    command.args(["serve", "--config", "hairpin.toml"]).env_remove("HAIRPIN_CONFIG");
+    command.env_remove("HAIRPIN_CONFIG");
     local::start(command, directory, |log| target(profile, log))
 }
 
@@ -347,6 +397,8 @@ fn target(profile: &Profile, log: &str) -> Option<Target> {
     }
     let has_secrets = meets.contains(&Need::SharedSecret);
     let user = if has_secrets { time_limited() } else { Credentials::new(USER.0, USER.1) };
+    let is_near = ipv4.values().all(|address: &SocketAddr| address.ip().is_loopback());
+    let here = if is_near { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { cable::SUITE.parse().expect("an address") };
     let is_restricted = meets.contains(&Need::PeersRestricted);
     Some(Target {
         profile: profile.name.to_owned(),
@@ -358,7 +410,7 @@ fn target(profile: &Profile, log: &str) -> Option<Target> {
         secrets: if has_secrets { vec![SECRET.to_owned(), SECOND_SECRET.to_owned()] } else { Vec::new() },
         token_keys: if meets.contains(&Need::TokenKey) { token_keys() } else { Vec::new() },
         short_term_user: meets.contains(&Need::ShortTerm).then(|| Credentials::new(SECOND_USER.0, SECOND_USER.1)),
-        peer: (!is_restricted).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        peer: (!is_restricted).then_some(here),
         denied_peer: is_restricted.then_some(DENIED_PEER),
         has: meets,
         process: None,
