@@ -263,26 +263,7 @@ const PROFILES: &[Profile] = &[
 ];
 
 /// As the usual one. Nothing between changes what packets carry.
-const OVER_A_CABLE: Profile = Profile {
-    name: "over a cable",
-    changes: &[],
-    meets: &[
-        Need::Ipv6,
-        Need::DualRelay,
-        Need::SecondUser,
-        Need::Software,
-        Need::DefaultLifetimes,
-        Need::AccentedUser,
-        Need::Userhash,
-        Need::NoSecondAddress,
-        Need::NoTokens,
-        Need::NoClassic,
-        Need::Alpn,
-        Need::SameMachine,
-        Need::MobilityForbidden,
-    ],
-    one_at_a_time: false,
-};
+const OVER_A_CABLE: Profile = Profile { name: "over a cable", ..PROFILES[0] };
 
 /// Of the documentation prefixes: nobody is there.
 const ALTERNATES: &str = "[{ addresses = [\"198.51.100.1\", \"2001:db8::1\"], port = 3478, tls_port = 5349, \
