@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test install lint doc unit dtls abuse conformance conformance-in-kernel conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged \
-  bench instructions profile soak
+.PHONY: help run test install lint doc unit dtls abuse conformance conformance-in-kernel \
+  conformance-tables fuzz fuzz-long lab lab-full lab-unprivileged bench instructions profile soak
 
 help:
 	@echo "make run    run the server with its built-in defaults"

@@ -10,8 +10,8 @@
 //! * `rfc….rs`: the cases, by document and section.
 //! * `bench.rs`, `client.rs`, `link.rs`, `dtls.rs`: what a test works with. `wire.rs`, `drafts.rs`, `numbers.rs`: STUN, written and
 //!   read by hand. Nothing of the server's own code is used: two halves of one mind agree on wrong things.
-//! * `profiles.rs`, `cable.rs`, `coturn.rs`, `foreign.rs`: where servers come from, and which needs each configuration meets. A case
-//!   runs against the first that meets all of its; without one it does not apply, and says what it needs.
+//! * `profiles.rs`, `cable.rs`, `coturn.rs`, `foreign.rs`: where servers come from, and which needs each configuration
+//!   meets. A case runs against the first that meets all of its; without one it does not apply, and says what it needs.
 //! * `run.rs`, `table.rs`: several cases at a time, and what came out.
 //!
 //! Nothing waits for silence: what must not be answered is followed by a Binding request on the same socket (or, towards
